@@ -1,0 +1,43 @@
+// Chooses the instruction set of the CPU kernels once, at run time.
+#include "kernels.h"
+
+#include <pthread.h>
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace d2v {
+namespace {
+
+bool in_forked_child = false;
+const bool fork_hook_installed = pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; }) == 0;
+
+const Kernels& choose() {
+  const char* asked = std::getenv("D2V_FAST_ISA");
+  const std::string isa = asked ? asked : "";
+#ifdef D2V_X86
+  __builtin_cpu_init();
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+                        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if ((isa == "avx2" && !has_avx2) || (isa == "avx512" && !has_avx512))
+    throw std::runtime_error("D2V_FAST_ISA=" + isa + ": this processor cannot run it; unset D2V_FAST_ISA");
+  if (isa == "avx512" || (isa.empty() && has_avx512)) return avx512::kernels;
+  if (isa == "avx2" || (isa.empty() && has_avx2)) return avx2::kernels;
+#endif
+  if (isa.empty() || isa == "baseline") return baseline::kernels;
+  throw std::runtime_error("D2V_FAST_ISA=" + isa + " is not compiled in; use baseline, avx2 or avx512, or unset it");
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+int usable_threads(int threads) { return in_forked_child || threads < 1 ? 1 : threads; }
+
+}  // namespace d2v

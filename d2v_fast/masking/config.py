@@ -1,0 +1,67 @@
+"""What a mask is made of: one dataclass per algorithm (data2vec.md, "masking", names the papers' numbers)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanMask:
+    """Speech: spans of fixed length at random starts, overlaps allowed (wav2vec 2.0, section 3.1)."""
+
+    probability: float = 0.65
+    """Expected number of span starts times `length`, as a fraction of the sequence; overlaps make the masked share smaller."""
+
+    length: int = 10
+    """Frames in a span."""
+
+    min_spans: int = 1
+    """Spans placed in a sequence at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMask:
+    """Images: rectangles are added until `count` patches are masked, an upper bound (BEiT, algorithm 1)."""
+
+    count: int = 120
+    """Masked patches, at most."""
+
+    min_area: int = 16
+    """Patches in a block, at least (unless fewer are left to mask)."""
+
+    min_aspect: float = 0.3
+    """Smallest height to width ratio of a block; the largest is its inverse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseBlockMask:
+    """Images: square blocks are kept and all else is masked, an exact count (data2vec 2.0, section 3.2)."""
+
+    ratio: float = 0.8
+    """Masked share of the patches; int(patches * (1 - ratio)) are kept."""
+
+    block: int = 3
+    """Side of a kept block, in patches."""
+
+    adjust: float = 0.07
+    """Added to the kept share when the number of blocks is chosen, to make up for overlaps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMask:
+    """Text: BERT-style selection of tokens, or of spans of tokens, some kept and some replaced at random."""
+
+    probability: float = 0.15
+    """Selected share of the tokens (number of starts times `length`)."""
+
+    length: int = 1
+    """Tokens in a span; spans may overlap and are cut at the end of the sequence."""
+
+    keep: float = 0.1
+    """Share of the selected tokens that stay as they are."""
+
+    random: float = 0.1
+    """Share of the selected tokens that become a random token; the rest become the mask token."""
+
+
+MaskConfig = SpanMask | BlockMask | InverseBlockMask | TokenMask
