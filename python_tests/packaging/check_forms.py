@@ -1,0 +1,145 @@
+"""Installs d2v_fast in every form a user may choose and checks each: `python python_tests/packaging/check_forms.py`.
+
+Run it with the Python of an environment that already holds the run-time dependencies: each form gets an environment of
+its own that borrows them, so that only d2v_fast itself is built and installed. Works on a copy of the committed tree and
+needs a package index for the build requirements. Prints one line per check; exit status 1 if one fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBE = (
+    "import d2v_fast, d2v_fast.kernels, torch; from d2v_fast import _C, Data2VecTrainer, ops;"
+    "t, s = [torch.zeros(5)], [torch.ones(5)]; ops.ema_update_(t, s, 0.5); assert t[0].tolist() == [0.5] * 5;"
+    "print(_C.__file__, '|', d2v_fast.kernels.__file__)"
+)
+
+
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, text=True, capture_output=True, check=False
+    )
+
+
+def must(result: subprocess.CompletedProcess[str]) -> str:
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(result.args)} failed:\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+    return result.stdout
+
+
+def fresh_environment(folder: Path) -> Path:
+    """A virtual environment that sees this one's packages behind its own."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    own = must(run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])", cwd=folder)).strip()
+    (Path(own) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return python
+
+
+def probe(python: Path, cwd: Path, inside: Path) -> str:
+    """Imports the package outside its source tree and says where its parts came from."""
+    where = must(run(python, "-c", PROBE, cwd=cwd)).strip().splitlines()[-1]
+    if any(not Path(part).resolve().is_relative_to(inside.resolve()) for part in where.split(" | ")):
+        raise RuntimeError(f"expected the package in {inside}, found {where}")
+    return where
+
+
+def check_source_tree_without_build(tree: Path, scratch: Path) -> str:
+    result = run(sys.executable, "-c", "import d2v_fast", cwd=tree)
+    if result.returncode == 0 or "pip install ." not in result.stderr:
+        raise RuntimeError(f"importing the unbuilt source tree should name the remedy, got:\n{result.stderr}")
+    return result.stderr.strip().splitlines()[-1]
+
+
+def check_no_compiler(tree: Path, scratch: Path) -> str:
+    tools = scratch / "tools"  # a PATH with Python and the commands pip needs, but no compiler
+    tools.mkdir()
+    for name in ("env", "sh", "uname", "sed", "cat"):
+        if path := shutil.which(name):
+            (tools / name).symlink_to(path)
+    env = {k: v for k, v in os.environ.items() if k not in ("CXX", "CC")} | {"PATH": str(tools)}
+    python = fresh_environment(scratch / "no-compiler")
+    result = run(python, "-m", "pip", "install", "--no-deps", tree, cwd=scratch, env=env)
+    output = result.stdout + result.stderr
+    if result.returncode == 0 or "needs a C++17 compiler" not in output:
+        raise RuntimeError(f"an installation without a compiler should say what to install, got:\n{output[-3000:]}")
+    return next(line.strip() for line in output.splitlines() if "needs a C++17 compiler" in line)
+
+
+def check_sdist_then_wheel(tree: Path, scratch: Path) -> str:
+    python = fresh_environment(scratch / "sdist")
+    must(run(python, "-m", "pip", "install", "build", cwd=scratch))
+    must(run(python, "-m", "build", "--sdist", "--outdir", scratch / "dist", tree, cwd=scratch))
+    (sdist,) = (scratch / "dist").glob("*.tar.gz")
+    start = time.monotonic()
+    must(run(python, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", scratch / "dist", sdist, cwd=scratch))
+    seconds = time.monotonic() - start
+    (wheel,) = (scratch / "dist").glob("*.whl")
+    size = wheel.stat().st_size / 1e6
+    if size > 5:
+        raise RuntimeError(f"the wheel has {size:.1f} MB, more than 5")
+    must(run(python, "-m", "pip", "install", "--no-deps", wheel, cwd=scratch))
+    probe(python, scratch, scratch / "sdist")
+    return f"wheel {size:.2f} MB, built from the sdist in {seconds:.0f} s with an isolated build environment"
+
+
+def check_plain_install(tree: Path, scratch: Path) -> str:
+    python = fresh_environment(scratch / "plain")
+    must(run(python, "-m", "pip", "install", "--no-deps", tree, cwd=scratch))
+    where = probe(python, scratch, scratch / "plain")
+    symbols = must(run("nm", "-D", "--undefined-only", where.split(" | ")[0], cwd=scratch))
+    alien = [line.split()[-1] for line in symbols.splitlines() if "c10" in line or "torch" in line]
+    if alien:
+        raise RuntimeError(f"the extension refers to torch symbols: {alien[:5]}")
+    return "no torch symbol in the extension"
+
+
+def check_editable(tree: Path, scratch: Path) -> str:
+    copy = scratch / "editable-tree"
+    shutil.copytree(tree, copy)
+    python = fresh_environment(scratch / "editable")
+    must(run(python, "-m", "pip", "install", "--no-deps", "-e", copy, cwd=scratch))
+    return probe(python, scratch, copy)
+
+
+CHECKS: tuple[Callable[[Path, Path], str], ...] = (
+    check_source_tree_without_build,
+    check_no_compiler,
+    check_plain_install,
+    check_editable,
+    check_sdist_then_wheel,
+)
+
+
+def main() -> int:
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="d2v-forms-") as folder:
+        tree = Path(folder) / "tree"
+        tree.mkdir()
+        archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
+        for check in CHECKS:
+            scratch = Path(folder) / check.__name__
+            scratch.mkdir()
+            name = check.__name__.removeprefix("check_").replace("_", " ")
+            try:
+                print(f"ok    {name}: {check(tree, scratch)}", flush=True)
+            except (RuntimeError, ValueError, StopIteration) as error:
+                failed += 1
+                print(f"FAIL  {name}: {error}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
