@@ -1,8 +1,8 @@
 """Installs d2v_fast in every form a user may choose and checks each: `python python_tests/packaging/check_forms.py`.
 
 Run it with the Python of an environment that already holds the run-time dependencies: each form gets an environment of
-its own that borrows them, so that only d2v_fast itself is built and installed. Works on a copy of the committed tree and
-needs a package index for the build requirements. Prints one line per check; exit status 1 if one fails.
+its own that borrows them, so that only d2v_fast itself is built and installed. Works on a copy of the committed tree,
+and needs a package index for the build requirements. Prints one line per check; exit status 1 if one fails.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def probe(python: Path, cwd: Path, inside: Path) -> str:
 
 
 def check_source_tree_without_build(tree: Path, scratch: Path) -> str:
-    result = run(sys.executable, "-c", "import d2v_fast", cwd=tree)
+    result = run(fresh_environment(scratch / "unbuilt"), "-c", "import d2v_fast", cwd=tree)
     if result.returncode == 0 or "pip install ." not in result.stderr:
         raise RuntimeError(f"importing the unbuilt source tree should name the remedy, got:\n{result.stderr}")
     return result.stderr.strip().splitlines()[-1]
