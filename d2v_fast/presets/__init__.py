@@ -1,1 +1,48 @@
+"""The published recipes and a tiny one for each modality, as configurations; every number says where it comes from.
 
+Three rules hold for all of them. Where the paper and the released code disagree, the released code wins and the
+docstring gives the paper's value. A size for which no recipe was ever released says from what it is derived. The
+published number format is float16; here it is bfloat16, which needs no loss scaling (`precision.autocast` changes it).
+
+Paper: "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language", arXiv 2202.03555v3.
+Released code: fairseq, `examples/data2vec` (speech, text), and the BEiT-based `data2vec_vision` (vision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from d2v_fast.presets.scaling import global_batch, scale_to_batch
+from d2v_fast.presets.speech import speech_base, speech_large
+from d2v_fast.presets.text import text_base, text_large
+from d2v_fast.presets.tiny import speech_tiny, text_tiny, vision_tiny
+from d2v_fast.presets.vision import vision_base, vision_large
+from d2v_fast.training.config import Config
+
+NAMES: dict[str, Callable[[], Config]] = {
+    "speech-base": speech_base,
+    "speech-large": speech_large,
+    "speech-tiny": speech_tiny,
+    "text-base": text_base,
+    "text-large": text_large,
+    "text-tiny": text_tiny,
+    "vision-base": vision_base,
+    "vision-large": vision_large,
+    "vision-tiny": vision_tiny,
+}
+"""Preset name, as on the command line -> the function that returns its configuration."""
+
+__all__ = [
+    "NAMES",
+    "global_batch",
+    "scale_to_batch",
+    "speech_base",
+    "speech_large",
+    "speech_tiny",
+    "text_base",
+    "text_large",
+    "text_tiny",
+    "vision_base",
+    "vision_large",
+    "vision_tiny",
+]

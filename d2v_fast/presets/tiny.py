@@ -1,0 +1,151 @@
+"""A tiny recipe for each modality: minutes on two CPU cores, for the demo, the tests and first steps.
+
+The sizes are chosen for speed and the method is the published one; a docstring says where a number departs from
+the base recipe and why. Nothing here is published; the numbers are tuned on the demo's data.
+"""
+
+from __future__ import annotations
+
+from d2v_fast.data.config import LoaderConfig, SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.masking.config import BlockMask, SpanMask, TokenMask
+from d2v_fast.models.config import (
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    SpeechEmbedding,
+    TargetConfig,
+    TeacherConfig,
+    TextEmbedding,
+    TransformerConfig,
+    VisionEmbedding,
+)
+from d2v_fast.training.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
+
+
+def vision_tiny() -> Config:
+    """8 x 8 grey pictures (handwritten digits): 4 blocks of width 64 on 16 patches of 2 x 2.
+
+    Departs from `vision_base`:
+
+    * Targets are feed-forward outputs with instance norm. With the recipe's layer norm, a first try on digits reached
+      a kNN accuracy of .56 to .72; with instance norm .84 to .89 (random initialisation: .47).
+    * 10 of 16 patches are masked (the recipe's 61 %), in blocks of 2 or more.
+    * The whole picture is the crop, and nothing is flipped or jittered: 64 pixels leave no room for it.
+    * The teacher follows faster (0.99 to 0.999) and dropout is off, because a run is a few thousand steps.
+
+    Returns:
+        The configuration.
+    """
+    return Config(
+        model=ModelConfig(
+            embedding=VisionEmbedding(image_size=8, patch_size=2, channels=1),
+            transformer=TransformerConfig(
+                dim=64,
+                depth=4,
+                heads=4,
+                ffn_dim=256,
+                norm_first=True,
+                norm_eps=1e-6,
+                key_bias=False,
+                dropout=0.0,
+                attention_dropout=0.0,
+                layer_scale=0.1,
+            ),
+            head=HeadConfig(layers=1),
+            target=TargetConfig(top_k=3, feature="ffn", layer_norm=("instance",), final_norm=()),
+            loss=LossConfig(beta=2.0, scale=1 / 64),
+            teacher=TeacherConfig(averages="all"),
+        ),
+        mask=BlockMask(count=10, min_area=2, min_aspect=0.3),
+        inputs=VisionInputs(
+            crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=0.0, mean=(0.3,), std=(0.35,)
+        ),
+        loader=LoaderConfig(batch_size=256),
+        optim=OptimConfig(
+            lr=1e-3,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=0.05,
+            decay_vectors=False,
+            clip_norm=3.0,
+            schedule="cosine",
+            warmup=0.1,
+            last_lr=0.01,
+        ),
+        ema=EmaConfig(start=0.99, end=0.999, anneal_steps=500),
+        checkpoint=CheckpointConfig(every=500),
+        log=LogConfig(every=20, validate_every=200),
+        monitor=MonitorConfig(warmup_steps=300),
+        steps=1500,
+    )
+
+
+def speech_tiny() -> Config:
+    """16 kHz speech: four convolutions with the recipe's stride of 320 samples, 4 blocks of width 128.
+
+    Departs from `speech_base`:
+
+    * Convolutions of 64 to 128 channels with kernel = stride (but for the first), a fraction of the recipe's cost.
+    * Two position convolutions of 19 frames in 8 groups; K = 3 of 4 (the recipe's 8 of 12).
+    * Clips of 0.5 to 4 s, spans of 5 frames at 0.65: single words are about 25 frames long.
+    * Dropout 0.05 and no layer drop; the teacher follows faster; cosine, since a run is short.
+
+    Returns:
+        The configuration.
+    """
+    return Config(
+        model=ModelConfig(
+            embedding=SpeechEmbedding(
+                conv_layers=((64, 10, 5), (64, 4, 4), (128, 4, 4), (128, 4, 4)),
+                position_depth=2,
+                position_kernel=19,
+                position_groups=8,
+            ),
+            transformer=TransformerConfig(dim=128, depth=4, heads=4, ffn_dim=512, dropout=0.05, attention_dropout=0.05),
+            head=HeadConfig(layers=1),
+            target=TargetConfig(top_k=3, feature="ffn", layer_norm=("instance",), final_norm=()),
+            loss=LossConfig(beta=0.0, scale=None),
+            teacher=TeacherConfig(averages="layers"),
+        ),
+        mask=SpanMask(probability=0.65, length=5, min_spans=1),
+        inputs=SpeechInputs(sample_rate=16000, min_seconds=0.5, max_seconds=4.0, normalize=True),
+        loader=LoaderConfig(batch_size=32, batch_seconds=32.0),
+        optim=OptimConfig(lr=1e-3, weight_decay=0.01, clip_norm=5.0, schedule="cosine", warmup=0.1, last_lr=0.01),
+        ema=EmaConfig(start=0.99, end=0.999, anneal_steps=500),
+        checkpoint=CheckpointConfig(every=500),
+        log=LogConfig(every=20, validate_every=200),
+        monitor=MonitorConfig(warmup_steps=300),
+        steps=1000,
+    )
+
+
+def text_tiny() -> Config:
+    """Text: a vocabulary of 4,096, blocks of 64 tokens, 4 blocks of width 128.
+
+    Departs from `text_base`:
+
+    * K = 3 of 4 (the recipe's 10 of 12); loss scale 1 / sqrt(C), which keeps gradients comparable to speech's.
+    * Dropout 0.05; the teacher follows faster.
+
+    Returns:
+        The configuration.
+    """
+    return Config(
+        model=ModelConfig(
+            embedding=TextEmbedding(vocab_size=4096, max_length=64, pad_id=1),
+            transformer=TransformerConfig(dim=128, depth=4, heads=4, ffn_dim=512, dropout=0.05, attention_dropout=0.05),
+            head=HeadConfig(layers=2),
+            target=TargetConfig(top_k=3, feature="ffn", layer_norm=("layer",), final_norm=()),
+            loss=LossConfig(beta=4.0, scale=None),
+            teacher=TeacherConfig(averages="layers"),
+        ),
+        mask=TokenMask(probability=0.35, length=4, keep=0.0, random=0.0),
+        inputs=TextInputs(block_size=64),
+        loader=LoaderConfig(batch_size=64),
+        optim=OptimConfig(lr=1e-3, weight_decay=0.01, clip_norm=5.0, schedule="cosine", warmup=0.1, last_lr=0.01),
+        ema=EmaConfig(start=0.99, end=0.999, anneal_steps=500),
+        checkpoint=CheckpointConfig(every=500),
+        log=LogConfig(every=20, validate_every=200),
+        monitor=MonitorConfig(warmup_steps=300),
+        steps=1500,
+    )
