@@ -1,11 +1,76 @@
-"""Each operation in a few lines of plain torch, for any float dtype and device: the specification of the fast ones."""
+"""Each operation of `d2v_fast.ops` in a few lines of plain torch: the specification, and the code where no kernel is.
+
+Same signatures as the operations, any floating dtype, any device, no checks of the arguments; float32 arithmetic, or
+float64 where a float64 tensor comes in.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+@torch.no_grad()
+def ema_update_(
+    teacher: Sequence[Tensor],
+    student: Sequence[Tensor],
+    decay: float | Tensor,
+    shadow: Sequence[Tensor] | None = None,
+) -> None:
+    """Moves each teacher towards its student in place: teacher += (1 - decay) * (student - teacher).
+
+    Args:
+        teacher: the running means.
+        student: tensors of the same shapes.
+        decay: the share of the old teacher that stays; a number or a 0-dim float64 tensor.
+        shadow: receives the new teacher, rounded to its own dtype.
+    """
+    for index, (mean, sample) in enumerate(zip(teacher, student, strict=True)):
+        # The weight is formed in float64: 1 - 0.9999 in float32 is off by 1.7e-4 of itself.
+        weight = 1 - decay if isinstance(decay, Tensor) else mean.new_full((), 1 - decay, dtype=torch.float64)
+        sample = sample.to(mean.dtype)
+        moved = torch.lerp(mean, sample, weight.to(mean))
+        # The ends are exact, also beside infinities and NaN: decay 1 keeps the teacher, decay 0 copies the student.
+        mean.copy_(torch.where(weight == 0, mean, torch.where(weight == 1, sample, moved)))
+        if shadow is not None:
+            shadow[index].copy_(mean)
+
+
+def masked_smooth_l1(
+    pred: Tensor,
+    target: Tensor,
+    rows: Tensor | None = None,
+    *,
+    beta: float,
+    scale: float = 1.0,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+) -> Tensor:
+    """Smooth-L1 (beta > 0) or squared error (beta = 0) of each row, summed over its channels, times `scale`.
+
+    Args:
+        pred: [M, C], or [B, T, C] with rows.
+        target: [M, C].
+        rows: int64 [M], flat indices into B * T; None when `pred` is gathered already.
+        beta: where the quadratic part ends; 0 for the squared error, without a factor 1/2.
+        scale: multiplies every row's loss.
+        reduction: over rows; "mean" of no row is 0.
+
+    Returns:
+        The loss, or [M] row losses; float64 when an input is, else float32.
+    """
+    if rows is not None:
+        pred = pred.flatten(0, 1).index_select(0, rows)
+    dtype = torch.float64 if torch.float64 in (pred.dtype, target.dtype) else torch.float32
+    pred, target = pred.to(dtype), target.to(dtype)
+    error = F.smooth_l1_loss(pred, target, reduction="none", beta=beta) if beta > 0 else (pred - target).square()
+    losses = error.sum(dim=-1) * scale
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / max(losses.numel(), 1)
 
 
 def layer_targets(

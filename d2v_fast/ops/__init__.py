@@ -1,5 +1,8 @@
-"""The operations: plain functions on tensors, compiled where a kernel exists."""
+"""The three operations of data2vec as plain functions on tensors; `backends()` says which code serves them."""
 
+from d2v_fast.ops._library import Backend, backends
+from d2v_fast.ops.ema import ema_update_
 from d2v_fast.ops.layer_targets import layer_targets
+from d2v_fast.ops.smooth_l1 import masked_smooth_l1
 
-__all__ = ["layer_targets"]
+__all__ = ["Backend", "backends", "ema_update_", "layer_targets", "masked_smooth_l1"]
