@@ -3,12 +3,66 @@
 #include <pybind11/stl.h>
 
 #include "cpu/kernels.h"
+#include "cpu/masks.h"
+#include "cpu/rng.h"
 
 namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Random numbers (cpu/rng.h) and masks (cpu/masks.h); checked in d2v_fast/rng.py and d2v_fast/masking.
+void bind_random(py::module_& m) {
+  using nogil = py::call_guard<py::gil_scoped_release>;
+  m.def("rng_text", [](const std::string& text) { return d2v::hash_text(text.data(), text.size()); });
+  m.def("rng_key", [](const std::vector<uint64_t>& words) {
+    uint64_t key = 0;
+    for (uint64_t word : words) key = d2v::absorb(key, word);
+    return key;
+  });
+  m.def("rng_uniform", [](uint64_t key, uintptr_t ids, int64_t n, int64_t count, uintptr_t out) {
+    d2v::fill_uniform(key, pointer<const int64_t>(ids), n, count, pointer<double>(out));
+  }, nogil());
+  m.def("rng_permutation", [](uint64_t key, int64_t n, uintptr_t out) { d2v::fill_permutation(key, n, pointer<int64_t>(out)); }, nogil());
+  m.def("span_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, uintptr_t lengths, int64_t width,
+                         double probability, int64_t span, int64_t min_spans, uintptr_t mask) {
+    return d2v::span_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, pointer<const int64_t>(lengths), width, probability, span,
+                           min_spans, pointer<uint8_t>(mask));
+  }, nogil());
+  m.def("block_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, int64_t height, int64_t width,
+                          int64_t count, int64_t min_area, double min_aspect, uintptr_t mask) {
+    return d2v::block_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, height, width, count, min_area, min_aspect,
+                            pointer<uint8_t>(mask));
+  }, nogil());
+  m.def("inverse_block_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, int64_t height, int64_t width,
+                                  int64_t kept, int64_t centres, int64_t block, uintptr_t mask) {
+    return d2v::inverse_block_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, height, width, kept, centres, block,
+                                    pointer<uint8_t>(mask));
+  }, nogil());
+  m.def("token_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, uintptr_t tokens, uintptr_t lengths,
+                          int64_t width, double probability, int64_t span, double keep, double random, int64_t mask_id, int64_t vocab_size,
+                          const std::vector<int64_t>& excluded, uintptr_t mask, uintptr_t masked_tokens) {
+    return d2v::token_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, pointer<const int64_t>(tokens),
+                            pointer<const int64_t>(lengths), width, probability, span,
+                            {keep, random, mask_id, vocab_size, excluded.data(), static_cast<int64_t>(excluded.size())},
+                            pointer<uint8_t>(mask), pointer<int64_t>(masked_tokens));
+  }, nogil());
+  m.def("flat_rows", [](uintptr_t mask, int64_t masked, uintptr_t rows) {
+    d2v::flat_rows(pointer<const uint8_t>(mask), masked, pointer<int64_t>(rows));
+  }, nogil());
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of d2v_fast; use d2v_fast.ops and d2v_fast.masking instead.";
   m.def("isa", [] { return d2v::kernels().isa; }, "Name of the instruction set in use: baseline, avx2 or avx512.");
   m.attr("compiler") = D2V_COMPILER;
+  bind_random(m);
+  m.attr("instruction_sets") = d2v::instruction_sets();
   d2v::kernels();  // a wrong D2V_FAST_ISA fails here, at import, not in the middle of a run
 }

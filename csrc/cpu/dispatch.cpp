@@ -38,6 +38,14 @@ const Kernels& kernels() {
   return chosen;
 }
 
+const char* instruction_sets() {
+#ifdef D2V_X86
+  return "baseline, avx2, avx512";
+#else
+  return "baseline";
+#endif
+}
+
 int usable_threads(int threads) { return in_forked_child || threads < 1 ? 1 : threads; }
 
 }  // namespace d2v

@@ -34,6 +34,8 @@ namespace avx512 { extern const Kernels kernels; }
 // The table in use; chosen on the first call from the processor and D2V_FAST_ISA. Throws std::runtime_error for a name that is
 // unknown or that this processor cannot run.
 const Kernels& kernels();
+// Names of the compiled tables, the plainest first, with commas between.
+const char* instruction_sets();
 // `threads` as asked for, or 1 in a child made by fork (the parent's thread team does not exist there and waiting for it hangs).
 int usable_threads(int threads);
 
