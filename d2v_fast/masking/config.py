@@ -10,7 +10,7 @@ class SpanMask:
     """Speech: spans of fixed length at random starts, overlaps allowed (wav2vec 2.0, section 3.1)."""
 
     probability: float = 0.65
-    """Expected number of span starts times `length`, as a fraction of the sequence; overlaps make the masked share smaller."""
+    """Expected number of spans times `length`, as a share of the sequence; overlaps make the masked share smaller."""
 
     length: int = 10
     """Frames in a span."""

@@ -1,0 +1,93 @@
+"""What every mask function returns, and the arguments that all of them take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from d2v_fast import _C
+from d2v_fast.rng import ids_array, natural
+
+SampleIds = NDArray[np.int64] | Tensor | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of a batch of B samples with V views of T positions each; row b * V + v is view v of sample b."""
+
+    mask: Tensor
+    """bool [B * V, T]: True where the student has to predict."""
+
+    rows: Tensor
+    """int64 [M]: the flat indices of the True positions into B * V * T, ascending."""
+
+    tokens: Tensor | None = None
+    """Text only, int64 [B * V, T]: the tokens after masking."""
+
+
+class MaskRequest:
+    """The key of a batch's masks, (seed, epoch, sample ids, views), checked, and the memory for the result."""
+
+    def __init__(self, seed: int, epoch: int, sample_ids: SampleIds, views: int, positions: int) -> None:
+        """Checks the key and allocates bool [B * V, positions].
+
+        Raises:
+            ValueError: A seed, epoch or number of views out of range, or sample ids that are not a list of integers.
+        """
+        self.ids = ids_array(sample_ids, "sample_ids")
+        self.views = at_least(views, 1, "views")
+        self.mask = torch.empty(len(self.ids) * self.views, positions, dtype=torch.bool)
+        self.key = (natural(seed, "seed"), natural(epoch, "epoch"), self.ids.ctypes.data, len(self.ids), self.views)
+
+    def result(self, masked: int, tokens: Tensor | None = None) -> Masks:
+        """The masks with their rows; `masked` is the number of True positions that the kernel wrote."""
+        rows = torch.empty(masked, dtype=torch.int64)
+        _C.flat_rows(self.mask.data_ptr(), masked, rows.data_ptr())
+        return Masks(self.mask, rows, tokens)
+
+
+def valid_lengths(lengths: Tensor | Sequence[int], width: int | None, samples: int) -> tuple[NDArray[np.int64], int]:
+    """The lengths as an array [B] and the width T, by default the longest.
+
+    Raises:
+        ValueError: There is not one length for each sample id, or a length is negative or larger than the width.
+    """
+    array = ids_array(lengths, "lengths")
+    if len(array) != samples:
+        raise ValueError(f"lengths has {len(array)} entries for {samples} sample_ids; pass one length for each sample")
+    longest = int(array.max(initial=0))
+    if array.min(initial=0) < 0:
+        raise ValueError(f"lengths must be 0 or more, not {int(array.min())}")
+    if width is None:
+        return array, longest
+    if longest > natural(width, "width"):
+        raise ValueError(
+            f"lengths has an entry of {longest}, more than width = {width}; pass the padded length as width"
+        )
+    return array, width
+
+
+def at_least(value: int, least: int, name: str) -> int:
+    """The value, if it is an integer of at least `least`."""
+    if natural(value, name) < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+    return value
+
+
+def fraction(value: float, name: str) -> float:
+    """The value, if it is a number in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], not {value}")
+    return value
+
+
+def grid_size(grid: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of a grid of patches, both at least 1."""
+    if len(grid) != 2:
+        raise ValueError(f"grid must be (height, width) in patches, not {grid!r}")
+    return at_least(grid[0], 1, "grid height"), at_least(grid[1], 1, "grid width")

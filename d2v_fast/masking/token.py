@@ -1,0 +1,97 @@
+"""Masking of tokens for text: BERT-style, or in spans (the published data2vec setting)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from d2v_fast import _C
+from d2v_fast.masking.config import TokenMask
+from d2v_fast.masking.masks import MaskRequest, Masks, SampleIds, at_least, fraction, natural, valid_lengths
+
+
+def token_masks(
+    config: TokenMask,
+    tokens: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    mask_id: int,
+    vocab_size: int,
+    special_ids: Sequence[int],
+    seed: int,
+    epoch: int,
+    sample_ids: SampleIds,
+    views: int = 1,
+) -> Masks:
+    """Selects tokens, or spans of them, and replaces most of them.
+
+    A sequence of n tokens gets int(probability * n / length + u) spans, u uniform in [0, 1); their starts are drawn
+    without replacement from all n positions, spans are cut at the end and may overlap. As in the published code every
+    valid position may be selected, also those of the special tokens at the start and the end; padding never is. Each
+    selected token stays with probability `keep`, becomes a random id with probability `random` (uniform over the
+    vocabulary without `special_ids` and `mask_id`), and else becomes `mask_id`. `mask` and `rows` hold all selected
+    positions, also those of tokens that stayed or became random.
+
+    Args:
+        config: Selected share, span length, and shares of kept and random tokens.
+        tokens: int64 [B, T].
+        lengths: int64 [B], valid tokens of each sequence; None when all are.
+        mask_id: Id of the mask token.
+        vocab_size: Ids are 0 ... vocab_size - 1.
+        special_ids: Ids that are never drawn as a random token.
+        seed: Of the run.
+        epoch: The masks of an epoch differ from those of every other.
+        sample_ids: Indices into the data source, integers [B]; a mask depends on its id, not on its place in the batch.
+        views: V, masks for each sample.
+
+    Returns:
+        Masks of [B * V, T] with the tokens after masking.
+
+    Raises:
+        ValueError: An argument is out of range or of the wrong type.
+    """
+    fraction(config.probability, "TokenMask.probability")
+    at_least(config.length, 1, "TokenMask.length")
+    fraction(config.keep, "TokenMask.keep")
+    fraction(config.random, "TokenMask.random")
+    if config.keep + config.random > 1.0:
+        raise ValueError(
+            f"TokenMask.keep + TokenMask.random must be at most 1, not {config.keep} + {config.random}; "
+            "they are shares of the selected tokens"
+        )
+    if tokens.ndim != 2 or tokens.dtype != torch.int64:
+        raise ValueError(f"tokens must be int64 [B, T], not {tokens.dtype} {list(tokens.shape)}")
+    if natural(mask_id, "mask_id") >= at_least(vocab_size, 1, "vocab_size"):
+        raise ValueError(f"mask_id must be below vocab_size = {vocab_size}, not {mask_id}")
+    excluded = sorted({mask_id, *(int(i) for i in special_ids if 0 <= i < vocab_size)})
+    if config.random > 0.0 and len(excluded) == vocab_size:
+        raise ValueError(
+            f"TokenMask.random is {config.random}, but all {vocab_size} ids of the vocabulary are special; set it to 0"
+        )
+    samples, width = tokens.shape
+    if len(sample_ids) != samples:
+        raise ValueError(
+            f"sample_ids has {len(sample_ids)} entries for {samples} rows of tokens; pass one id for each row"
+        )
+    valid, width = valid_lengths([width] * samples if lengths is None else lengths, width, samples)
+    tokens = tokens.contiguous()
+    request = MaskRequest(seed, epoch, sample_ids, views, width)
+    masked_tokens = torch.empty(samples * views, width, dtype=torch.int64)
+    masked = _C.token_masks(
+        *request.key,
+        tokens.data_ptr(),
+        valid.ctypes.data,
+        width,
+        config.probability,
+        config.length,
+        config.keep,
+        config.random,
+        mask_id,
+        vocab_size,
+        excluded,
+        request.mask.data_ptr(),
+        masked_tokens.data_ptr(),
+    )
+    return request.result(masked, masked_tokens)
