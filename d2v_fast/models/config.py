@@ -11,7 +11,7 @@ Modality = Literal["speech", "vision", "text"]
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechEmbedding:
-    """Waveform to frames: strided convolutions, each with LayerNorm and GELU; positions by a stack of grouped convolutions."""
+    """Waveform to frames: strided convolutions, each with LayerNorm and GELU; positions by a stack of convolutions."""
 
     conv_layers: tuple[tuple[int, int, int], ...] = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)
     """(channels, kernel, stride) of each convolution."""
@@ -145,7 +145,7 @@ class TeacherConfig:
     """Which part of the student the teacher averages; it shares the rest with the student."""
 
     averages: Literal["all", "transformer", "layers"] = "layers"
-    """The whole encoder; all but the embedding (speech: its convolutions and projection); or all but embedding and positions."""
+    """The whole encoder; all but its embedding (speech: convolutions, projection); all but embedding and positions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,227 @@
+"""The student-teacher pair: the student sees a masked input and regresses what the teacher makes of the whole one.
+
+The maths of the method and nothing else: no optimizer, no schedule, no logging (paper, sections 3.2 to 3.4).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from d2v_fast import ops
+from d2v_fast.batch import Batch
+from d2v_fast.models.config import ModelConfig, Norm
+from d2v_fast.models.encoder import Encoder
+from d2v_fast.models.registry import build_encoder, initialise_head
+from d2v_fast.modules.head import RegressionHead
+
+
+@dataclass(frozen=True)
+class Data2VecOutput:
+    """One forward pass."""
+
+    loss: Tensor
+    """[] float32."""
+
+    prediction: Tensor
+    """[M, C], in the order of the batch's rows."""
+
+    target: Tensor
+    """float32 [M, C], without gradient."""
+
+    local: Tensor
+    """[B * T, C], the student's local features of the unmasked input, detached: for the collapse monitors."""
+
+
+class Student(nn.Module):
+    """An encoder and its regression head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = build_encoder(config)
+        self.head = RegressionHead(config.transformer.dim, config.head.layers)
+        initialise_head(self.head, config)
+
+
+class Data2Vec(nn.Module):
+    """Student, teacher, targets and loss.
+
+    The teacher is an encoder of the same class. It shares with the student, as the very same parameters, what
+    `config.teacher.averages` leaves out, and owns float32 copies of the rest, without gradient. It is always in eval
+    mode, sees the whole input, and starts as an exact copy of the student.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build a student at random and its teacher.
+
+        Raises:
+            ValueError: if `config` contradicts itself.
+        """
+        super().__init__()
+        if not 1 <= config.target.top_k <= config.transformer.depth:
+            raise ValueError(
+                f"target.top_k must lie between 1 and transformer.depth {config.transformer.depth}, "
+                f"got {config.target.top_k}"
+            )
+        self.config = config
+        self.student = Student(config)
+        self.teacher = _teacher_of(self.student.encoder, config)
+        self._averaged: tuple[list[Tensor], list[Tensor]] | None = None
+
+    def train(self, mode: bool = True) -> Data2Vec:
+        """Switch the student; the teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(
+        self, batch: Batch, *, reduction: Literal["mean", "sum"] = "mean", teacher_autocast: bool = True
+    ) -> Data2VecOutput:
+        """Predict the teacher's features at the masked positions.
+
+        Args:
+            batch: B samples with V masked views each.
+            reduction: the loss is the mean or the sum over the masked positions of the whole batch.
+            teacher_autocast: False runs the teacher in float32 even under autocast.
+
+        Returns:
+            Loss, predictions, targets and local features.
+
+        Raises:
+            ValueError: if the parts of the batch do not fit each other or the model.
+            TypeError: if one of them has the wrong dtype.
+        """
+        encoder = self.student.encoder
+        lengths = encoder.token_lengths(batch.lengths)
+        if batch.masked_inputs is None:
+            local = encoder.embed(batch.inputs)
+            seen = local if batch.views == 1 else local.repeat_interleave(batch.views, 0)
+        else:
+            with torch.no_grad():  # text: the student's own input is another one, this is for teacher and monitors
+                local = encoder.embed(batch.inputs)
+            seen = encoder.embed(batch.masked_inputs)
+        _check(batch, self.config, local)
+        target = self._target(batch, local.detach(), lengths, teacher_autocast)
+        masked = encoder.forward_layers(
+            seen,
+            None if lengths is None else lengths.repeat_interleave(batch.views),
+            mask=batch.mask if batch.masked_inputs is None else None,
+            rows=batch.rows,
+        )
+        prediction = self.student.head(masked.output)
+        scale = self.config.loss.scale
+        loss = ops.masked_smooth_l1(
+            prediction,
+            target,
+            beta=self.config.loss.beta,
+            scale=1 / math.sqrt(self.config.transformer.dim) if scale is None else scale,
+            reduction=reduction,
+        )
+        return Data2VecOutput(loss, prediction, target, local.detach().flatten(0, 1))
+
+    @torch.no_grad()
+    def _target(self, batch: Batch, local: Tensor, lengths: Tensor | None, autocast: bool) -> Tensor:
+        """float32 [M, C]: the teacher's last K layers, normalised, averaged, normalised again, at the masked rows."""
+        device = local.device.type
+        options = self.config.target
+        with torch.autocast(device, enabled=autocast and torch.is_autocast_enabled(device)):
+            if self.config.teacher.averages == "all":
+                local = self.teacher.embed(batch.inputs)
+            elif not autocast:
+                local = local.to(next(self.teacher.parameters()).dtype)
+            features = self.teacher.forward_layers(local, lengths, keep=options.top_k, feature=options.feature).features
+        single = batch.views == 1
+        target = ops.layer_targets(
+            features,
+            batch.rows if single else None,
+            layer_norm=_norms(options.layer_norm),
+            final_norm=_norms(options.final_norm),
+            lengths=lengths if options.exclude_padding else None,
+        )
+        if single:
+            return target
+        length = local.shape[1]
+        # The teacher ran once per sample: view v of sample b is row b * V + v and takes its targets from row b.
+        own = batch.rows // (length * batch.views) * length + batch.rows % length
+        return target.flatten(0, 1).index_select(0, own)
+
+    @torch.no_grad()
+    def update_teacher(self, decay: float | Tensor) -> None:
+        """Move the teacher towards the student: teacher = decay * teacher + (1 - decay) * student.
+
+        Call it once per optimizer step, after the step (decay 1 for a step that was skipped).
+
+        Args:
+            decay: a float, or a 0-dim float64 tensor.
+        """
+        if self._averaged is None:
+            self._averaged = self._match()
+        teacher, student = self._averaged
+        ops.ema_update_(teacher, student, decay)
+
+    @torch.no_grad()
+    def reset_teacher(self) -> None:
+        """Make the teacher an exact copy of the student again, for example after loading the student's weights."""
+        teacher, student = self._match()
+        for own, source in zip(teacher, student, strict=True):
+            own.copy_(source)
+
+    def _match(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's own parameters and the student's of the same names; a tied parameter appears once.
+
+        The only buffers, index tables, never change and are no part of it.
+        """
+        source = dict(self.student.encoder.named_parameters())
+        own = {name: value for name, value in self.teacher.named_parameters() if value is not source[name]}
+        return list(own.values()), [source[name] for name in own]
+
+
+def _teacher_of(encoder: Encoder, config: ModelConfig) -> Encoder:
+    """A copy of `encoder` that shares its embedding and positions as far as the teacher does not average them."""
+    shared = {"all": (), "transformer": ("embedding.",), "layers": ("embedding.", "positions.")}
+    prefixes = shared[config.teacher.averages]
+    # deepcopy takes what is in its memo instead of copying it.
+    memo = {id(value): value for name, value in encoder.named_parameters() if name.startswith(prefixes)}
+    teacher = copy.deepcopy(encoder, memo)
+    for value in teacher.parameters():
+        if id(value) not in memo:
+            value.requires_grad_(False)
+    return teacher.eval()
+
+
+def _norms(norms: tuple[Norm, ...]) -> Norm | tuple[Norm, ...] | None:
+    if len(norms) < 2:
+        return norms[0] if norms else None
+    return norms
+
+
+def _check(batch: Batch, config: ModelConfig, local: Tensor) -> None:
+    """Refuse a batch whose parts do not fit."""
+    samples, length, _ = local.shape
+    wanted = [samples * batch.views, length]
+    text = config.modality == "text"
+    if batch.mask.dtype != torch.bool or batch.rows.dtype != torch.int64:
+        raise TypeError(f"batch.mask must be bool and batch.rows int64, got {batch.mask.dtype} and {batch.rows.dtype}")
+    if list(batch.mask.shape) != wanted:
+        raise ValueError(
+            f"batch.mask has shape {list(batch.mask.shape)}, but {samples} samples with {batch.views} views of "
+            f"{length} tokens need {wanted}: make the mask for the model's token count"
+        )
+    if batch.rows.dim() != 1:
+        raise ValueError(f"batch.rows must have one dimension, got shape {list(batch.rows.shape)}")
+    if text != (batch.masked_inputs is not None):
+        needs = "needs masked_inputs" if text else "takes no masked_inputs: it masks by batch.mask"
+        raise ValueError(f"a {config.modality} model {needs}")
+    if batch.masked_inputs is not None and list(batch.masked_inputs.shape) != wanted:
+        raise ValueError(f"batch.masked_inputs has shape {list(batch.masked_inputs.shape)}, expected {wanted}")
+    if batch.lengths is not None and list(batch.lengths.shape) != [samples]:
+        raise ValueError(f"batch.lengths has shape {list(batch.lengths.shape)}, expected {[samples]}")
+    if not torch.compiler.is_compiling() and batch.mask.device.type == "cpu":
+        count = int(batch.mask.sum())
+        if count != batch.rows.numel() or not bool(batch.mask.flatten()[batch.rows].all()):
+            raise ValueError(f"batch.rows ({batch.rows.numel()} positions) and batch.mask ({count} positions) differ")

@@ -1,0 +1,190 @@
+"""What the encoders of all modalities share: embed, mask, positions, blocks, norm.
+
+A modality brings its embedding and what it does between embedding and blocks (`enter`). Sequences are [N, T, C]; the
+class token of images is at index 0 inside the blocks and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from d2v_fast.models.config import ModelConfig
+from d2v_fast.modules.block import Block, BlockOutput
+
+
+class Layers(NamedTuple):
+    """What a pass through the context network gives."""
+
+    output: Tensor
+    """[N, T, C] after the last norm, or [M, C] if `rows` were asked for; without the class token."""
+
+    features: list[Tensor]
+    """The kept features, [N, T, C] each, first layer first; without the class token."""
+
+
+class Encoder(nn.Module):
+    """Embedding, positions and context network; the subclasses name the modality.
+
+    Attributes:
+        checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    extra_tokens = 0
+    """Tokens that `enter` puts before the sequence."""
+
+    def __init__(self, config: ModelConfig, embedding: nn.Module, *, norm: bool) -> None:
+        """`norm` says whether the encoder has a norm of its own beside the blocks' (see `forward_layers`)."""
+        super().__init__()
+        network = config.transformer
+        self.norm_first = network.norm_first
+        self.dropout = network.dropout
+        self.layer_drop = network.layer_drop
+        self.checkpoint_activations = False
+        self.embedding = embedding
+        self.norm = nn.LayerNorm(network.dim, network.norm_eps) if norm else None
+        self.blocks = nn.ModuleList(
+            Block(
+                network.dim,
+                network.heads,
+                network.ffn_dim,
+                norm_first=network.norm_first,
+                norm_eps=network.norm_eps,
+                key_bias=network.key_bias,
+                dropout=network.dropout,
+                attention_dropout=network.attention_dropout,
+                activation_dropout=network.activation_dropout,
+                drop_path=network.drop_path * i / max(network.depth - 1, 1),
+                layer_scale=network.layer_scale,
+            )
+            for i in range(network.depth)
+        )
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Inputs to local features [B, T, C]: no mask, no dropout, no class token; speech: no positions either.
+
+        Raises:
+            ValueError: if the inputs do not fit the model.
+        """
+        raise NotImplementedError
+
+    def token_lengths(self, lengths: Tensor | None) -> Tensor | None:
+        """Valid tokens of each row, from the valid samples (speech) or tokens (text)."""
+        return lengths
+
+    def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Positions and extra tokens.
+
+        Args:
+            x: masked local features [N, T, C].
+            valid: bool [N, T], False for padding; None if there is none.
+
+        Returns:
+            What the blocks see, [N, extra_tokens + T, C], and the bias on their attention scores.
+        """
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Features of whole inputs.
+
+        Args:
+            inputs: waveforms [B, samples], images [B, channels, height, width] or tokens int64 [B, T].
+            lengths: int64 [B], valid samples or tokens of each row; None if all rows are full.
+
+        Returns:
+            [B, T, C].
+        """
+        return self.forward_layers(self.embed(inputs), self.token_lengths(lengths)).output
+
+    def forward_layers(
+        self,
+        local: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        rows: Tensor | None = None,
+        keep: int = 0,
+        feature: Literal["ffn", "block"] = "block",
+    ) -> Layers:
+        """Run the context network on local features.
+
+        With `norm_first` the encoder's norm follows the last block, else it precedes the first one (text has it in its
+        embedding then).
+
+        Args:
+            local: [N, T, C], what `embed` gave.
+            lengths: int64 [N], valid tokens of each row; padding is not attended to.
+            mask: bool [N, T], positions replaced by the mask token.
+            rows: int64 [M], flat indices into N * T: the output holds these positions only, and the last block's
+                feed-forward network runs on no others.
+            keep: number of last blocks whose features are returned (of all positions, so not together with `rows`).
+            feature: which features: of the feed-forward branch before the residual sum, or of the block's end.
+
+        Returns:
+            The output and the kept features. A block skipped by layer drop has no features.
+        """
+        if keep and rows is not None:
+            raise ValueError(
+                "forward_layers gives either features of all positions (keep) or an output at rows, not both"
+            )
+        length, dim = local.shape[1:]
+        x = local
+        if mask is not None:
+            token = self.embedding.get_parameter("mask_token")
+            x = torch.where(mask.unsqueeze(2), token.to(x.dtype), x)
+        valid = None if lengths is None else torch.arange(length, device=x.device) < lengths.unsqueeze(1)
+        x, bias = self.enter(x, valid)
+        if self.norm is not None and not self.norm_first:
+            x = self.norm(x)
+        x = F.dropout(x, self.dropout, self.training)
+        if rows is not None and self.extra_tokens:
+            rows = rows + (rows // length + 1) * self.extra_tokens
+        depth = len(self.blocks)
+        features: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            wanted = rows if i == depth - 1 else None
+            result = self._run(block, x, bias, wanted)
+            if result is None:
+                if wanted is not None:
+                    x = x.reshape(-1, dim).index_select(0, wanted)
+                continue
+            x = result.output
+            if i >= depth - keep:
+                features.append((result.ffn if feature == "ffn" else x)[:, self.extra_tokens :])
+        if self.norm is not None and self.norm_first:
+            x = self.norm(x)
+        return Layers(x if rows is not None else x[:, self.extra_tokens :], features)
+
+    def _run(self, block: nn.Module, x: Tensor, bias: Tensor | None, rows: Tensor | None) -> BlockOutput | None:
+        """One block, or None if layer drop skips it."""
+        skip = None
+        if self.training and self.layer_drop:
+            skip = torch.rand(()) < self.layer_drop
+            if not torch.compiler.is_compiling() and skip:
+                return None
+        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+            result: BlockOutput = checkpoint(block, x, bias, rows, use_reentrant=False)
+        else:
+            result = block(x, bias, rows)
+        if skip is None or not torch.compiler.is_compiling():
+            return result
+        # A compiled graph has no branches that depend on numbers: it computes the block and then may not use it.
+        old = x if rows is None else x.reshape(-1, x.shape[2]).index_select(0, rows)
+        return BlockOutput(torch.where(skip.to(x.device), old, result.output), result.ffn)
+
+
+def require_floating(inputs: Tensor, shape: str, dims: int) -> None:
+    """Refuse inputs of the wrong kind.
+
+    Raises:
+        ValueError: if `inputs` has another number of dimensions.
+        TypeError: if it is not floating point.
+    """
+    if inputs.dim() != dims:
+        raise ValueError(f"inputs must be {shape}, got a tensor of shape {list(inputs.shape)}")
+    if not inputs.is_floating_point():
+        raise TypeError(f"inputs must be floating point, got {inputs.dtype}: convert and normalise them first")
