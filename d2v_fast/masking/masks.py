@@ -51,13 +51,16 @@ class MaskRequest:
         return Masks(self.mask, rows, tokens)
 
 
-def valid_lengths(lengths: Tensor | Sequence[int], width: int | None, samples: int) -> tuple[NDArray[np.int64], int]:
+def valid_lengths(
+    lengths: Tensor | Sequence[int], width: int | None, sample_ids: SampleIds
+) -> tuple[NDArray[np.int64], int]:
     """The lengths as an array [B] and the width T, by default the longest.
 
     Raises:
         ValueError: There is not one length for each sample id, or a length is negative or larger than the width.
     """
     array = ids_array(lengths, "lengths")
+    samples = len(ids_array(sample_ids, "sample_ids"))
     if len(array) != samples:
         raise ValueError(f"lengths has {len(array)} entries for {samples} sample_ids; pass one length for each sample")
     longest = int(array.max(initial=0))

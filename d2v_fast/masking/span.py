@@ -51,7 +51,7 @@ def span_masks(
     fraction(config.probability, "SpanMask.probability")
     at_least(config.length, 1, "SpanMask.length")
     natural(config.min_spans, "SpanMask.min_spans")
-    valid, width = valid_lengths(lengths, width, len(sample_ids))
+    valid, width = valid_lengths(lengths, width, sample_ids)
     request = MaskRequest(seed, epoch, sample_ids, views, width)
     masked = _C.span_masks(
         *request.key,

@@ -61,8 +61,10 @@ def token_masks(
             f"TokenMask.keep + TokenMask.random must be at most 1, not {config.keep} + {config.random}; "
             "they are shares of the selected tokens"
         )
-    if tokens.ndim != 2 or tokens.dtype != torch.int64:
-        raise ValueError(f"tokens must be int64 [B, T], not {tokens.dtype} {list(tokens.shape)}")
+    if tokens.ndim != 2 or tokens.dtype != torch.int64 or tokens.device.type != "cpu":
+        raise ValueError(
+            f"tokens must be int64 [B, T] on the CPU, not {tokens.dtype} {list(tokens.shape)} on {tokens.device}"
+        )
     if natural(mask_id, "mask_id") >= at_least(vocab_size, 1, "vocab_size"):
         raise ValueError(f"mask_id must be below vocab_size = {vocab_size}, not {mask_id}")
     excluded = sorted({mask_id, *(int(i) for i in special_ids if 0 <= i < vocab_size)})
@@ -71,11 +73,9 @@ def token_masks(
             f"TokenMask.random is {config.random}, but all {vocab_size} ids of the vocabulary are special; set it to 0"
         )
     samples, width = tokens.shape
-    if len(sample_ids) != samples:
-        raise ValueError(
-            f"sample_ids has {len(sample_ids)} entries for {samples} rows of tokens; pass one id for each row"
-        )
-    valid, width = valid_lengths([width] * samples if lengths is None else lengths, width, samples)
+    valid, width = valid_lengths([width] * samples if lengths is None else lengths, width, sample_ids)
+    if len(valid) != samples:
+        raise ValueError(f"lengths has {len(valid)} entries for {samples} rows of tokens; pass one length for each row")
     tokens = tokens.contiguous()
     request = MaskRequest(seed, epoch, sample_ids, views, width)
     masked_tokens = torch.empty(samples * views, width, dtype=torch.int64)
