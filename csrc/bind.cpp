@@ -56,6 +56,35 @@ void bind_random(py::module_& m) {
   }, nogil());
 }
 
+// ema_update_ and masked_smooth_l1; checked in d2v_fast/ops/{ema,smooth_l1}.py.
+void bind_ema_and_loss(py::module_& m) {
+  using nogil = py::call_guard<py::gil_scoped_release>;
+  m.def("ema", [](uintptr_t table, int64_t count, double decay, int threads) {
+    d2v::kernels().ema(pointer<const d2v::EmaTensor>(table), count, decay, d2v::usable_threads(threads));
+  }, nogil());
+  m.def("smooth_l1_forward", [](uintptr_t pred, uintptr_t target, uintptr_t rows, uintptr_t gradient, uintptr_t loss, int64_t count,
+                                int64_t channels, int64_t pred_dtype, int64_t target_dtype, int64_t reduction, double beta, double scale,
+                                int threads) {
+    std::vector<double> losses(static_cast<size_t>(count));
+    d2v::kernels().smooth_l1_forward({pointer<const void>(pred), pointer<const void>(target), pointer<const int64_t>(rows),
+                                      pointer<void>(gradient), pointer<void>(loss), count, channels, pred_dtype, target_dtype, reduction,
+                                      beta, scale}, losses.data(), d2v::usable_threads(threads));
+  }, nogil());
+  m.def("smooth_l1_backward", [](uintptr_t gradient, uintptr_t incoming, uintptr_t rows, uintptr_t out, int64_t count, int64_t channels,
+                                 int64_t out_rows, int64_t dtype, int64_t incoming_dtype, int64_t incoming_per_row, double factor,
+                                 int threads) {
+    d2v::kernels().smooth_l1_backward({pointer<const void>(gradient), pointer<const void>(incoming), pointer<const int64_t>(rows),
+                                       pointer<void>(out), count, channels, out_rows, dtype, incoming_dtype, incoming_per_row, factor},
+                                      d2v::usable_threads(threads));
+  }, nogil());
+  m.def("first_bad_row", [](uintptr_t rows, int64_t count, int64_t limit) {
+    return d2v::kernels().first_bad_row(pointer<const int64_t>(rows), count, limit);
+  });
+  m.def("streaming_copy", [](uintptr_t dst, uintptr_t src, int64_t bytes, int threads) {
+    d2v::kernels().streaming_copy(pointer<void>(dst), pointer<const void>(src), bytes, d2v::usable_threads(threads));
+  }, nogil());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -63,6 +92,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", [] { return d2v::kernels().isa; }, "Name of the instruction set in use: baseline, avx2 or avx512.");
   m.attr("compiler") = D2V_COMPILER;
   bind_random(m);
+  bind_ema_and_loss(m);
   m.attr("instruction_sets") = d2v::instruction_sets();
   d2v::kernels();  // a wrong D2V_FAST_ISA fails here, at import, not in the middle of a run
 }

@@ -10,19 +10,50 @@ namespace d2v {
 
 enum DType : int32_t { F32 = 0, F64 = 1, BF16 = 2, F16 = 3 };
 
-// One tensor of the EMA's list; all contiguous with the same number of elements.
+// One tensor of the EMA's list, all contiguous; a row of seven int64 for d2v_fast/ops/ema.py.
 struct EmaTensor {
   void* teacher;        // F32 or F64
   const void* student;  // any DType
   void* shadow;         // any DType, or null
-  int64_t size;         // elements
-  int32_t teacher_dtype, student_dtype, shadow_dtype;
+  int64_t size;         // elements of each
+  int64_t teacher_dtype, student_dtype, shadow_dtype;
+};
+static_assert(sizeof(EmaTensor) == 7 * sizeof(int64_t), "ops/ema.py fills a table of int64");
+
+enum Reduction : int64_t { REDUCE_NONE = 0, REDUCE_SUM = 1, REDUCE_MEAN = 2 };
+
+// The loss of `count` rows of `channels` elements. The arithmetic and `loss` are F64 if an input is, else F32.
+struct SmoothL1 {
+  const void* pred;     // any DType; row i is row rows[i], or i without rows
+  const void* target;   // any DType
+  const int64_t* rows;  // ascending, unique; or null
+  void* gradient;       // of the row sums before `scale`, halved if beta is 0; pred's DType; or null
+  void* loss;           // one number, or `count` of them
+  int64_t count, channels, pred_dtype, target_dtype, reduction;
+  double beta, scale;
+};
+
+// The gradient that SmoothL1 stored, times `factor` and the incoming gradient; rows of `out` that are not named become zero.
+struct SmoothL1Gradient {
+  const void* gradient;  // [count, channels]
+  const void* incoming;  // F32 or F64: one number, or `count` of them
+  const int64_t* rows;   // as above; null when out has the rows of gradient
+  void* out;             // [out_rows, channels] of gradient's DType
+  int64_t count, channels, out_rows, dtype, incoming_dtype, incoming_per_row;
+  double factor;
 };
 
 struct Kernels {
   const char* isa;
-  // teacher += weight * (student - teacher) for every tensor, one parallel region.
-  void (*ema)(const EmaTensor* tensors, int64_t count, double weight, int threads);
+  // teacher += (1 - decay) * (student - teacher) for every tensor, one parallel region; decay 0 copies, decay 1 keeps.
+  void (*ema)(const EmaTensor* tensors, int64_t count, double decay, int threads);
+  // `losses`: room for x.count numbers.
+  void (*smooth_l1_forward)(const SmoothL1& x, double* losses, int threads);
+  void (*smooth_l1_backward)(const SmoothL1Gradient& x, int threads);
+  // Index of the first row that is not above its predecessor or not in [0, limit), or -1.
+  int64_t (*first_bad_row)(const int64_t* rows, int64_t count, int64_t limit);
+  // The fastest copy through memory, for the benchmarks.
+  void (*streaming_copy)(void* dst, const void* src, int64_t bytes, int threads);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -1,16 +1,82 @@
-// teacher += weight * (student - teacher), over a list of tensors. First version: float32 only, to prove the build.
+// teacher += (1 - decay) * (student - teacher), over a list of tensors in one parallel region.
+//
+// The list is cut into chunks of a fixed number of elements, handed out in order, so that large and small tensors balance and
+// nothing depends on the number of threads. A chunk is worked on in blocks that stay in the first-level cache: the student's block
+// is converted there if it has another format, and so is the new teacher on its way to the shadow, which is written past the caches.
 #include "../kernels.h"
+#include "convert.h"
+#include "stream.h"
 
 namespace d2v {
 namespace D2V_ISA {
 
-void ema(const EmaTensor* tensors, int64_t count, double weight, int threads) {
-  for (int64_t i = 0; i < count; ++i) {
-    float* t = static_cast<float*>(tensors[i].teacher);
-    const float* s = static_cast<const float*>(tensors[i].student);
-    const float w = static_cast<float>(weight);
-#pragma omp parallel for simd num_threads(threads)
-    for (int64_t j = 0; j < tensors[i].size; ++j) t[j] += w * (s[j] - t[j]);
+static const int64_t kChunk = 65536;
+static const int64_t kBlock = 1024;
+
+static int64_t chunks_of(int64_t size) { return (size + kChunk - 1) / kChunk; }
+static int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : 2; }
+static int64_t code_of(const float*) { return F32; }
+static int64_t code_of(const double*) { return F64; }
+
+// The form whose rounding error shrinks with the smaller of the two weights.
+template <typename Real>
+static inline void move(Real* teacher, const Real* student, Real decay, Real weight, int64_t n) {
+  if (weight < Real(0.5)) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) teacher[i] = teacher[i] + weight * (student[i] - teacher[i]);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) teacher[i] = student[i] + decay * (teacher[i] - student[i]);
+  }
+}
+
+template <typename Real>
+static void update(const EmaTensor& x, int64_t from, int64_t to, double decay) {
+  Real* const teacher = static_cast<Real*>(x.teacher);
+  const Real keep = static_cast<Real>(decay), weight = static_cast<Real>(1.0 - decay);
+  const int64_t own = code_of(teacher);
+  alignas(64) Real converted[kBlock];
+  alignas(64) Real rounded[kBlock];  // room for the shadow's block in any format that is not wider than Real
+  for (int64_t i = from; i < to; i += kBlock) {
+    const int64_t n = to - i < kBlock ? to - i : kBlock;
+    if (decay == 0.0) {
+      decode_any(x.student_dtype, x.student, i, teacher + i, n);
+    } else if (decay != 1.0) {
+      const Real* student = static_cast<const Real*>(x.student) + i;
+      if (x.student_dtype != own) {
+        decode_any(x.student_dtype, x.student, i, converted, n);
+        student = converted;
+      }
+      move(teacher + i, student, keep, weight, n);
+    }
+    if (!x.shadow) continue;
+    const int64_t width = bytes_of(x.shadow_dtype);
+    if (width > static_cast<int64_t>(sizeof(Real))) {
+      encode_any(x.shadow_dtype, teacher + i, x.shadow, i, n);
+    } else {
+      encode_any(x.shadow_dtype, teacher + i, rounded, 0, n);
+      stream_copy(static_cast<char*>(x.shadow) + i * width, rounded, n * width);
+    }
+  }
+}
+
+void ema(const EmaTensor* tensors, int64_t count, double decay, int threads) {
+  int64_t chunks = 0;
+  for (int64_t i = 0; i < count; ++i) chunks += chunks_of(tensors[i].size);
+  if (chunks < threads) threads = chunks < 1 ? 1 : static_cast<int>(chunks);
+#pragma omp parallel num_threads(threads)
+  {
+    int64_t index = 0, first = 0;  // the tensor that holds the chunk, and its first chunk; a thread's chunks only go up
+#pragma omp for schedule(monotonic : dynamic) nowait
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      while (chunk - first >= chunks_of(tensors[index].size)) first += chunks_of(tensors[index++].size);
+      const EmaTensor& x = tensors[index];
+      const int64_t from = (chunk - first) * kChunk;
+      const int64_t to = from + kChunk < x.size ? from + kChunk : x.size;
+      if (x.teacher_dtype == F64) update<double>(x, from, to, decay);
+      else update<float>(x, from, to, decay);
+    }
+    stream_fence();
   }
 }
 
