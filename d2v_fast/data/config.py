@@ -67,7 +67,7 @@ class LoaderConfig:
     """Samples in a micro-batch, at most."""
 
     batch_seconds: float | None = None
-    """Speech: a micro-batch holds clips of about equal length, this much sound together; None goes by `batch_size` alone."""
+    """Speech: a micro-batch holds clips of about equal length, at most this much sound; None: random ones, by number."""
 
     accumulation: int = 1
     """Micro-batches in an optimizer step."""

@@ -1,0 +1,130 @@
+"""A folder of JPEG and PNG pictures."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from d2v_fast.data.config import VisionInputs
+from d2v_fast.data.errors import SampleError
+from d2v_fast.data.index import Index, list_files, open_index, refuse_unreadable
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+_CONVERT = "Convert them first, for example: mogrify -format png *{0}"
+_REMEDIES = {
+    e: _CONVERT.format(e) for e in (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".ppm", ".pgm")
+}
+_MAX_PIXELS = 1 << 28
+"""Pictures beyond this (a quarter of a gigapixel) are refused: a small file can ask for all memory there is."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+
+class ImageFolder:
+    """Pictures by number; made by `open_images`."""
+
+    modality = "vision"
+
+    def __init__(self, root: Path, index: Index, channels: int) -> None:
+        self._root = root
+        self._index = index
+        self._mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+        self.sizes = index.sizes
+        self.fingerprint = index.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._index.names)
+
+    def name(self, index: int) -> str:
+        """The file's path below the folder."""
+        return self._index.names[index]
+
+    def read(self, index: int) -> Tensor:
+        """Decodes a picture: uint8 [channels, height, width].
+
+        Palettes, CMYK and 16-bit pictures are converted, alpha is dropped, of an animation the first frame is taken;
+        the orientation that a camera notes in EXIF is not applied (nor was it for the published models).
+
+        Raises:
+            SampleError: The file is gone, truncated, damaged, or no longer of the size in the index.
+        """
+        name = str(self._root / self._index.names[index])
+        if index in self._index.problems:
+            raise SampleError(name, self._index.problems[index])
+        try:
+            data = np.fromfile(name, dtype=np.uint8)
+            image = decode_image(torch.from_numpy(data), mode=self._mode)
+        except OSError as error:
+            raise SampleError(name, error.strerror or str(error)) from error
+        except RuntimeError as error:
+            raise SampleError(name, str(error).strip().splitlines()[0]) from error
+        if image.dtype == torch.uint16:  # 16-bit PNG: the high byte, as libpng and Pillow have it
+            image = (image.to(torch.int32) >> 8).to(torch.uint8)
+        height, width = image.shape[-2:]
+        if (height, width) != tuple(self.sizes[index]):
+            expected = "x".join(map(str, self.sizes[index]))
+            raise SampleError(name, f"is {height}x{width}, but was {expected} when the data was indexed")
+        return image
+
+
+def open_images(root: Path, inputs: VisionInputs, *, run: Path | None, threads: int) -> ImageFolder:
+    """Indexes a folder of pictures; see `open_source`."""
+    listing = list_files(root, EXTENSIONS)
+    refuse_unreadable(root, listing, _REMEDIES, "JPEG or PNG")
+    index = open_index(root, "vision", listing, lambda name: read_size(root / name), run=run, threads=threads)
+    return ImageFolder(root, index, len(inputs.mean))
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels from the header of a JPEG or PNG file, told by its content, not by its name.
+
+    Raises:
+        SampleError: Not such a file, or one that is cut off or too large.
+    """
+    try:
+        with path.open("rb") as file:
+            size = _size(file)
+    except OSError as error:
+        raise SampleError(str(path), error.strerror or str(error)) from error
+    except (ValueError, struct.error) as error:
+        empty = os.path.getsize(path) == 0
+        raise SampleError(str(path), "is empty" if empty else str(error)) from error
+    if 0 in size or size[0] * size[1] > _MAX_PIXELS:
+        raise SampleError(str(path), f"claims to be {size[0]}x{size[1]} pixels (at most {_MAX_PIXELS} are read)")
+    return size
+
+
+def _size(file: BinaryIO) -> tuple[int, int]:
+    head = file.read(24)
+    if head.startswith(_PNG) and head[12:16] == b"IHDR":
+        width, height = struct.unpack(">II", head[16:24])
+        return height, width
+    if not head.startswith(b"\xff\xd8"):
+        raise ValueError("is neither JPEG nor PNG")
+    file.seek(2)
+    while True:  # markers: FF, a code, a length that counts itself; the frame header holds the size
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("is a JPEG that ends before its size")
+        if byte != b"\xff":
+            continue
+        code = file.read(1)
+        while code == b"\xff":
+            code = file.read(1)
+        if not code:
+            raise ValueError("is a JPEG that ends before its size")
+        if code[0] in (0x00, 0x01) or 0xD0 <= code[0] <= 0xD8:  # stuffing, restart markers: no length follows
+            continue
+        (length,) = struct.unpack(">H", file.read(2))
+        if code[0] in _START_OF_FRAME:
+            height, width = struct.unpack(">xHH", file.read(5))
+            return height, width
+        file.seek(max(length - 2, 0), os.SEEK_CUR)

@@ -1,0 +1,191 @@
+"""The loader: the batches of each optimizer step, made ahead of time."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from itertools import islice
+from types import TracebackType
+
+import numpy as np
+
+from d2v_fast.batch import Batch
+
+from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
+from d2v_fast.data.errors import DataError, report
+from d2v_fast.data.making import Made, Maker, MaskMaker
+from d2v_fast.data.plan import Plan
+from d2v_fast.data.source import DataSource
+
+
+class Loader:
+    """The micro-batches of each optimizer step, as a pure function of (source, configuration, seed, step).
+
+    Micro-batches are counted on over epochs: step n takes micro-batches n * accumulation and the following ones, and
+    an epoch ends where the count passes a multiple of `batches_per_epoch`.
+
+    A sample that cannot be read is named once on stderr and left out: its batch shrinks, nothing else shifts.
+
+    Args:
+        source: Where samples come from.
+        inputs: How a sample becomes an input.
+        config: How samples become batches.
+        seed: Of the run.
+        masks: Makes the masks; called from a worker thread.
+        image_size: Vision: height and width of the model's input, in pixels.
+        first_step: The step that will be asked for first; its batches are begun at once.
+
+    Raises:
+        DataError: A setting or the source does not fit, or too few samples are left.
+    """
+
+    def __init__(
+        self,
+        source: DataSource,
+        *,
+        inputs: InputsConfig,
+        config: LoaderConfig,
+        seed: int,
+        masks: MaskMaker,
+        image_size: int | None = None,
+        first_step: int = 0,
+    ) -> None:
+        if isinstance(inputs, VisionInputs) and image_size is None:
+            raise DataError("Loader: pictures need image_size")
+        for name, least in (("accumulation", 1), ("threads", 1), ("prefetch", 0)):
+            if getattr(config, name) < least:
+                raise DataError(f"loader.{name} is {getattr(config, name)}; it must be at least {least}")
+        self._source, self._config = source, config
+        usable = _usable(source, inputs)
+        self.left_out: int = len(source) - len(usable)
+        """Clips shorter than `inputs.min_seconds`."""
+        train, held_out = split(source, usable, config.holdout)
+        self._plan = Plan(source.sizes, train, inputs, config, seed)
+        self._held_out = Plan(source.sizes, held_out, inputs, config, seed) if len(held_out) else None
+        self.batches_per_epoch: int = self._plan.batches_per_epoch
+        """Micro-batches in an epoch."""
+        self.steps_per_epoch: int = max(1, self.batches_per_epoch // config.accumulation)
+        """Optimizer steps in an epoch, rounded down."""
+        self.skipped = 0
+        """Samples missing from the batches handed out so far."""
+        self.wait = 0.0
+        """Seconds that `step` has waited for batches so far."""
+        self._reported: set[int] = set()
+        self._coming: dict[int, list[Future[Made]]] = {}
+        self._maker = Maker(source, inputs, masks, image_size, config.threads)
+        self._request(first_step)
+
+    def epoch(self, step: int) -> int:
+        """The epoch in which optimizer step `step` begins."""
+        return step * self._config.accumulation // self.batches_per_epoch
+
+    def step(self, n: int) -> list[Batch]:
+        """The micro-batches of optimizer step `n`; cheapest in order, but any step can be asked for.
+
+        Raises:
+            DataError: No sample of a micro-batch can be read, or reading failed in an unexpected way.
+        """
+        began = time.perf_counter()
+        self._request(n)
+        try:
+            made = [future.result() for future in self._coming.pop(n)]
+        finally:
+            self.wait += time.perf_counter() - began
+        self._request(n + 1)
+        return [self._hand_over(one) for one in made]
+
+    def validation(self) -> Iterator[Batch]:
+        """The held-out samples, each once, with the same crops, windows and masks every time."""
+        plans = iter(self._held_out.in_order() if self._held_out else ())
+        coming = [self._maker.begin(lambda plan=plan: plan) for plan in islice(plans, 2)]
+        try:
+            while coming:
+                made = coming.pop(0).result()
+                coming += [self._maker.begin(lambda plan=plan: plan) for plan in islice(plans, 1)]
+                yield self._hand_over(made)
+        finally:
+            for future in coming:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stops the threads; batches that were being made are dropped."""
+        self._drop(list(self._coming))
+        self._maker.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _request(self, n: int) -> None:
+        """Sees to it that step n and the `prefetch` - 1 behind it are being made, and no others."""
+        wanted = range(n, n + max(1, self._config.prefetch))
+        self._drop([step for step in self._coming if step not in wanted])
+        each = self._config.accumulation
+        for step in wanted:
+            if step not in self._coming:
+                numbers = range(step * each, (step + 1) * each)
+                self._coming[step] = [self._maker.begin(lambda m=m: self._plan.batch(m)) for m in numbers]
+
+    def _drop(self, steps: list[int]) -> None:
+        for step in steps:
+            for future in self._coming.pop(step):
+                future.cancel()
+
+    def _hand_over(self, made: Made) -> Batch:
+        for sample, error in made.failures.items():
+            if sample not in self._reported:
+                self._reported.add(sample)
+                report(error.name, error.reason)
+        self.skipped += len(made.failures)
+        if made.batch is None:
+            first = next(iter(made.failures.values()))
+            raise DataError(f"no sample of a batch of {len(made.failures)} can be read; the first is {first}")
+        return made.batch
+
+
+def split(source: DataSource, usable: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out a share of the samples, chosen by a hash of their names: order, seed and other samples do not matter much.
+
+    Args:
+        source: For the names.
+        usable: int64 [n], the samples to choose from.
+        share: In [0, 1); at least one sample is held out, and one kept, unless it is 0.
+
+    Returns:
+        Samples to train on and samples held out, ascending.
+    """
+    if not 0 <= share < 1:
+        raise DataError(f"loader.holdout is {share}; it is a share of the samples, at least 0 and less than 1")
+    if share == 0:
+        return usable, usable[:0]
+    if len(usable) < 2:
+        raise DataError(f"loader.holdout is {share}, but there is only {len(usable)} sample")
+    names = [source.name(i).encode("utf-8", "surrogateescape") for i in usable.tolist()]
+    hashes = np.array(
+        [int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") for name in names], np.uint64
+    )
+    count = min(max(1, round(share * len(usable))), len(usable) - 1)
+    order = np.argsort(hashes, kind="stable")
+    return np.sort(usable[order[count:]]), np.sort(usable[order[:count]])
+
+
+def _usable(source: DataSource, inputs: InputsConfig) -> np.ndarray:
+    """The samples that take part, int64 ascending: all but clips that are too short."""
+    sizes = np.asarray(source.sizes)
+    if not isinstance(inputs, SpeechInputs):
+        return np.arange(len(source), dtype=np.int64)
+    least = max(1, round(inputs.min_seconds * inputs.sample_rate))
+    usable = np.flatnonzero((sizes >= least) | (sizes == 0)).astype(np.int64)
+    if not (sizes[usable] > 0).any():
+        longest = sizes.max() / inputs.sample_rate
+        raise DataError(
+            f"data: no clip is as long as inputs.min_seconds {inputs.min_seconds} (the longest has {longest:.2f} s): "
+            "lower it, or join clips"
+        )
+    return usable

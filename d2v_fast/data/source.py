@@ -1,0 +1,182 @@
+"""Where samples come from: the `DataSource` protocol, samples in memory, and the one door to files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from d2v_fast.data.config import InputsConfig, SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.data.index import check_fingerprint
+
+_INPUTS = {"speech": SpeechInputs, "vision": VisionInputs, "text": TextInputs}
+
+
+@runtime_checkable
+class DataSource(Protocol):
+    """Samples by number. A class of one's own with these six members can be trained on.
+
+    `read` gives, by modality:
+
+    * speech: a clip at `inputs.sample_rate`, an array or tensor [samples], int16 or floating point in [-1, 1];
+    * vision: a picture, uint8, an array [height, width] or [height, width, channels] or a tensor [channels, height, width];
+    * text: one block of `inputs.block_size` token ids. A text source also has `mask_id`, `pad_id`, `special_ids` and `vocab_size`.
+    """
+
+    modality: str
+    """"speech", "vision" or "text"."""
+
+    sizes: np.ndarray
+    """int64 [N] samples or tokens, or [N, 2] height and width; 0 where a sample is known to be unreadable."""
+
+    fingerprint: str
+    """Changes when the data does; a run is continued with the same fingerprint only."""
+
+    def __len__(self) -> int:
+        """Number of samples N."""
+        ...
+
+    def name(self, index: int) -> str:
+        """A name that stays with the sample: it decides what is held out, and messages show it."""
+        ...
+
+    def read(self, index: int) -> np.ndarray | Tensor:
+        """The sample itself; called from several threads.
+
+        Raises:
+            SampleError: This sample cannot be read: it is skipped.
+        """
+        ...
+
+
+class ArraySource:
+    """Clips or pictures that are in memory already.
+
+    Args:
+        modality: "speech" or "vision".
+        samples: Clips [samples], int16 or floating point, at the configured sample rate; or pictures, uint8,
+            [height, width] or [height, width, channels].
+        names: A name for each sample; their numbers by default.
+
+    Raises:
+        DataError: No samples, another modality, or a sample of the wrong shape or number format.
+    """
+
+    def __init__(self, modality: str, samples: Sequence[np.ndarray], names: Sequence[str] | None = None) -> None:
+        if modality not in ("speech", "vision"):
+            raise DataError(
+                f"ArraySource holds speech or vision, not {modality!r}; write texts to a .jsonl file instead"
+            )
+        if len(samples) == 0:
+            raise DataError("ArraySource needs at least one sample")
+        if names is not None and len(names) != len(samples):
+            raise DataError(f"ArraySource got {len(names)} names for {len(samples)} samples")
+        self.modality = modality
+        self._samples = samples
+        self._names = names
+        digest = hashlib.blake2b(modality.encode(), digest_size=16)
+        sizes = []
+        for i in range(len(samples)):
+            sample = np.ascontiguousarray(samples[i])
+            _check_array(modality, i, sample)
+            digest.update(f"{sample.dtype}{sample.shape}".encode())
+            digest.update(sample)
+            sizes.append(sample.shape[:2] if modality == "vision" else sample.shape[0])
+        self.sizes = np.array(sizes, dtype=np.int64)
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def name(self, index: int) -> str:
+        """The name given for this sample, or its number."""
+        return str(index) if self._names is None else self._names[index]
+
+    def read(self, index: int) -> np.ndarray:
+        """The array itself."""
+        return self._samples[index]
+
+
+def _check_array(modality: str, i: int, sample: np.ndarray) -> None:
+    found = f"sample {i} is {sample.dtype} {list(sample.shape)}"
+    if modality == "vision" and (sample.dtype != np.uint8 or sample.ndim not in (2, 3) or 0 in sample.shape):
+        raise DataError(
+            f"{found}; a picture is uint8 [height, width] or [height, width, channels] "
+            "(values in [0, 1]: multiply by 255, round and convert)"
+        )
+    if modality == "speech" and (sample.ndim != 1 or not (sample.dtype == np.int16 or sample.dtype.kind == "f")):
+        raise DataError(f"{found}; a clip is one-dimensional, int16 or floating point in [-1, 1]")
+
+
+def open_source(
+    data: str | Path | DataSource,
+    modality: str,
+    inputs: InputsConfig,
+    *,
+    vocab_size: int | None = None,
+    run: Path | None = None,
+    threads: int = 2,
+) -> DataSource:
+    """Opens a folder of images or audio, text files, or a source of one's own.
+
+    A folder is searched with its subfolders (hidden files are left out) and sorted by name. The headers are read
+    once, into `run`/index.jsonl; later calls with the same `run` check that the folder still is what it was. Text
+    is also tokenised once, into `run`/tokens.bin with `run`/tokenizer.json.
+
+    Args:
+        data: A folder, a .txt or .jsonl file (text), or a `DataSource`, which is checked and returned.
+        modality: "speech", "vision" or "text".
+        inputs: How files become inputs.
+        vocab_size: Text: rows of the model's token embedding.
+        run: Folder for the index; None keeps it in memory.
+        threads: Threads that read headers.
+
+    Raises:
+        DataError: A wrong path, an empty folder, formats that cannot be read, or data that changed since the run began.
+    """
+    if not isinstance(inputs, _INPUTS.get(modality, ())):
+        raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
+    if not isinstance(data, (str, Path)):
+        return _own_source(data, modality, run)
+    root = Path(data).expanduser()
+    if not root.exists():
+        raise DataError(f"data: there is nothing at {root} (looked in {Path.cwd()})")
+    if isinstance(inputs, TextInputs):
+        from d2v_fast.data.text import open_text
+
+        return open_text(root, inputs, vocab_size=vocab_size, run=run, threads=threads)
+    if not root.is_dir():
+        raise DataError(f"data: {root} is a file; {modality} is read from a folder")
+    if isinstance(inputs, SpeechInputs):
+        from d2v_fast.data.audio import open_audio
+
+        return open_audio(root, inputs, run=run, threads=threads)
+    from d2v_fast.data.images import open_images
+
+    return open_images(root, inputs, run=run, threads=threads)
+
+
+def _own_source(data: DataSource, modality: str, run: Path | None) -> DataSource:
+    if not isinstance(data, DataSource):
+        missing = [m for m in ("modality", "sizes", "fingerprint", "__len__", "name", "read") if not hasattr(data, m)]
+        raise DataError(
+            f"data is a {type(data).__name__}, neither a path nor a DataSource: it lacks {', '.join(missing)}"
+        )
+    if data.modality != modality:
+        raise DataError(f"data holds {data.modality}, the model is made for {modality}")
+    if len(data) == 0:
+        raise DataError(f"data: the {type(data).__name__} is empty")
+    expected = (len(data), 2) if modality == "vision" else (len(data),)
+    if np.shape(data.sizes) != expected:
+        raise DataError(f"data.sizes has shape {np.shape(data.sizes)}, expected {expected}")
+    if run is not None:
+        check_fingerprint(run, modality, len(data), data.fingerprint)
+    return data
+
+
+__all__ = ["ArraySource", "DataError", "DataSource", "SampleError", "open_source"]

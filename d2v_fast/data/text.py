@@ -1,0 +1,163 @@
+"""Text files: tokenised once, kept as one long memory-mapped row of tokens, read in blocks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from d2v_fast.data import corpus
+from d2v_fast.data import tokenizer as vocabulary
+from d2v_fast.data.config import TextInputs
+from d2v_fast.data.errors import DataError, report
+from d2v_fast.data.index import Index, Listing, list_files, open_index, refuse_unreadable, write_whole
+
+EXTENSIONS = (".txt", ".jsonl")
+TOKENS, TOKENIZER = "tokens.bin", "tokenizer.json"
+_REMEDY = 'Write them to .txt files, or to a .jsonl file with one object {"text": ...} in each line'
+_REMEDIES = {
+    e: _REMEDY for e in (".json", ".csv", ".tsv", ".parquet", ".pdf", ".html", ".md", ".rst", ".xml", ".gz", ".zip")
+}
+
+
+class TextBlocks:
+    """Blocks of tokens by number: the begin token, then `block_size` - 1 tokens of the corpus.
+
+    Every document is followed by the end token; a block may hold several documents, or a part of one. What is left
+    behind the last whole block is not used.
+    """
+
+    modality = "text"
+
+    def __init__(self, tokens: np.ndarray, tokenizer: Tokenizer, block_size: int, fingerprint: str) -> None:
+        special = vocabulary.specials(tokenizer)
+        self.tokens = tokens
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.mask_id, self.pad_id, self.special_ids = special.mask, special.pad, special.all
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        self._begin, self._size = special.begin, block_size
+        self.sizes = np.full(len(tokens) // (block_size - 1), block_size, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def name(self, index: int) -> str:
+        """The block's number."""
+        return f"block {index}"
+
+    def read(self, index: int) -> np.ndarray:
+        """One block: int64 [block_size]."""
+        block = np.empty(self._size, dtype=np.int64)
+        block[0] = self._begin
+        block[1:] = self.tokens[index * (self._size - 1) : (index + 1) * (self._size - 1)]
+        return block
+
+
+def open_text(root: Path, inputs: TextInputs, *, vocab_size: int | None, run: Path | None, threads: int) -> TextBlocks:
+    """Indexes and tokenises a .txt or .jsonl file or a folder of them; see `open_source`."""
+    if inputs.block_size < 2:
+        raise DataError(f"inputs.block_size is {inputs.block_size}; a block needs at least 2 tokens")
+    folder, listing = _list(root)
+    new: dict[str, Any] = {}  # filled where the corpus is not tokenised yet
+
+    def tokenise(index: Index) -> Index:
+        paths = [folder / name for i, name in enumerate(index.names) if i not in index.problems]
+        new["tokenizer"] = tokenizer = _make_tokenizer(paths, inputs, vocab_size)
+        if run is None:
+            new["file"] = file = tempfile.TemporaryFile(prefix="d2v-fast-")  # noqa: SIM115  (lives as long as its map)
+            return replace(index, extra=_write_tokens(file, paths, tokenizer))
+        with (run / (TOKENS + ".tmp")).open("wb") as file:
+            extra = _write_tokens(file, paths, tokenizer)
+            os.fsync(file.fileno())
+        os.replace(run / (TOKENS + ".tmp"), run / TOKENS)
+        write_whole(run / TOKENIZER, tokenizer.to_str())
+        return replace(index, extra=extra)
+
+    def header(name: str) -> tuple[int, ...]:
+        return corpus.measure(folder / name)
+
+    index = open_index(root, "text", listing, header, run=run, threads=threads, complete=tokenise)
+    _report(folder, index)
+    tokenizer = new["tokenizer"] if new else vocabulary.load(_kept(run, TOKENIZER))
+    _check_vocabulary(tokenizer, vocab_size)
+    count, dtype = index.extra["tokens"], np.dtype(index.extra["dtype"])
+    stored = new["file"] if "file" in new else _kept(run, TOKENS)
+    if isinstance(stored, Path) and stored.stat().st_size != count * dtype.itemsize:
+        raise DataError(f"{stored} is damaged: delete {stored.parent / 'index.jsonl'}, and the text is tokenised again")
+    if count < inputs.block_size - 1:
+        raise DataError(
+            f"data: {root} has {count} tokens, less than one block of {inputs.block_size}: "
+            "add text or lower inputs.block_size"
+        )
+    tokens = np.memmap(stored, dtype=dtype, mode="r", shape=(count,))
+    return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint)
+
+
+def _list(root: Path) -> tuple[Path, Listing]:
+    if not root.is_file():
+        listing = list_files(root, EXTENSIONS)
+        refuse_unreadable(root, listing, _REMEDIES, ".txt or .jsonl")
+        return root, listing
+    if root.suffix.lower() not in EXTENSIONS:
+        raise DataError(f"data: {root} is neither .txt nor .jsonl. {_REMEDY}.")
+    return root.parent, Listing([root.name], np.array([root.stat().st_size], dtype=np.int64), Counter())
+
+
+def _make_tokenizer(paths: Sequence[Path], inputs: TextInputs, vocab_size: int | None) -> Tokenizer:
+    if inputs.tokenizer is not None:
+        tokenizer = vocabulary.load(Path(inputs.tokenizer).expanduser())
+    elif vocab_size is None:
+        raise DataError("inputs.tokenizer is not given, and no vocabulary size to train one")
+    else:
+        texts = (piece.text for path in paths for piece in corpus.read_pieces(path))
+        tokenizer = vocabulary.train(texts, vocab_size)
+    _check_vocabulary(tokenizer, vocab_size)
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: Tokenizer, vocab_size: int | None) -> None:
+    found = tokenizer.get_vocab_size()
+    if vocab_size is not None and found > vocab_size:
+        raise DataError(
+            f"the tokenizer has {found} tokens, more than the model's {vocab_size}: set vocab_size to {found}"
+        )
+
+
+def _write_tokens(file: BinaryIO, paths: Sequence[Path], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Writes the tokens of all documents, an end token behind each; returns what the index says about the file."""
+    dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
+    end = vocabulary.specials(tokenizer).end
+    digest, count = hashlib.blake2b(digest_size=16), 0
+    pieces = (piece for path in paths for piece in corpus.read_pieces(path))
+    for ids, last in vocabulary.encode(tokenizer, pieces):
+        data = np.array([*ids, end] if last else ids, dtype=dtype).tobytes()
+        file.write(data)
+        digest.update(data)
+        count += len(data) // dtype.itemsize
+    file.flush()
+    return {"tokens": count, "dtype": dtype.str, "hash": digest.hexdigest()}
+
+
+def _kept(run: Path | None, name: str) -> Path:
+    assert run is not None, "an index was found, so there is a run"
+    if not (run / name).exists():
+        raise DataError(f"{run / name} is gone: delete {run / 'index.jsonl'}, and the text is tokenised again")
+    return run / name
+
+
+def _report(folder: Path, index: Index) -> None:
+    for i, reason in index.problems.items():
+        report(str(folder / index.names[i]), reason)
+    for i in np.flatnonzero(index.sizes[:, 2]).tolist():
+        found = corpus.Measure(*index.sizes[i].tolist())
+        where = f"the first is line {found.first_bad}"
+        report(str(folder / index.names[i]), f'{found.bad_lines} lines without a string "text" ({where})')
