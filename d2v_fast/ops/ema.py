@@ -1,12 +1,16 @@
-"""Exponential moving average of a list of tensors, in place."""
+"""Exponential moving average of a list of tensors, in place: the teacher's step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from d2v_fast import reference
+from d2v_fast import _C, reference
+from d2v_fast.ops._library import DTYPE_CODES, compiled, dtype_code, plain_torch, register, serve
+from d2v_fast.ops._overlap import find_overlap
 
 
 def ema_update_(
@@ -15,5 +19,112 @@ def ema_update_(
     decay: float | Tensor,
     shadow: Sequence[Tensor] | None = None,
 ) -> None:
-    """Moves the teacher towards the student: teacher += (1 - decay) * (student - teacher), in place."""
-    reference.ema_update_(teacher, student, decay, shadow)
+    """Moves each teacher towards its student in place: teacher += (1 - decay) * (student - teacher).
+
+    One pass over memory for the whole list (data2vec, section 3.3, "teacher parameterization"). `1 - decay` is taken in
+    float64; the arithmetic is the teacher's. Decay 0 copies the student bit for bit, decay 1 changes nothing. Gradients
+    neither flow through it nor are asked for. Non-contiguous tensors work, through copies.
+
+    Args:
+        teacher: the running means, float32 or float64.
+        student: a tensor of the same shape for each, of any floating dtype; the same tensor may stand there twice.
+        decay: the share of the old teacher that stays, in [0, 1]; a number, or a 0-dim float64 tensor, which is neither
+            read on the host nor checked when it lives on another device.
+        shadow: a tensor for each teacher that receives the new teacher rounded to its own dtype, in the same pass.
+
+    Raises:
+        ValueError: lengths, shapes or devices differ, tensors share bytes (also: one parameter listed twice), or decay
+            is not in [0, 1].
+        TypeError: the teacher is not float32 or float64, a dtype is not floating, or the decay tensor is not 0-dim
+            float64.
+    """
+    if shadow is not None and len(shadow) != len(teacher):
+        raise ValueError(f"shadow has {len(shadow)} tensors and teacher {len(teacher)}: they go in pairs")
+    if not isinstance(decay, Tensor):
+        decay = torch.tensor(decay, dtype=torch.float64)
+    with torch.no_grad():
+        _ema_update(list(teacher), list(student), decay, list(shadow or ()))
+
+
+def _check(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
+    """The metadata; an empty `shadow` is none."""
+    if decay.dtype != torch.float64 or decay.dim() != 0:
+        raise TypeError(
+            f"decay is a {decay.dim()}-dim {decay.dtype} tensor; use a number or a 0-dim float64 tensor "
+            "(1 - 0.9999 taken in float32 is off by 1.7e-4 of itself)"
+        )
+    for index, tensor in enumerate(teacher):
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"teacher[{index}] has dtype {tensor.dtype}; the teacher must be float32 or float64, or small steps "
+                "are lost (pass low-precision copies as `shadow`)"
+            )
+    for name, tensors in (("student", student), ("shadow", shadow)) if shadow else (("student", student),):
+        if len(tensors) != len(teacher):
+            raise ValueError(f"{name} has {len(tensors)} tensors and teacher {len(teacher)}: they go in pairs")
+        for index, (one, other) in enumerate(zip(teacher, tensors, strict=True)):
+            if one.shape != other.shape:
+                raise ValueError(
+                    f"{name}[{index}] has shape {tuple(other.shape)} and teacher[{index}] {tuple(one.shape)}"
+                )
+            if other.dtype not in DTYPE_CODES:
+                dtype_code(other, f"{name}[{index}]")
+            if one.device != other.device:
+                raise ValueError(f"{name}[{index}] is on {other.device} and teacher[{index}] on {one.device}: move one")
+
+
+def _check_bytes(teacher: list[Tensor], student: list[Tensor], shadow: list[Tensor]) -> None:
+    def named(name: str, tensors: list[Tensor]) -> list[tuple[str, Tensor]]:
+        return [(f"{name}[{index}]", tensor) for index, tensor in enumerate(tensors)]
+
+    shared = find_overlap(named("teacher", teacher) + named("shadow", shadow), named("student", student))
+    if shared:
+        raise ValueError(f"{shared} share memory: list tied parameters once, and give the teacher its own memory")
+
+
+def _number(decay: Tensor) -> float:
+    value = decay.item()
+    if not 0.0 <= value <= 1.0:  # NaN too
+        raise ValueError(f"decay is {value}; it must be in [0, 1]")
+    return value
+
+
+def _on_cpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
+    _check(teacher, student, decay, shadow)
+    _check_bytes(teacher, student, shadow)
+    value = _number(decay)
+    means, samples, copies = _contiguous(teacher), _contiguous(student), _contiguous(shadow)
+    table = np.zeros((len(teacher), 7), np.int64)  # struct EmaTensor in csrc/cpu/kernels.h
+    table[:, 0] = [tensor.data_ptr() for tensor in means]
+    table[:, 1] = [tensor.data_ptr() for tensor in samples]
+    table[:, 3] = [tensor.numel() for tensor in means]
+    table[:, 4] = [DTYPE_CODES[tensor.dtype] for tensor in means]
+    table[:, 5] = [DTYPE_CODES[tensor.dtype] for tensor in samples]
+    if shadow:
+        table[:, 2] = [tensor.data_ptr() for tensor in copies]
+        table[:, 6] = [DTYPE_CODES[tensor.dtype] for tensor in copies]
+    _C.ema(table.ctypes.data, len(teacher), value, torch.get_num_threads())
+    for tensor, result in zip([*teacher, *shadow], [*means, *copies], strict=True):
+        if result is not tensor:
+            tensor.copy_(result)
+    # What autograd saved of a tensor that changes here must not be used any more.
+    torch.autograd.graph.increment_version([*teacher, *shadow])
+
+
+def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in tensors]
+
+
+def _elsewhere(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
+    _check(teacher, student, decay, shadow)
+    _check_bytes(teacher, student, shadow)
+    reference.ema_update_(teacher, student, _number(decay) if decay.is_cpu else decay, shadow or None)
+
+
+_ema_update = register(
+    "ema_update_(Tensor(a!)[] teacher, Tensor[] student, Tensor decay, Tensor(b!)[] shadow) -> ()",
+    cpu=_on_cpu,
+    other=_elsewhere,
+    fake=_check,
+)
+serve("ema_update_", cpu=compiled(), cuda=plain_torch())
