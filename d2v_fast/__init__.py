@@ -1,13 +1,54 @@
-"""Fast and exact data2vec pretraining for speech, images and text."""
+"""Fast and exact data2vec pretraining for speech, images and text.
 
-import torch  # noqa: F401  (first: its OpenMP runtime must be the one that the kernels share)
+Names are imported when they are first used, so that `d2v-fast --help` does not wait for torch.
+"""
 
-try:
-    from d2v_fast import _C  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "d2v_fast's compiled kernels are missing. Importing the source tree is not enough: install the package with "
-        "`pip install .` (or `pip install -e .` to work on it) from the folder that holds pyproject.toml."
-    ) from error
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from d2v_fast import ops, presets
+    from d2v_fast.models import Data2Vec
+    from d2v_fast.training.loading import load
+    from d2v_fast.training.pretraining import pretrain
+    from d2v_fast.training.trainer import Data2VecTrainer
 
 __version__ = "0.1.0"
+
+__all__ = ["Data2Vec", "Data2VecTrainer", "__version__", "load", "ops", "presets", "pretrain"]
+
+_HOMES = {
+    "Data2Vec": "d2v_fast.models",
+    "Data2VecTrainer": "d2v_fast.training.trainer",
+    "load": "d2v_fast.training.loading",
+    "pretrain": "d2v_fast.training.pretraining",
+}
+_MODULES = ("ops", "presets", "models", "data", "masking", "evaluation", "interop", "reference", "rng", "training")
+_NOT_BUILT = (
+    "d2v_fast's compiled kernels are missing. Importing the source tree is not enough: install the package with "
+    "`pip install .` (or `pip install -e .` to work on it) from the folder that holds pyproject.toml."
+)
+
+if find_spec("d2v_fast._C") is None:
+    raise ImportError(_NOT_BUILT)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "_C":
+        # `from d2v_fast import _C` comes here. torch first: its OpenMP runtime must be the one that the kernels share.
+        importlib.import_module("torch")
+        return importlib.import_module("d2v_fast._C")
+    if name in _MODULES:
+        return importlib.import_module(f"d2v_fast.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'd2v_fast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -1,1 +1,1 @@
-
+"""Pretraining: configuration, loop, checkpoints, monitors and what a run writes."""

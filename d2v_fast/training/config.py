@@ -1,4 +1,4 @@
-"""The configuration of a run: one dataclass per section, a docstring under each field, which is also the command line's help."""
+"""The configuration of a run: one dataclass per section; a field's docstring is the command line's help, too."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class EmaConfig:
     """How fast the teacher follows: teacher = decay * teacher + (1 - decay) * student, once per optimizer step."""
 
     start: float = 0.999
-    """Decay of the first step."""
+    """Decay before the first step; step n, counted from 1, is n / anneal_steps of the way to `end`."""
 
     end: float = 0.9999
     """Decay from step `anneal_steps` on; linear before."""
@@ -67,7 +67,7 @@ class PrecisionConfig:
     """Number formats and memory."""
 
     autocast: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Format of the matrix products; weights, teacher and optimizer stay float32. float16 scales the loss and needs CUDA."""
+    """Format of matrix products; weights, teacher, optimizer stay float32. float16 scales the loss and needs CUDA."""
 
     teacher_float32: bool = False
     """Run the teacher in float32 whatever `autocast` says, as the published vision code does."""
@@ -112,7 +112,7 @@ class MonitorConfig:
     """Steps before anything is judged."""
 
     min_std: float = 0.1
-    """Mean standard deviation of the targets below which a warning is given; predictions and local features: a tenth of it."""
+    """Mean standard deviation of the targets below which a warning comes; of predictions and local features a tenth."""
 
     min_rank: float = 2.0
     """Effective rank of predictions or targets below which a warning is given."""

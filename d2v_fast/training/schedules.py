@@ -1,0 +1,43 @@
+"""Learning rate and EMA decay as plain functions of the number of attempted optimizer steps."""
+
+from __future__ import annotations
+
+import math
+
+from d2v_fast.training.config import EmaConfig, OptimConfig
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) in a run of `steps` steps (data2vec.md 1.10, 2.1).
+
+    A linear warm-up from `first_lr` over W steps; then "cosine" falls to `last_lr` at the end of the run, and
+    "tri_stage" holds for H steps and falls exponentially to `last_lr`.
+    """
+    warmup = _share(steps, config.warmup)
+    if step < warmup:
+        return config.lr * (config.first_lr + (1.0 - config.first_lr) * step / warmup)
+    if config.schedule == "cosine":
+        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return config.lr * (config.last_lr + (1.0 - config.last_lr) * 0.5 * (1.0 + math.cos(math.pi * progress)))
+    hold = _share(steps, config.hold)
+    if step < warmup + hold:
+        return config.lr
+    progress = min(1.0, (step - warmup - hold) / max(1, steps - warmup - hold))
+    return config.lr * math.exp(math.log(config.last_lr) * progress)
+
+
+def ema_decay(config: EmaConfig, step: int) -> float:
+    """The decay of the teacher's update after optimizer step `step` (from 0).
+
+    That update is number step + 1, and the released code indexes its decay by it: already the first one uses a little
+    more than `start`.
+    """
+    done = step + 1
+    if done >= config.anneal_steps:
+        return config.end
+    return config.end - (config.end - config.start) * (1 - done / config.anneal_steps)
+
+
+def _share(steps: int, share: float) -> int:
+    # Rounded down as in the released code, but not when only the product's rounding error is missing (0.07 * 100 < 7).
+    return math.floor(steps * share + 1e-6)
