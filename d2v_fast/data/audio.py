@@ -11,7 +11,7 @@ import soxr
 
 from d2v_fast.data.config import SpeechInputs
 from d2v_fast.data.errors import SampleError
-from d2v_fast.data.index import Index, list_files, open_index, refuse_unreadable
+from d2v_fast.data.index import Index, check_formats, list_files, open_index
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus")
 _REMEDY = "Convert them to FLAC first, for example: for f in *{0}; do ffmpeg -i $f ${{f%{0}}}.flac; done"
@@ -45,10 +45,10 @@ class AudioFolder:
         return self._index.names[index]
 
     def read(self, index: int) -> np.ndarray:
-        """Decodes a clip: float32 [samples] at the configured rate, the mean over its channels, in [-1, 1].
+        """Decodes a clip: [samples] at the configured rate, the mean over its channels; int16, or float32 in [-1, 1].
 
         Raises:
-            SampleError: The file is gone, truncated, damaged, not finite, or no longer of the length in the index.
+            SampleError: The file is gone, truncated, damaged, or no longer of the length in the index.
         """
         path = self._root / self._index.names[index]
         if index in self._index.problems:
@@ -56,7 +56,7 @@ class AudioFolder:
         frames, rate = self._index.sizes[index].tolist()
         try:
             with soundfile.SoundFile(os.fsencode(path)) as file:
-                # reading PCM16 as int16 skips libsndfile's slow conversion; the division gives the same bits
+                # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
                 small = file.subtype == "PCM_16"
                 raw = file.read(dtype="int16" if small else "float32", always_2d=True)
                 found = (len(raw), file.samplerate)
@@ -65,21 +65,19 @@ class AudioFolder:
         if found != (frames, rate):
             was = f"{frames} frames at {rate} Hz when the data was indexed"
             raise SampleError(str(path), f"gives {found[0]} frames at {found[1]} Hz, but had {was}")
+        if raw.shape[1] == 1 and rate == self._rate:
+            return raw[:, 0]
         clip = raw[:, 0].astype(np.float32) if raw.shape[1] == 1 else raw.mean(axis=1, dtype=np.float32)
         if small:
-            clip /= np.float32(32768)
-        elif not np.isfinite(clip).all():
-            raise SampleError(str(path), "has samples that are not finite numbers")
-        if rate != self._rate:
-            clip = soxr.resample(clip, rate, self._rate)[: self.sizes[index]]
-        return clip
+            clip /= 32768
+        return clip if rate == self._rate else soxr.resample(clip, rate, self._rate)[: self.sizes[index]]
 
 
 def open_audio(root: Path, inputs: SpeechInputs, *, run: Path | None, threads: int) -> AudioFolder:
     """Indexes a folder of audio files; see `open_source`."""
     decoded = (*EXTENSIONS, ".mp3") if "MP3" in soundfile.available_formats() else EXTENSIONS
     listing = list_files(root, decoded)
-    refuse_unreadable(root, listing, _REMEDIES, "WAV, FLAC or OGG")
+    check_formats(root, listing, _REMEDIES, "WAV, FLAC or OGG")
     index = open_index(root, "speech", listing, lambda name: read_length(root / name), run=run, threads=threads)
     return AudioFolder(root, index, inputs.sample_rate)
 

@@ -67,7 +67,7 @@ class LoaderConfig:
     """Samples in a micro-batch, at most."""
 
     batch_seconds: float | None = None
-    """Speech: a micro-batch holds clips of about equal length, at most this much sound; None: random ones, by number."""
+    """Speech: a micro-batch holds clips of about equal length, at most this much sound; None: any clips, by number."""
 
     accumulation: int = 1
     """Micro-batches in an optimizer step."""

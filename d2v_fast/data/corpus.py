@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +42,7 @@ def read_pieces(path: Path) -> Iterator[Piece]:
     if path.suffix.lower() == ".jsonl":
         for text in _json_lines(path):
             if text:
-                yield from _cut([text])
+                yield from _cut(text[i : i + _PIECE] for i in range(0, len(text), _PIECE))
         return
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from _cut(iter(lambda: file.read(_PIECE), ""))
@@ -55,25 +54,26 @@ def measure(path: Path) -> Measure:
     Raises:
         SampleError: It cannot be read, is not UTF-8, or has no text.
     """
-    documents = characters = 0
+    documents = characters = lines = 0
+    bad: list[int] = []
     try:
-        for piece in read_pieces(path):
-            documents += piece.last
-            characters += len(piece.text)
-        bad = (
-            [i for i, text in enumerate(_json_lines(path), 1) if text is None]
-            if path.suffix.lower() == ".jsonl"
-            else []
-        )
+        if path.suffix.lower() == ".jsonl":
+            for lines, text in enumerate(_json_lines(path), 1):
+                documents += bool(text)
+                characters += len(text or "")
+                if text is None:
+                    bad.append(lines)
+        else:
+            documents, characters = 1, sum(len(piece.text) for piece in read_pieces(path))
     except OSError as error:
         raise SampleError(str(path), error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
-        raise SampleError(
-            str(path), f"is not UTF-8 ({error.reason} at byte {error.start} of a part): convert it"
-        ) from error
+        raise SampleError(str(path), f"is not UTF-8 ({error.reason}): convert it") from error
     if characters == 0:
-        no_line = f'has no line that is a JSON object with a string "text" (of {len(bad)})' if bad else "has no text"
-        raise SampleError(str(path), "is empty" if os.path.getsize(path) == 0 else no_line)
+        reason = (
+            f'has no text: none of its {lines} lines is a JSON object with a string "text"' if bad else "has no text"
+        )
+        raise SampleError(str(path), reason if path.stat().st_size else "is empty")
     return Measure(documents, characters, len(bad), bad[0] if bad else 0)
 
 
@@ -92,7 +92,7 @@ def _json_lines(path: Path) -> Iterator[str | None]:
                 yield None
 
 
-def _cut(chunks: Iterator[str] | list[str]) -> Iterator[Piece]:
+def _cut(chunks: Iterator[str]) -> Iterator[Piece]:
     """One document, however it arrives, as pieces of about `_PIECE` characters."""
     rest = ""
     for chunk in chunks:

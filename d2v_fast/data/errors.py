@@ -25,5 +25,9 @@ class SampleError(Exception):
 
 def report(name: str, reason: str) -> None:
     """Tells on stderr that something is left out."""
-    text = f"d2v-fast: skipped {name}: {reason}"
-    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    tell(f"skipped {name}: {reason}")
+
+
+def tell(message: str) -> None:
+    """Writes one line to stderr; bytes of a file name that are not UTF-8 are written as escapes."""
+    print(f"d2v-fast: {message}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from d2v_fast.data.config import VisionInputs
 from d2v_fast.data.errors import SampleError
-from d2v_fast.data.index import Index, list_files, open_index, refuse_unreadable
+from d2v_fast.data.index import Index, check_formats, list_files, open_index
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 _CONVERT = "Convert them first, for example: mogrify -format png *{0}"
@@ -65,7 +65,8 @@ class ImageFolder:
         except OSError as error:
             raise SampleError(name, error.strerror or str(error)) from error
         except RuntimeError as error:
-            raise SampleError(name, str(error).strip().splitlines()[0]) from error
+            # torchvision says "decode_jpeg, decode_jpeg.cpp:171, what is wrong"
+            raise SampleError(name, f"cannot be decoded: {str(error).splitlines()[0].split(', ')[-1]}") from error
         if image.dtype == torch.uint16:  # 16-bit PNG: the high byte, as libpng and Pillow have it
             image = (image.to(torch.int32) >> 8).to(torch.uint8)
         height, width = image.shape[-2:]
@@ -78,7 +79,7 @@ class ImageFolder:
 def open_images(root: Path, inputs: VisionInputs, *, run: Path | None, threads: int) -> ImageFolder:
     """Indexes a folder of pictures; see `open_source`."""
     listing = list_files(root, EXTENSIONS)
-    refuse_unreadable(root, listing, _REMEDIES, "JPEG or PNG")
+    check_formats(root, listing, _REMEDIES, "JPEG or PNG")
     index = open_index(root, "vision", listing, lambda name: read_size(root / name), run=run, threads=threads)
     return ImageFolder(root, index, len(inputs.mean))
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.data.errors import DataError, SampleError, tell
 
 FILE = "index.jsonl"
 _FORMAT = 1
+_PIECE = 128
+"""Headers that a thread reads at a time."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Index:
                 rows = [json.loads(line) for line in file]
             if head["modality"] != modality:
                 raise DataError(f"{path} describes {head['modality']}, not {modality}: use another folder for this run")
+            if "files" not in head:
+                raise DataError(f"{path} belongs to a DataSource, not to files: use another folder for this run")
             index = Index(
                 modality,
                 [row[0] for row in rows],
@@ -135,7 +139,7 @@ def list_files(root: Path, extensions: Sequence[str]) -> Listing:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir():
                 folders.append(name)
-            elif (extension := os.path.splitext(entry.name)[1].lower()) in extensions:
+            elif (extension := os.path.splitext(entry.name)[1].lower()) in extensions and _may_be_read(entry):
                 found.append((name, _file_bytes(entry)))
             else:
                 ignored[extension] += 1
@@ -143,10 +147,15 @@ def list_files(root: Path, extensions: Sequence[str]) -> Listing:
     return Listing([name for name, _ in found], np.array([size for _, size in found], dtype=np.int64), ignored)
 
 
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
+    """Not a pipe or a device, which might keep us waiting; a link to nothing is kept, to be named as broken."""
+    return entry.is_file() or entry.is_symlink()
+
+
 def _file_bytes(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a link to nothing: a broken file, which the header reader will name
+    except OSError:  # a link to nothing
         return -1
 
 
@@ -178,17 +187,7 @@ def open_index(
         return index
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
-    problems: dict[int, str] = {}
-
-    def header(i: int) -> tuple[int, ...] | None:
-        try:
-            return read_header(listing.names[i])
-        except SampleError as error:
-            problems[i] = error.reason
-            return None
-
-    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="d2v-index") as pool:
-        sizes = list(pool.map(header, range(len(listing.names)), chunksize=1))
+    sizes, problems = _read_headers(listing.names, read_header, threads)
     width = next((len(size) for size in sizes if size is not None), 0)
     if width == 0:
         first = min(problems)
@@ -202,6 +201,30 @@ def open_index(
     if path is not None:
         index.save(path)
     return index
+
+
+def _read_headers(
+    names: Sequence[str], read_header: Callable[[str], tuple[int, ...]], threads: int
+) -> tuple[list[tuple[int, ...] | None], dict[int, str]]:
+    """Sizes of all files, None where a header cannot be read, and the reasons for these."""
+    problems: dict[int, str] = {}
+
+    def headers(numbers: range) -> list[tuple[int, ...] | None]:
+        sizes: list[tuple[int, ...] | None] = []
+        for i in numbers:
+            try:
+                sizes.append(read_header(names[i]))
+            except SampleError as error:
+                problems[i] = error.reason
+                sizes.append(None)
+        return sizes
+
+    pieces = [range(low, min(low + _PIECE, len(names))) for low in range(0, len(names), _PIECE)]
+    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="d2v-index")
+    try:
+        return [size for piece in pool.map(headers, pieces) for size in piece], problems
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for all the rest
 
 
 def check_unchanged(root: Path, path: Path, index: Index, listing: Listing) -> None:
@@ -258,8 +281,8 @@ def check_fingerprint(run: Path, modality: str, samples: int, fingerprint: str) 
         raise DataError(f"data is not what this run began with: {changed}. Start a new run in another folder.")
 
 
-def refuse_unreadable(root: Path, listing: Listing, remedies: Mapping[str, str], wanted: str) -> None:
-    """Explains a folder without a single usable file.
+def check_formats(root: Path, listing: Listing, remedies: Mapping[str, str], wanted: str) -> None:
+    """Explains a folder without a single usable file, and tells about files that could be usable and are not.
 
     Args:
         root: The folder.
@@ -270,12 +293,15 @@ def refuse_unreadable(root: Path, listing: Listing, remedies: Mapping[str, str],
     Raises:
         DataError: If the listing is empty.
     """
+    known = sorted(extension for extension in listing.ignored if extension in remedies)
+    if known:
+        found = ", ".join(f"{listing.ignored[extension]} {extension}" for extension in known)
+        problem = f"{root} has {found}, which cannot be read. {remedies[known[0]]}"
+        if not listing.names:
+            raise DataError(f"data: {problem}")
+        tell(f"left out: {problem}")
     if listing.names:
         return
-    known = [extension for extension in listing.ignored if extension in remedies]
-    if known:
-        found = ", ".join(f"{listing.ignored[extension]} {extension}" for extension in sorted(known))
-        raise DataError(f"data: {root} has {found}, which cannot be read. {remedies[sorted(known)[0]]}")
     if listing.ignored:
         found = ", ".join(
             f"{count} {extension or 'without extension'}" for extension, count in listing.ignored.most_common(5)

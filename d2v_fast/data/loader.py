@@ -6,17 +6,17 @@ import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from types import TracebackType
 
 import numpy as np
 
 from d2v_fast.batch import Batch
-
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
-from d2v_fast.data.errors import DataError, report
+from d2v_fast.data.errors import DataError, report, tell
 from d2v_fast.data.making import Made, Maker, MaskMaker
-from d2v_fast.data.plan import Plan
+from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.source import DataSource
 
 
@@ -54,13 +54,15 @@ class Loader:
     ) -> None:
         if isinstance(inputs, VisionInputs) and image_size is None:
             raise DataError("Loader: pictures need image_size")
-        for name, least in (("accumulation", 1), ("threads", 1), ("prefetch", 0)):
+        for name, least in (("accumulation", 1), ("threads", 1), ("prefetch", 1)):
             if getattr(config, name) < least:
                 raise DataError(f"loader.{name} is {getattr(config, name)}; it must be at least {least}")
         self._source, self._config = source, config
         usable = _usable(source, inputs)
         self.left_out: int = len(source) - len(usable)
         """Clips shorter than `inputs.min_seconds`."""
+        if self.left_out:
+            tell(f"left out {self.left_out} of {len(source)} clips, shorter than inputs.min_seconds")
         train, held_out = split(source, usable, config.holdout)
         self._plan = Plan(source.sizes, train, inputs, config, seed)
         self._held_out = Plan(source.sizes, held_out, inputs, config, seed) if len(held_out) else None
@@ -99,11 +101,11 @@ class Loader:
     def validation(self) -> Iterator[Batch]:
         """The held-out samples, each once, with the same crops, windows and masks every time."""
         plans = iter(self._held_out.in_order() if self._held_out else ())
-        coming = [self._maker.begin(lambda plan=plan: plan) for plan in islice(plans, 2)]
+        coming = [self._maker.begin(partial(_same, plan)) for plan in islice(plans, 2)]
         try:
             while coming:
                 made = coming.pop(0).result()
-                coming += [self._maker.begin(lambda plan=plan: plan) for plan in islice(plans, 1)]
+                coming += [self._maker.begin(partial(_same, plan)) for plan in islice(plans, 1)]
                 yield self._hand_over(made)
         finally:
             for future in coming:
@@ -123,14 +125,14 @@ class Loader:
         self.close()
 
     def _request(self, n: int) -> None:
-        """Sees to it that step n and the `prefetch` - 1 behind it are being made, and no others."""
-        wanted = range(n, n + max(1, self._config.prefetch))
+        """Sees to it that `prefetch` steps from n on are being made, and no others."""
+        wanted = range(n, n + self._config.prefetch)
         self._drop([step for step in self._coming if step not in wanted])
         each = self._config.accumulation
         for step in wanted:
             if step not in self._coming:
                 numbers = range(step * each, (step + 1) * each)
-                self._coming[step] = [self._maker.begin(lambda m=m: self._plan.batch(m)) for m in numbers]
+                self._coming[step] = [self._maker.begin(partial(self._plan.batch, m)) for m in numbers]
 
     def _drop(self, steps: list[int]) -> None:
         for step in steps:
@@ -149,8 +151,12 @@ class Loader:
         return made.batch
 
 
+def _same(plan: BatchPlan) -> BatchPlan:
+    return plan
+
+
 def split(source: DataSource, usable: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out a share of the samples, chosen by a hash of their names: order, seed and other samples do not matter much.
+    """Holds out a share of the samples, by a hash of their names: neither order nor seed matters.
 
     Args:
         source: For the names.
@@ -167,9 +173,8 @@ def split(source: DataSource, usable: np.ndarray, share: float) -> tuple[np.ndar
     if len(usable) < 2:
         raise DataError(f"loader.holdout is {share}, but there is only {len(usable)} sample")
     names = [source.name(i).encode("utf-8", "surrogateescape") for i in usable.tolist()]
-    hashes = np.array(
-        [int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") for name in names], np.uint64
-    )
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
+    hashes = np.frombuffer(digests, dtype="<u8")
     count = min(max(1, round(share * len(usable))), len(usable) - 1)
     order = np.argsort(hashes, kind="stable")
     return np.sort(usable[order[count:]]), np.sort(usable[order[:count]])

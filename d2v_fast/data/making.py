@@ -6,19 +6,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from d2v_fast.batch import Batch
-from d2v_fast.masking import Masks
-
 from d2v_fast.data.config import InputsConfig, SpeechInputs, VisionInputs
 from d2v_fast.data.errors import DataError, SampleError
 from d2v_fast.data.plan import BatchPlan, ClipPlan, PicturePlan
 from d2v_fast.data.source import DataSource
-from d2v_fast.data.transforms import clip_into, picture_into
+from d2v_fast.data.transforms import clip_into, picture_into, tokens_into
+from d2v_fast.masking import Masks
 
 MaskMaker = Callable[[Tensor, Tensor | None, np.ndarray, int], Masks]
 """(inputs [B, ...], lengths [B] or None, sample ids int64 [B], epoch) -> the masks of a batch."""
@@ -101,8 +102,8 @@ class Maker:
                 if not future.cancelled():
                     future.set_result(made)
 
-        for low, high in zip(bounds, bounds[1:], strict=False):
-            self._pool.submit(self._guard, future, lambda low=low, high=high: piece(low, high))
+        for low, high in pairwise(bounds):
+            self._pool.submit(self._guard, future, partial(piece, low, high))
 
     def _allocate(self, plan: BatchPlan) -> Tensor:
         count = len(plan.ids)
@@ -131,7 +132,7 @@ class Maker:
                 size, start = int(self._source.sizes[sample]), int(details.starts[row])
                 clip_into(out, raw, start, size, normalize=self._inputs.normalize, name=name)
             else:
-                out.copy_(torch.as_tensor(raw))
+                tokens_into(out, raw, name)
         except SampleError:
             raise
         except Exception as error:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2v_fast import rng
-
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
 from d2v_fast.data.errors import DataError
 
@@ -170,7 +169,8 @@ def _budget(inputs: InputsConfig, config: LoaderConfig) -> int | None:
         raise DataError("loader.batch_seconds is for speech only; use loader.batch_size")
     if config.batch_seconds < inputs.min_seconds:
         raise DataError(
-            f"loader.batch_seconds is {config.batch_seconds}, less than one clip of inputs.min_seconds {inputs.min_seconds}"
+            f"loader.batch_seconds is {config.batch_seconds}, less than one clip "
+            f"of inputs.min_seconds {inputs.min_seconds}: raise it"
         )
     return round(config.batch_seconds * inputs.sample_rate)
 

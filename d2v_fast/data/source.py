@@ -24,8 +24,10 @@ class DataSource(Protocol):
     `read` gives, by modality:
 
     * speech: a clip at `inputs.sample_rate`, an array or tensor [samples], int16 or floating point in [-1, 1];
-    * vision: a picture, uint8, an array [height, width] or [height, width, channels] or a tensor [channels, height, width];
-    * text: one block of `inputs.block_size` token ids. A text source also has `mask_id`, `pad_id`, `special_ids` and `vocab_size`.
+    * vision: a picture, uint8, an array [height, width] or [height, width, channels], or a tensor
+      [channels, height, width];
+    * text: one block of `inputs.block_size` token ids. A text source also has `mask_id`, `pad_id`, `special_ids` and
+      `vocab_size`.
     """
 
     modality: str
@@ -85,7 +87,7 @@ class ArraySource:
             sample = np.ascontiguousarray(samples[i])
             _check_array(modality, i, sample)
             digest.update(f"{sample.dtype}{sample.shape}".encode())
-            digest.update(sample)
+            digest.update(sample.data)
             sizes.append(sample.shape[:2] if modality == "vision" else sample.shape[0])
         self.sizes = np.array(sizes, dtype=np.int64)
         self.fingerprint = digest.hexdigest()
@@ -174,6 +176,8 @@ def _own_source(data: DataSource, modality: str, run: Path | None) -> DataSource
     expected = (len(data), 2) if modality == "vision" else (len(data),)
     if np.shape(data.sizes) != expected:
         raise DataError(f"data.sizes has shape {np.shape(data.sizes)}, expected {expected}")
+    if np.asarray(data.sizes).dtype.kind not in "iu":
+        raise DataError(f"data.sizes are {np.asarray(data.sizes).dtype}, expected integers")
     if run is not None:
         check_fingerprint(run, modality, len(data), data.fingerprint)
     return data

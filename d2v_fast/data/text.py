@@ -18,14 +18,13 @@ from d2v_fast.data import corpus
 from d2v_fast.data import tokenizer as vocabulary
 from d2v_fast.data.config import TextInputs
 from d2v_fast.data.errors import DataError, report
-from d2v_fast.data.index import Index, Listing, list_files, open_index, refuse_unreadable, write_whole
+from d2v_fast.data.index import Index, Listing, check_formats, list_files, open_index, write_whole
 
 EXTENSIONS = (".txt", ".jsonl")
 TOKENS, TOKENIZER = "tokens.bin", "tokenizer.json"
 _REMEDY = 'Write them to .txt files, or to a .jsonl file with one object {"text": ...} in each line'
-_REMEDIES = {
-    e: _REMEDY for e in (".json", ".csv", ".tsv", ".parquet", ".pdf", ".html", ".md", ".rst", ".xml", ".gz", ".zip")
-}
+_OTHERS = (".json", ".csv", ".tsv", ".parquet", ".pdf", ".html", ".md", ".rst", ".xml", ".gz", ".zip")
+_REMEDIES = dict.fromkeys(_OTHERS, _REMEDY)
 
 
 class TextBlocks:
@@ -73,8 +72,8 @@ def open_text(root: Path, inputs: TextInputs, *, vocab_size: int | None, run: Pa
         paths = [folder / name for i, name in enumerate(index.names) if i not in index.problems]
         new["tokenizer"] = tokenizer = _make_tokenizer(paths, inputs, vocab_size)
         if run is None:
-            new["file"] = file = tempfile.TemporaryFile(prefix="d2v-fast-")  # noqa: SIM115  (lives as long as its map)
-            return replace(index, extra=_write_tokens(file, paths, tokenizer))
+            new["file"] = tempfile.TemporaryFile(prefix="d2v-fast-")  # noqa: SIM115  (lives as long as its map)
+            return replace(index, extra=_write_tokens(new["file"], paths, tokenizer))
         with (run / (TOKENS + ".tmp")).open("wb") as file:
             extra = _write_tokens(file, paths, tokenizer)
             os.fsync(file.fileno())
@@ -105,7 +104,7 @@ def open_text(root: Path, inputs: TextInputs, *, vocab_size: int | None, run: Pa
 def _list(root: Path) -> tuple[Path, Listing]:
     if not root.is_file():
         listing = list_files(root, EXTENSIONS)
-        refuse_unreadable(root, listing, _REMEDIES, ".txt or .jsonl")
+        check_formats(root, listing, _REMEDIES, ".txt or .jsonl")
         return root, listing
     if root.suffix.lower() not in EXTENSIONS:
         raise DataError(f"data: {root} is neither .txt nor .jsonl. {_REMEDY}.")

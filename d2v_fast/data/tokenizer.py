@@ -104,7 +104,7 @@ def specials(tokenizer: Tokenizer) -> Specials:
 
 
 def encode(tokenizer: Tokenizer, pieces: Iterable[Piece], batch: int = 64) -> Iterator[tuple[list[int], bool]]:
-    """Token ids of each piece, without special tokens, and whether its document ends there; `batch` pieces in parallel."""
+    """Token ids of each piece, without special tokens, and whether its document ends there; `batch` in parallel."""
     stream = iter(pieces)
     while waiting := list(islice(stream, batch)):
         encodings = tokenizer.encode_batch([piece.text for piece in waiting], add_special_tokens=False)

@@ -41,6 +41,17 @@ def clip_into(out: Tensor, clip: np.ndarray | Tensor, start: int, size: int, *, 
     out.copy_(wave[start : start + len(out)])
 
 
+def tokens_into(out: Tensor, block: np.ndarray | Tensor, name: str) -> None:
+    """Writes a block of tokens to `out`, int64 [T].
+
+    Raises:
+        SampleError: A block of another length.
+    """
+    if tuple(block.shape) != tuple(out.shape):
+        raise SampleError(name, f"is {list(block.shape)}, but the source said {list(out.shape)} tokens")
+    out.copy_(torch.as_tensor(block))
+
+
 def picture_into(
     out: Tensor,
     picture: np.ndarray | Tensor,
