@@ -7,7 +7,16 @@ from d2v_fast.modules.convolution import PositionConvolutions, SpeechFrames, str
 
 @pytest.mark.parametrize(
     ("channels", "kernel", "stride", "length"),
-    [(1, 10, 5, 43), (4, 3, 2, 17), (4, 3, 2, 18), (5, 2, 2, 9), (3, 4, 1, 11), (2, 7, 3, 31), (2, 2, 3, 12), (3, 5, 5, 5)],
+    [
+        (1, 10, 5, 43),
+        (4, 3, 2, 17),
+        (4, 3, 2, 18),
+        (5, 2, 2, 9),
+        (3, 4, 1, 11),
+        (2, 7, 3, 31),
+        (2, 2, 3, 12),
+        (3, 5, 5, 5),
+    ],
 )
 def test_agrees_with_conv1d_forward_and_backward(channels, kernel, stride, length):
     torch.manual_seed(0)
@@ -50,7 +59,9 @@ def test_positions_keep_the_length_and_agree_with_torch(kernel):
     x = torch.randn(2, 13, 8)
     expected = x.transpose(1, 2)
     for conv in stack.convolutions:
-        expected = F.conv1d(F.pad(expected, (kernel // 2, kernel // 2 - (kernel % 2 == 0))), conv.weight, conv.bias, groups=2)
+        expected = F.conv1d(
+            F.pad(expected, (kernel // 2, kernel // 2 - (kernel % 2 == 0))), conv.weight, conv.bias, groups=2
+        )
         mean, var = expected.mean(1, keepdim=True), expected.var(1, unbiased=False, keepdim=True)
         expected = F.gelu((expected - mean) / (var + 1e-5).sqrt())
     torch.testing.assert_close(stack(x), expected.transpose(1, 2), rtol=1e-5, atol=1e-5)
