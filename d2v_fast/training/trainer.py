@@ -114,6 +114,7 @@ class Data2VecTrainer:
                     f"{run.path} already holds a run; choose another folder, or resume='auto' to continue it"
                 )
             run.check_config(config)
+            checkpoints.clean(run.checkpoints)
             last = checkpoints.newest(run.checkpoints, set_aside=True)
             if resume == "must" and last is None:
                 raise RunError(f"{run.path} has no checkpoint to continue from; resume='auto' begins a new run")
@@ -167,7 +168,7 @@ class Data2VecTrainer:
             problem: RunStopped | None = None
             validates = config.loader.holdout > 0 and (step % config.log.validate_every == 0 or done)
             if step % config.log.every == 0 or validates or done:
-                line: dict[str, Any] = {"step": step, "epoch": step / loader.steps_per_epoch}
+                line: dict[str, Any] = {"step": step, "epoch": step * config.loader.accumulation / loader.batches_per_epoch}
                 values, skipped_in_row = self._window.read()
                 line |= values | {"lr": lr, "ema_decay": decay} | _monitors(output)
                 if validates:
