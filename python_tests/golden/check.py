@@ -3,8 +3,8 @@
 One line per quantity: name, largest error, tolerance, and ok, FAIL or "differs (documented)". Exit status 0 if all is
 well, 1 if a quantity fails, 2 if a file is of a kind that this check does not know.
 
-Features, targets, predictions, losses and gradients come from the model in float32, as it is used, and are compared with
-the reference's float64 numbers where the file has them. Two things are taken apart, because they magnify rounding errors:
+Features, targets, predictions, losses and gradients come from the model in float32, as it is used, and are compared
+with the reference's float64 numbers where the file has them. Two things magnify rounding errors and are taken apart:
 * The targets of the variants, float32 in the file, are made from the file's own layer features (which ours are checked
   against): a second norm turns the features' last bits into errors above the tolerance, in the reference as in ours.
 * The optimizer steps run in float64: Adam turns a gradient of the size of a rounding error into a whole step.
@@ -204,7 +204,7 @@ def check_gradients(report: Report, case: Case, model: Data2Vec) -> None:
     forward(model, case, case.main_variant())[1].backward()
     parameters = dict(model.student.named_parameters())
     for group in ("fp64_grad", "grad1"):
-        theirs = gradients_of(case, group)
+        theirs = case.weights(group, "student")
         if theirs:
             break
     else:
@@ -220,19 +220,6 @@ def check_gradients(report: Report, case: Case, model: Data2Vec) -> None:
             worst = (name, error, tolerance)
     report.line(f"gradients of {len(theirs)} tensors, nearest to failing", worst[1], worst[2])
     report.lines.append(f"    {worst[0]}")
-
-
-def gradients_of(case: Case, group: str) -> dict[str, Tensor]:
-    """Gradients under our names; a parameter that the reference gave none has zeros."""
-    have = {key for key in case.arrays if key.startswith(group + "/")}
-    if not have:
-        return {}
-    filled = {key: case.arrays[key] for key in have}
-    for name in case.meta.get("params_without_grad", []):
-        filled.setdefault(f"{group}/{name}", case.arrays[f"student0/{name}"] * 0)
-    return Case(case.path, case.kind, case.meta, filled, case.config, case.batch, case.has_head).weights(
-        group, "student"
-    )
 
 
 def check_steps(report: Report, case: Case, model: Data2Vec, first: Data2Vec) -> None:

@@ -71,25 +71,36 @@ class Case:
         return None
 
     def weights(self, group: str, part: fairseq.Part) -> dict[str, Tensor]:
-        """Arrays `group/<their name>` under our names; empty if the file has none."""
-        prefix = group + "/"
-        state = {key[len(prefix) :]: self.get(key) for key in self.arrays if key.startswith(prefix)}
-        if not state:
+        """Arrays `group/<their name>` under our names; a tensor of ours of which the file lacks a part is left out."""
+        # Gradients and weights after a step may be a selection: what is missing is filled in, renamed and then dropped.
+        template = self._state("teacher0" if part == "encoder" else "student0")
+        given = self._state(group)
+        if not given:
             return {}
-        if not self.has_head:
-            state.update({f"final_proj.{name}": torch.zeros(1) for name in ("weight", "bias")})
-        renamed = fairseq.to_ours(
-            {name: value for name, value in state.items() if value is not None}, self.config, part=part
-        )
-        return {name: value for name, value in renamed.items() if self.has_head or not name.startswith("head.")}
+        if group.endswith(("grad", "grad1")):
+            given |= {name: torch.zeros_like(template[name]) for name in self.meta.get("params_without_grad", [])}
+        filled = {name: given.get(name, value) for name, value in template.items()}
+        present = {name: torch.full_like(value, name in given) for name, value in template.items()}
+        complete = fairseq.to_ours(present, self.config, part=part)
+        return {
+            name: value
+            for name, value in fairseq.to_ours(filled, self.config, part=part).items()
+            if complete[name].all() and (self.has_head or not name.startswith("head."))
+        }
+
+    def _state(self, group: str) -> dict[str, Tensor]:
+        prefix = group + "/"
+        return {
+            key[len(prefix) :]: torch.from_numpy(np.asarray(value))
+            for key, value in self.arrays.items()
+            if key.startswith(prefix)
+        }
 
     def per_parameter(self, values: Mapping[str, float], otherwise: float) -> dict[str, float]:
         """A number given per parameter of theirs, as a number per parameter of ours (theirs may be parts of ours)."""
-        prefix = "student0/"
         state = {
-            key[len(prefix) :]: torch.full(self.arrays[key].shape, values.get(key[len(prefix) :], otherwise))
-            for key in self.arrays
-            if key.startswith(prefix)
+            name: torch.full(value.shape, values.get(name, otherwise))
+            for name, value in self._state("student0").items()
         }
         ours = fairseq.to_ours(state, self.config, part="student")
         return {name: float(value.flatten()[0]) for name, value in ours.items()}
@@ -295,9 +306,7 @@ def _beit(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Mo
 def _fairseq_vision(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Batch]:
     c = meta["config"]
     _require(c, shared_rel_pos_bias=True, drop_path=0.0, attention_dropout=0.0)
-    if not c.get("ema_transformer_only", True):
-        raise UnknownKind("ema_transformer_only = False")
-    weight = arrays["student0/patch_embed.conv.weight"]
+    weight, scale = arrays["student0/patch_embed.conv.weight"], c.get("loss_scale")
     config = ModelConfig(
         embedding=VisionEmbedding(
             image_size=c.get("image_size", arrays["batch/img"].shape[-1]),
@@ -310,8 +319,8 @@ def _fairseq_vision(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
             feature="block" if c.get("end_of_block_targets", True) else "ffn",
             top_k=c.get("average_top_k_layers", 8),
         ),
-        loss=LossConfig(beta=c.get("loss_beta", 0.0), scale=c.get("loss_scale")),
-        teacher=TeacherConfig(averages="transformer"),
+        loss=LossConfig(beta=c.get("loss_beta", 0.0), scale=1.0 if scale is not None and scale <= 0 else scale),
+        teacher=TeacherConfig(averages="transformer" if c.get("ema_transformer_only", True) else "all"),
     )
     return config, _batch(torch.from_numpy(arrays["batch/img"]), arrays["fwd/mask_indices"])
 

@@ -1,0 +1,125 @@
+"""The golden check: on the committed selection, on full files if there are any, and on damaged ones."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+import check  # noqa: E402
+import golden_case  # noqa: E402
+
+SPEECH = HERE / "speech.npz"
+FULL = sorted(Path(folder).glob("*.npz")) if (folder := os.environ.get("D2V_FAST_GOLDEN")) else []
+
+
+def changed(tmp_path, change):
+    arrays = dict(np.load(SPEECH))
+    change(arrays)
+    path = tmp_path / "changed.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_the_committed_selection_agrees(capsys):
+    assert check.main([str(SPEECH)]) == 0
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if "tolerance" in line]
+    assert len(lines) >= 25
+    assert sum("differs (documented)" in line for line in lines) == 4  # inT and gn, target and loss each
+    for quantity in ("layer features", "targets", "predictions", "loss", "gradients", "student after step 3"):
+        assert any(line.strip().startswith(quantity) for line in lines)
+
+
+@pytest.mark.skipif(not FULL, reason="the environment variable D2V_FAST_GOLDEN names no folder of full files")
+@pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
+def test_full_files_agree(path):
+    assert check.main([str(path)]) == (2 if "masks" in path.stem else 0)
+
+
+@pytest.mark.parametrize(
+    ("key", "index", "by", "line"),
+    [
+        ("fp64/x", (3, 4), 1e-5, "predictions"),
+        ("fp64/y", (0, 0), 1e-5, "targets"),
+        ("fwd/layer_results", (1, 2, 0, 3), 1e-5, "layer features"),
+        ("fp64/loss_sum", (), 1e-2, "loss"),
+        ("variant/inT/y", (0, 0), 1e-5, "targets [inT]"),
+        ("student3/layer_norm.bias", (5,), 3e-5, "student after step 3"),
+        ("teacher3/layers.4.fc2.bias", (5,), 3e-5, "teacher after step 3"),
+        ("steps/ema_decay", (1,), 1e-9, "EMA decay of step 2"),
+        ("steps/loss_sum", (2,), 1e-2, "loss of step 3"),
+        ("student0/encoder.layers.2.fc1.bias", (0,), 1e-3, "predictions"),
+    ],
+)
+def test_a_wrong_number_fails(tmp_path, capsys, key, index, by, line):
+    def change(arrays):
+        array = arrays[key].copy()
+        array[index] += by
+        arrays[key] = array
+
+    assert check.main([changed(tmp_path, change)]) == 1
+    failed = [text.strip() for text in capsys.readouterr().out.splitlines() if text.endswith("FAIL")]
+    assert any(text.startswith((line + " ", line + ",")) for text in failed)
+
+
+def test_nan_fails(tmp_path, capsys):
+    def change(arrays):
+        arrays["fp64/x"] = np.full_like(arrays["fp64/x"], np.nan)
+
+    assert check.main([changed(tmp_path, change)]) == 1
+    assert "predictions" in capsys.readouterr().out
+
+
+def test_unknown_kinds_end_with_2(tmp_path, capsys):
+    second = tmp_path / "second.npz"
+    np.savez(second, meta_json="{}", **{"student0/modality_encoders.AUDIO.x": np.zeros(2)})
+    text = tmp_path / "text.npz"
+    text.write_text("no archive")
+    for path, reason in [(second, "modality_encoders"), (HERE / "masks.npz", "meta_json"), (text, "npz archive")]:
+        assert check.main([str(path)]) == 2
+        printed = capsys.readouterr().out
+        assert str(path) in printed
+        assert reason in printed
+    assert check.main([]) == 2
+
+
+def test_an_option_that_the_library_lacks_ends_with_2(tmp_path, capsys):
+    def change(arrays):
+        arrays["meta_json"] = np.array(
+            str(arrays["meta_json"]).replace('"extractor_mode": "layer_norm"', '"extractor_mode": "default"')
+        )
+
+    assert check.main([changed(tmp_path, change)]) == 2
+    assert "extractor_mode" in capsys.readouterr().out
+
+
+def test_norms_are_applied_in_the_order_of_the_reference():
+    flags = ["layer_norm_target_layer", "batch_norm_target_layer", "instance_norm_targets", "layer_norm_targets"]
+    fairseq = golden_case.variant_of(flags, speech=False, instance_first=False)
+    assert fairseq.layer_norm == ("batch", "layer")
+    assert fairseq.final_norm == ("layer", "instance")
+    assert golden_case.variant_of(flags, speech=False, instance_first=True).final_norm == ("instance", "layer")
+    with pytest.raises(golden_case.UnknownKind, match="other_norm"):
+        golden_case.variant_of(["other_norm"], speech=True, instance_first=False)
+
+
+def test_only_speech_without_a_norm_over_frames_has_the_batch_axis_fault():
+    def bug(flags, speech=True):
+        return golden_case.variant_of(flags, speech=speech, instance_first=False).bug
+
+    assert bug(["instance_norm_targets"]) == "instance norm over the batch axis"
+    assert bug(["layer_norm_target_layer", "instance_norm_targets"]) == "instance norm over the batch axis"
+    assert bug(["instance_norm_target_layer", "instance_norm_targets"]) is None
+    assert bug(["instance_norm_targets"], speech=False) is None
+    assert bug(["group_norm_target_layer"]) == "group norm over the batch"
+
+
+def test_expressions_of_convolutions_are_read_without_evaluating_code():
+    assert golden_case.layers_of("[(32, 10, 5)] + [(32, 3, 2)] * 2") == ((32, 10, 5), (32, 3, 2), (32, 3, 2))
+    with pytest.raises(ValueError, match="malformed"):
+        golden_case.layers_of("[open('x')]")
