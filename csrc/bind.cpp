@@ -85,6 +85,19 @@ void bind_ema_and_loss(py::module_& m) {
   }, nogil());
 }
 
+// Checked in d2v_fast/ops/layer_targets.py.
+void bind_layer_targets(py::module_& m) {
+  m.def("layer_targets", [](const std::vector<uintptr_t>& layers, const std::vector<int64_t>& strides, uintptr_t rows, uintptr_t lengths,
+                            uintptr_t out, int64_t batch, int64_t frames, int64_t channels, int64_t count, int64_t dtype,
+                            int64_t layer_norm, int64_t final_norm, double eps, int threads) {
+    static_assert(sizeof(uintptr_t) == sizeof(void*), "addresses are passed as numbers");
+    const d2v::LayerTargets x = {reinterpret_cast<const void* const*>(layers.data()), strides.data(), pointer<const int64_t>(rows),
+                                 pointer<const int64_t>(lengths), pointer<void>(out), static_cast<int64_t>(layers.size()), batch, frames,
+                                 channels, count, dtype, layer_norm, final_norm, eps};
+    if (!d2v::kernels().layer_targets(x, d2v::usable_threads(threads))) throw std::bad_alloc();
+  }, py::call_guard<py::gil_scoped_release>());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -93,6 +106,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = D2V_COMPILER;
   bind_random(m);
   bind_ema_and_loss(m);
+  bind_layer_targets(m);
   m.attr("instruction_sets") = d2v::instruction_sets();
   d2v::kernels();  // a wrong D2V_FAST_ISA fails here, at import, not in the middle of a run
 }

@@ -43,6 +43,19 @@ struct SmoothL1Gradient {
   double factor;
 };
 
+enum Norm : int64_t { NORM_NONE = 0, NORM_INSTANCE = 1, NORM_LAYER = 2, NORM_BATCH = 3 };
+
+// The mean over the layers, each normalised by `layer_norm`, then by `final_norm` (none or layer norm).
+struct LayerTargets {
+  const void* const* layers;  // [layer_count]: tensors [batch, frames, channels], the channels side by side
+  const int64_t* strides;     // [layer_count][2]: elements from sample to sample and from frame to frame
+  const int64_t* rows;        // [count]: ascending, unique, of batch * frames; or null for all
+  const int64_t* lengths;     // [batch]: frames that count, 1 or more; or null for all
+  void* out;                  // [count, channels], F64 if the layers are, else F32
+  int64_t layer_count, batch, frames, channels, count, dtype, layer_norm, final_norm;
+  double eps;
+};
+
 struct Kernels {
   const char* isa;
   // teacher += (1 - decay) * (student - teacher) for every tensor, one parallel region; decay 0 copies, decay 1 keeps.
@@ -50,6 +63,8 @@ struct Kernels {
   // `losses`: room for x.count numbers.
   void (*smooth_l1_forward)(const SmoothL1& x, double* losses, int threads);
   void (*smooth_l1_backward)(const SmoothL1Gradient& x, int threads);
+  // False when memory is short.
+  bool (*layer_targets)(const LayerTargets& x, int threads);
   // Index of the first row that is not above its predecessor or not in [0, limit), or -1.
   int64_t (*first_bad_row)(const int64_t* rows, int64_t count, int64_t limit);
   // The fastest copy through memory, for the benchmarks.

@@ -1,0 +1,56 @@
+// What the three files of layer_targets share. Input rows have channel stride 1; results are float, or double for double.
+#pragma once
+#include <math.h>
+
+#include "lanes.h"
+
+namespace d2v {
+namespace D2V_ISA {
+
+// Statistics of the columns, one number per channel: of each (layer, sample), or of each layer (in its sample 0) when `shared`.
+// The mean is `mean + rest`: `rest` is what rounding took from it, so that channels with mean >> deviation keep their digits.
+template <typename Real>
+struct ColumnStatistics {
+  Real *mean, *rest, *scale;  // each [layers, batch, channels]; scale = 1 / sqrt(variance + eps)
+  bool shared;
+  int64_t at(const LayerTargets& x, int64_t layer, int64_t sample) const {
+    return (layer * x.batch + (shared ? 0 : sample)) * x.channels;
+  }
+};
+
+static inline int64_t valid_frames(const LayerTargets& x, int64_t sample) { return x.lengths ? x.lengths[sample] : x.frames; }
+static inline int64_t row_index(const LayerTargets& x, int64_t i) { return x.rows ? x.rows[i] : i; }
+
+// The first of the rows, which are ascending, that belongs to this sample or to a later one.
+static inline int64_t first_row_of(const LayerTargets& x, int64_t sample) {
+  if (!x.rows) return sample * x.frames;
+  int64_t low = 0, high = x.count;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (x.rows[middle] < sample * x.frames) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+template <typename T>
+static inline const T* frame_of(const LayerTargets& x, int64_t layer, int64_t sample, int64_t frame) {
+  return static_cast<const T*>(x.layers[layer]) + sample * x.strides[2 * layer] + frame * x.strides[2 * layer + 1];
+}
+
+template <typename Real>
+static inline Real inverse_deviation(Real squares, Real count, Real eps) {
+  const Real variance = squares < 0 ? 0 : squares / count;  // a rounding error below zero; NaN stays NaN
+  return 1 / sqrt(variance + eps);
+}
+
+// Each sample's instance-normalised rows, mean over the layers: one pass over memory, tiles of channels that fit in the cache.
+void instance_tiles(const LayerTargets& x, int threads);
+bool tiles_fit(const LayerTargets& x);
+// The statistics alone, for sequences that are too long for a tile and for the batch norm.
+template <typename T> void column_statistics(const LayerTargets& x, ColumnStatistics<RealOf<T>> statistics, int threads);
+// Row by row: none or layer norm of each layer, or the columns' statistics if given; mean; then none or layer norm.
+template <typename T> void target_rows(const LayerTargets& x, const ColumnStatistics<RealOf<T>>* statistics, int threads);
+
+}  // namespace D2V_ISA
+}  // namespace d2v

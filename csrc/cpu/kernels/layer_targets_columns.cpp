@@ -1,0 +1,224 @@
+// Instance and batch norm: statistics of each channel over the frames of a sample.
+//
+// The frames come in blocks of 16. A block is summed around the mean so far, m: with s the sum of x - m and q the sum of (x - m)^2,
+//   mean' = m + s / n',   squares' = squares + q - s^2 / n'    (n' frames with the block).
+// q - s^2 / n' is at least half of q from the second block on, and the first block is summed around its own mean, so nothing cancels,
+// whatever the mean. (m is a rounded number; `rest` carries the difference.) Each channel's operations are the same for every tile
+// width and number of threads.
+#include "layer_targets.h"
+
+namespace d2v {
+namespace D2V_ISA {
+
+static constexpr int64_t kBlock = 16;
+static constexpr int64_t kMaxWidth = 512;      // channels of a tile, at most
+static constexpr int64_t kWidthStep = 64;      // tiles start at multiples of it: a channel always meets the same code
+static constexpr int64_t kCacheBytes = 480 << 10;  // of a tile: its frames of one layer, and its rows of the result
+
+template <typename Real>
+struct alignas(64) Moments {
+  Real mean[kMaxWidth], rest[kMaxWidth], squares[kMaxWidth];
+};
+
+template <typename T>
+static inline void first_guess(const T* x, int64_t stride, int64_t frames, Moments<RealOf<T>>& moments, int64_t width) {
+  typedef RealOf<T> Real;
+  each_register<T>(width, [&](int64_t c, auto part, int64_t n) {
+    LanesOf<T> sum = {};
+    for (int64_t t = 0; t < frames; ++t) sum += load<part.value>(x + t * stride + c, n);
+    store(moments.mean + c, sum * (1 / static_cast<Real>(frames)));
+    store(moments.rest + c, LanesOf<T>{});
+    store(moments.squares + c, LanesOf<T>{});
+  });
+}
+
+// FRAMES 0: as many as `frames` says, at most kBlock.
+template <int64_t FRAMES, typename T>
+static inline void add_frames(const T* x, int64_t stride, int64_t frames, int64_t before, Moments<RealOf<T>>& moments, int64_t width) {
+  typedef RealOf<T> Real;
+  const int64_t count = FRAMES ? FRAMES : frames;
+  const Real old = static_cast<Real>(before), all = static_cast<Real>(before + count), inverse = 1 / all;
+  each_register<T>(width, [&](int64_t c, auto part, int64_t n) {
+    const LanesOf<T> mean = load(moments.mean + c), rest = load(moments.rest + c);
+    LanesOf<T> sum = {}, sum_odd = {}, square = {}, square_odd = {};
+    const T* frame = x + c;
+#pragma GCC unroll 16
+    for (int64_t t = 0; t + 1 < count; t += 2) {
+      const LanesOf<T> even = load<part.value>(frame + t * stride, n) - mean, odd = load<part.value>(frame + (t + 1) * stride, n) - mean;
+      sum += even;
+      square += even * even;
+      sum_odd += odd;
+      square_odd += odd * odd;
+    }
+    if (count % 2) {
+      const LanesOf<T> last = load<part.value>(frame + (count - 1) * stride, n) - mean;
+      sum += last;
+      square += last * last;
+    }
+    const LanesOf<T> shift = (sum + sum_odd + old * rest) * inverse;
+    const LanesOf<T> moved = mean + shift;
+    store(moments.squares + c, load(moments.squares + c) + (old * rest * rest + (square + square_odd - all * shift * shift)));
+    store(moments.rest + c, shift - (moved - mean));
+    store(moments.mean + c, moved);
+  });
+}
+
+template <typename T>
+static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealOf<T>>& moments, int64_t width) {
+  first_guess(x, stride, frames < kBlock ? frames : kBlock, moments, width);
+  int64_t t = 0;
+  for (; t + kBlock <= frames; t += kBlock) add_frames<kBlock>(x + t * stride, stride, kBlock, t, moments, width);
+  if (t < frames) add_frames<0>(x + t * stride, stride, frames - t, t, moments, width);
+}
+
+// out = (x - mean) * scale, added to what is there unless FIRST; the LAST layer also adds `bias` and divides. Rows of the next layer
+// are fetched meanwhile: this loop runs from the cache and would leave the memory idle.
+template <bool FIRST, bool LAST, typename T>
+static inline void add_row(const T* x, const T* next, const RealOf<T>* mean, const RealOf<T>* scale, const RealOf<T>* bias,
+                           RealOf<T> layers, RealOf<T>* out, int64_t width) {
+  each_register<T>(width, [&](int64_t c, auto part, int64_t n) {
+    if (!LAST) __builtin_prefetch(next + c, 0, 2);
+    LanesOf<T> y = (load<part.value>(x + c, n) - load(mean + c)) * load(scale + c);
+    if (!FIRST) y += load<part.value>(out + c, n);
+    if (LAST) y = (y + load(bias + c)) / layers;
+    store<part.value>(out + c, y, n);
+  });
+}
+
+template <typename T>
+static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width, int64_t first_row, int64_t end_row) {
+  typedef RealOf<T> Real;
+  Moments<Real> moments;
+  alignas(64) Real scale[kMaxWidth], bias[kMaxWidth];
+  const int64_t frames = valid_frames(x, sample), start = sample * x.frames;
+  Real* out = static_cast<Real*>(x.out) + channel;
+  int64_t padded = end_row;  // rows are ascending: those past the valid frames are the last ones
+  while (padded > first_row && row_index(x, padded - 1) - start >= frames) --padded;
+  for (int64_t i = padded; i < end_row; ++i) memset(out + i * x.channels, 0, static_cast<size_t>(width) * sizeof(Real));
+  if (padded == first_row) return;
+
+  memset(bias, 0, sizeof bias);
+  for (int64_t k = 0; k < x.layer_count; ++k) {
+    const T* source = frame_of<T>(x, k, sample, 0) + channel;
+    const int64_t stride = x.strides[2 * k + 1];
+    moments_of(source, stride, frames, moments, width);
+    for (int64_t c = 0; c < width; ++c) {
+      scale[c] = inverse_deviation(moments.squares[c], static_cast<Real>(frames), static_cast<Real>(x.eps));
+      bias[c] -= moments.rest[c] * scale[c];
+    }
+    const bool first = k == 0, last = k + 1 == x.layer_count;
+    const T* next = last ? source : frame_of<T>(x, k + 1, sample, 0) + channel;
+    const int64_t next_stride = last ? 0 : x.strides[2 * k + 3];
+    const Real layers = static_cast<Real>(x.layer_count);
+    for (int64_t i = first_row; i < padded; ++i) {
+      const T* row = source + (row_index(x, i) - start) * stride;
+      Real* to = out + i * x.channels;
+      if (first && last) add_row<true, true>(row, next, moments.mean, scale, bias, layers, to, width);
+      else if (first) add_row<true, false>(row, next, moments.mean, scale, bias, layers, to, width);
+      else if (last) add_row<false, true>(row, next, moments.mean, scale, bias, layers, to, width);
+      else add_row<false, false>(row, next, moments.mean, scale, bias, layers, to, width);
+      next += next_stride;
+    }
+  }
+}
+
+// --- tiles -----------------------------------------------------------------------------------------------------------------------
+
+static inline int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+static int64_t element_bytes(const LayerTargets& x) { return x.dtype == F64 ? 8 : x.dtype == F32 ? 4 : 2; }
+
+// Bytes that one channel of a tile keeps in the cache.
+static int64_t channel_bytes(const LayerTargets& x) {
+  const int64_t rows = x.batch ? (x.count + x.batch - 1) / x.batch : 0;
+  return x.frames * element_bytes(x) + rows * (x.dtype == F64 ? 8 : 4);
+}
+
+bool tiles_fit(const LayerTargets& x) { return channel_bytes(x) * kWidthStep <= 2 * kCacheBytes; }
+
+// Equal tiles, narrow enough for the cache and for every thread to have two.
+static int64_t tile_width(const LayerTargets& x, int64_t widest, int64_t samples, int threads) {
+  int64_t tiles = (x.channels + widest - 1) / widest;
+  const int64_t wanted = (2 * threads + samples - 1) / samples;
+  if (threads > 1 && tiles < wanted) tiles = wanted;
+  return up((x.channels + tiles - 1) / tiles, kWidthStep);
+}
+
+template <typename T>
+static void run_tiles(const LayerTargets& x, int threads) {
+  int64_t widest = kCacheBytes / (channel_bytes(x) + 1) / kWidthStep * kWidthStep;
+  widest = widest < kWidthStep ? kWidthStep : widest > kMaxWidth ? kMaxWidth : widest;
+  const int64_t width = tile_width(x, widest, x.batch, threads), tiles = (x.channels + width - 1) / width;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t task = 0; task < x.batch * tiles; ++task) {
+    const int64_t sample = task / tiles, channel = task % tiles * width;
+    const int64_t left = x.channels - channel;
+    instance_tile<T>(x, sample, channel, left < width ? left : width, first_row_of(x, sample), first_row_of(x, sample + 1));
+  }
+}
+
+void instance_tiles(const LayerTargets& x, int threads) {
+  if (x.dtype == F32) run_tiles<float>(x, threads);
+  else if (x.dtype == F64) run_tiles<double>(x, threads);
+  else if (x.dtype == BF16) run_tiles<bf16>(x, threads);
+  else run_tiles<f16>(x, threads);
+}
+
+// --- statistics alone --------------------------------------------------------------------------------------------------------------
+
+// One mean and scale for each layer from those of its samples; `squares` still holds sums of squares.
+template <typename Real>
+static void merge_samples(const LayerTargets& x, const ColumnStatistics<Real>& of, int64_t layer, int64_t c) {
+  const int64_t stride = x.channels, at = layer * x.batch * stride + c;
+  Real frames = 0, offset = 0, squares = 0;
+  const Real origin = of.mean[at];
+  for (int64_t b = 0; b < x.batch; ++b) {
+    const Real n = static_cast<Real>(valid_frames(x, b));
+    frames += n;
+    offset += n * ((of.mean[at + b * stride] - origin) + of.rest[at + b * stride]);
+  }
+  offset /= frames;
+  for (int64_t b = 0; b < x.batch; ++b) {
+    const Real distance = (of.mean[at + b * stride] - origin) + of.rest[at + b * stride] - offset;
+    squares += of.scale[at + b * stride] + static_cast<Real>(valid_frames(x, b)) * distance * distance;
+  }
+  const Real moved = origin + offset;
+  of.mean[at] = moved;
+  of.rest[at] = offset - (moved - origin);
+  of.scale[at] = inverse_deviation(squares, frames, static_cast<Real>(x.eps));
+}
+
+template <typename T>
+void column_statistics(const LayerTargets& x, ColumnStatistics<RealOf<T>> statistics, int threads) {
+  typedef RealOf<T> Real;
+  const int64_t width = tile_width(x, kMaxWidth, x.layer_count * x.batch, threads), tiles = (x.channels + width - 1) / width;
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < x.layer_count * x.batch * tiles; ++task) {
+      const int64_t pair = task / tiles, layer = pair / x.batch, sample = pair % x.batch, channel = task % tiles * width;
+      const int64_t left = x.channels - channel, n = left < width ? left : width, frames = valid_frames(x, sample);
+      Moments<Real> moments;
+      moments_of(frame_of<T>(x, layer, sample, 0) + channel, x.strides[2 * layer + 1], frames, moments, n);
+      const int64_t at = pair * x.channels + channel;
+      memcpy(statistics.mean + at, moments.mean, static_cast<size_t>(n) * sizeof(Real));
+      memcpy(statistics.rest + at, moments.rest, static_cast<size_t>(n) * sizeof(Real));
+      for (int64_t c = 0; c < n; ++c)
+        statistics.scale[at + c] = statistics.shared ? moments.squares[c]
+            : inverse_deviation(moments.squares[c], static_cast<Real>(frames), static_cast<Real>(x.eps));
+    }
+    if (statistics.shared) {
+#pragma omp for schedule(static)
+      for (int64_t task = 0; task < x.layer_count * x.channels; ++task)
+        merge_samples(x, statistics, task / x.channels, task % x.channels);
+    }
+  }
+}
+
+template void column_statistics<float>(const LayerTargets&, ColumnStatistics<float>, int);
+template void column_statistics<double>(const LayerTargets&, ColumnStatistics<double>, int);
+template void column_statistics<bf16>(const LayerTargets&, ColumnStatistics<float>, int);
+template void column_statistics<f16>(const LayerTargets&, ColumnStatistics<float>, int);
+
+}  // namespace D2V_ISA
+}  // namespace d2v
