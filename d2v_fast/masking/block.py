@@ -16,7 +16,7 @@ def block_masks(
     and `min_area` when less room is left), the logarithm of its aspect ratio is uniform between that of `min_aspect`
     and that of its inverse, its sides are rounded and must be smaller than the grid's, its place is uniform. It is
     taken if it masks at least one new patch and no more than room; after ten refusals in a row the mask is left as it
-    is, so `count` is an upper bound.
+    is, so `count` is an upper bound (on a narrow grid, or one of very few patches, a mask may even stay empty).
 
     Args:
         config: Number of patches, and the smallest area and aspect ratio of a rectangle.
