@@ -63,18 +63,18 @@ void bind_ema_and_loss(py::module_& m) {
     d2v::kernels().ema(pointer<const d2v::EmaTensor>(table), count, decay, d2v::usable_threads(threads));
   }, nogil());
   m.def("smooth_l1_forward", [](uintptr_t pred, uintptr_t target, uintptr_t rows, uintptr_t gradient, uintptr_t loss, int64_t count,
-                                int64_t channels, int64_t pred_dtype, int64_t target_dtype, int64_t reduction, double beta, double scale,
-                                int threads) {
+                                int64_t positions, int64_t channels, int64_t pred_dtype, int64_t target_dtype, int64_t reduction, double beta,
+                                double scale, double gradient_factor, int threads) {
     std::vector<double> losses(static_cast<size_t>(count));
     d2v::kernels().smooth_l1_forward({pointer<const void>(pred), pointer<const void>(target), pointer<const int64_t>(rows),
-                                      pointer<void>(gradient), pointer<void>(loss), count, channels, pred_dtype, target_dtype, reduction,
-                                      beta, scale}, losses.data(), d2v::usable_threads(threads));
+                                      pointer<void>(gradient), pointer<void>(loss), count, positions, channels, pred_dtype, target_dtype,
+                                      reduction, beta, scale, gradient_factor}, losses.data(), d2v::usable_threads(threads));
   }, nogil());
-  m.def("smooth_l1_backward", [](uintptr_t gradient, uintptr_t incoming, uintptr_t rows, uintptr_t out, int64_t count, int64_t channels,
-                                 int64_t out_rows, int64_t dtype, int64_t incoming_dtype, int64_t incoming_per_row, double factor,
+  m.def("smooth_l1_backward", [](uintptr_t gradient, uintptr_t incoming, uintptr_t rows, uintptr_t out, int64_t count, int64_t positions,
+                                 int64_t channels, int64_t dtype, int64_t incoming_dtype, int64_t incoming_per_row, double factor,
                                  int threads) {
     d2v::kernels().smooth_l1_backward({pointer<const void>(gradient), pointer<const void>(incoming), pointer<const int64_t>(rows),
-                                       pointer<void>(out), count, channels, out_rows, dtype, incoming_dtype, incoming_per_row, factor},
+                                       pointer<void>(out), count, positions, channels, dtype, incoming_dtype, incoming_per_row, factor},
                                       d2v::usable_threads(threads));
   }, nogil());
   m.def("first_bad_row", [](uintptr_t rows, int64_t count, int64_t limit) {

@@ -24,22 +24,22 @@ enum Reduction : int64_t { REDUCE_NONE = 0, REDUCE_SUM = 1, REDUCE_MEAN = 2 };
 
 // The loss of `count` rows of `channels` elements. The arithmetic and `loss` are F64 if an input is, else F32.
 struct SmoothL1 {
-  const void* pred;     // any DType; row i is row rows[i], or i without rows
-  const void* target;   // any DType
-  const int64_t* rows;  // ascending, unique; or null
-  void* gradient;       // of the row sums before `scale`, halved if beta is 0; pred's DType; or null
+  const void* pred;     // [positions, channels] of any DType
+  const void* target;   // [count, channels] of any DType
+  const int64_t* rows;  // the position of each row, ascending and unique; or null: all of them
+  void* gradient;       // of the sum of the rows' losses before `scale`, halved if beta is 0, times gradient_factor; like pred; or null
   void* loss;           // one number, or `count` of them
-  int64_t count, channels, pred_dtype, target_dtype, reduction;
-  double beta, scale;
+  int64_t count, positions, channels, pred_dtype, target_dtype, reduction;
+  double beta, scale, gradient_factor;
 };
 
-// The gradient that SmoothL1 stored, times `factor` and the incoming gradient; rows of `out` that are not named become zero.
+// The gradient that SmoothL1 stored, times `factor` and the incoming gradient.
 struct SmoothL1Gradient {
-  const void* gradient;  // [count, channels]
+  const void* gradient;  // [positions, channels]
   const void* incoming;  // F32 or F64: one number, or `count` of them
-  const int64_t* rows;   // as above; null when out has the rows of gradient
-  void* out;             // [out_rows, channels] of gradient's DType
-  int64_t count, channels, out_rows, dtype, incoming_dtype, incoming_per_row;
+  const int64_t* rows;   // as above
+  void* out;             // like gradient
+  int64_t count, positions, channels, dtype, incoming_dtype, incoming_per_row;
   double factor;
 };
 

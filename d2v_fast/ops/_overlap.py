@@ -10,22 +10,28 @@ import numpy.typing as npt
 from torch import Tensor
 
 
-def find_overlap(written: Sequence[tuple[str, Tensor]], read: Sequence[tuple[str, Tensor]]) -> str | None:
-    """The names of two tensors that share bytes, one of them written, or of one written tensor that overlaps itself.
+def find_overlap(written: Sequence[Tensor], read: Sequence[Tensor]) -> tuple[int, int] | None:
+    """Two tensors that share bytes, one of them written; twice the same one if it overlaps itself.
 
     Views of one buffer that share no byte are fine, interleaved ones too. Only addresses and strides are looked at, so
     the tensors may be on any device.
 
     Args:
-        written: names and tensors that are written.
-        read: names and tensors that are only read; they may overlap each other.
+        written: tensors that are written.
+        read: tensors that are only read; they may overlap each other.
+
+    Returns:
+        Two indices into `[*written, *read]`, or None.
     """
-    for name, tensor in written:
-        if not tensor.is_contiguous() and _overlaps_itself(tensor):
-            return f"two elements of {name}"
     tensors = [*written, *read]
-    starts = np.array([tensor.data_ptr() for _, tensor in tensors], np.int64)
-    ends = starts + np.array([_extent(tensor) for _, tensor in tensors], np.int64)
+    starts = np.fromiter(map(Tensor.data_ptr, tensors), np.int64, len(tensors))
+    if all(map(Tensor.is_contiguous, tensors)):
+        ends = starts + np.array([tensor.nbytes for tensor in tensors], np.int64)
+    else:
+        for index, tensor in enumerate(written):
+            if _overlaps_itself(tensor):
+                return index, index
+        ends = starts + np.array([_extent(tensor) for tensor in tensors], np.int64)
     is_written = np.arange(len(tensors)) < len(written)
     if not _ranges_conflict(starts, ends, is_written):
         return None
@@ -34,9 +40,8 @@ def find_overlap(written: Sequence[tuple[str, Tensor]], read: Sequence[tuple[str
     for this in np.argsort(starts, kind="stable").tolist():
         reaching = [other for other in reaching if ends[other] > starts[this]]
         for other in reaching:
-            if (is_written[this] or is_written[other]) and _share(tensors[this][1], tensors[other][1]):
-                first, second = sorted((this, other))
-                return f"{tensors[first][0]} and {tensors[second][0]}"
+            if (is_written[this] or is_written[other]) and _share(tensors[this], tensors[other]):
+                return min(this, other), max(this, other)
         if ends[this] > starts[this]:
             reaching.append(this)
     return None
@@ -44,8 +49,8 @@ def find_overlap(written: Sequence[tuple[str, Tensor]], read: Sequence[tuple[str
 
 def _extent(tensor: Tensor) -> int:
     """Bytes from the first element to the end of the last."""
-    if tensor.is_contiguous():
-        return tensor.numel() * tensor.itemsize
+    if tensor.numel() == 0:
+        return 0
     return (1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))) * tensor.itemsize
 
 

@@ -47,45 +47,57 @@ def ema_update_(
 
 
 def _check(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
-    """The metadata; an empty `shadow` is none."""
+    """The metadata; an empty `shadow` is none. Whole lists are compared first: this runs at every step."""
     if decay.dtype != torch.float64 or decay.dim() != 0:
         raise TypeError(
             f"decay is a {decay.dim()}-dim {decay.dtype} tensor; use a number or a 0-dim float64 tensor "
             "(1 - 0.9999 taken in float32 is off by 1.7e-4 of itself)"
         )
-    for index, tensor in enumerate(teacher):
-        if tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"teacher[{index}] has dtype {tensor.dtype}; the teacher must be float32 or float64, or small steps "
-                "are lost (pass low-precision copies as `shadow`)"
-            )
+    if not {tensor.dtype for tensor in teacher} <= {torch.float32, torch.float64}:
+        index = next(i for i, tensor in enumerate(teacher) if tensor.dtype not in (torch.float32, torch.float64))
+        raise TypeError(
+            f"teacher[{index}] has dtype {teacher[index].dtype}; the teacher must be float32 or float64, or small "
+            "steps are lost (pass low-precision copies as `shadow`)"
+        )
+    shapes, devices = [tensor.shape for tensor in teacher], [tensor.device for tensor in teacher]
     for name, tensors in (("student", student), ("shadow", shadow)) if shadow else (("student", student),):
         if len(tensors) != len(teacher):
             raise ValueError(f"{name} has {len(tensors)} tensors and teacher {len(teacher)}: they go in pairs")
-        for index, (one, other) in enumerate(zip(teacher, tensors, strict=True)):
-            if one.shape != other.shape:
-                raise ValueError(
-                    f"{name}[{index}] has shape {tuple(other.shape)} and teacher[{index}] {tuple(one.shape)}"
-                )
-            if other.dtype not in DTYPE_CODES:
-                dtype_code(other, f"{name}[{index}]")
-            if one.device != other.device:
-                raise ValueError(f"{name}[{index}] is on {other.device} and teacher[{index}] on {one.device}: move one")
+        if [tensor.shape for tensor in tensors] != shapes:
+            index = next(i for i, tensor in enumerate(tensors) if tensor.shape != shapes[i])
+            raise ValueError(
+                f"{name}[{index}] has shape {tuple(tensors[index].shape)} and teacher[{index}] {tuple(shapes[index])}"
+            )
+        if not DTYPE_CODES.keys() >= {tensor.dtype for tensor in tensors}:
+            for index, tensor in enumerate(tensors):
+                dtype_code(tensor, f"{name}[{index}]")
+        if [tensor.device for tensor in tensors] != devices:
+            index = next(i for i, tensor in enumerate(tensors) if tensor.device != devices[i])
+            raise ValueError(
+                f"{name}[{index}] is on {tensors[index].device} and teacher[{index}] on {devices[index]}: move one"
+            )
 
 
 def _check_bytes(teacher: list[Tensor], student: list[Tensor], shadow: list[Tensor]) -> None:
-    def named(name: str, tensors: list[Tensor]) -> list[tuple[str, Tensor]]:
-        return [(f"{name}[{index}]", tensor) for index, tensor in enumerate(tensors)]
-
-    shared = find_overlap(named("teacher", teacher) + named("shadow", shadow), named("student", student))
-    if shared:
-        raise ValueError(f"{shared} share memory: list tied parameters once, and give the teacher its own memory")
+    pair = find_overlap([*teacher, *shadow], student)
+    if pair is None:
+        return
+    names = [f"teacher[{i}]" for i in range(len(teacher))] + [f"shadow[{i}]" for i in range(len(shadow))]
+    names += [f"student[{i}]" for i in range(len(student))]
+    one, other = pair
+    if one == other:
+        raise ValueError(
+            f"elements of {names[one]} share memory (an expanded tensor?): pass a copy, for example .clone()"
+        )
+    raise ValueError(
+        f"{names[one]} and {names[other]} share memory: list tied parameters once, and give the teacher its own memory"
+    )
 
 
 def _number(decay: Tensor) -> float:
     value = decay.item()
     if not 0.0 <= value <= 1.0:  # NaN too
-        raise ValueError(f"decay is {value}; it must be in [0, 1]")
+        raise ValueError(f"decay is {value}; it must be finite and in [0, 1]")
     return value
 
 
@@ -94,25 +106,23 @@ def _on_cpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow:
     _check_bytes(teacher, student, shadow)
     value = _number(decay)
     means, samples, copies = _contiguous(teacher), _contiguous(student), _contiguous(shadow)
-    table = np.zeros((len(teacher), 7), np.int64)  # struct EmaTensor in csrc/cpu/kernels.h
-    table[:, 0] = [tensor.data_ptr() for tensor in means]
-    table[:, 1] = [tensor.data_ptr() for tensor in samples]
-    table[:, 3] = [tensor.numel() for tensor in means]
-    table[:, 4] = [DTYPE_CODES[tensor.dtype] for tensor in means]
-    table[:, 5] = [DTYPE_CODES[tensor.dtype] for tensor in samples]
-    if shadow:
-        table[:, 2] = [tensor.data_ptr() for tensor in copies]
-        table[:, 6] = [DTYPE_CODES[tensor.dtype] for tensor in copies]
+    table = np.zeros((7, len(teacher)), np.int64)  # a column becomes one struct EmaTensor of csrc/cpu/kernels.h
+    table[3] = [mean.numel() for mean in means]
+    for column, tensors in enumerate((means, samples, copies) if shadow else (means, samples)):
+        table[column] = [tensor.data_ptr() for tensor in tensors]
+        table[4 + column] = [DTYPE_CODES[tensor.dtype] for tensor in tensors]
+    table = np.ascontiguousarray(table.T)
     _C.ema(table.ctypes.data, len(teacher), value, torch.get_num_threads())
-    for tensor, result in zip([*teacher, *shadow], [*means, *copies], strict=True):
-        if result is not tensor:
-            tensor.copy_(result)
-    # What autograd saved of a tensor that changes here must not be used any more.
+    for tensors, results in ((teacher, means), (shadow, copies)):
+        if results is not tensors:
+            torch._foreach_copy_(tensors, results)
+    # What autograd saved of a tensor that changed here must not be used any more.
     torch.autograd.graph.increment_version([*teacher, *shadow])
 
 
 def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor if tensor.is_contiguous() else tensor.contiguous() for tensor in tensors]
+    """The list itself where nothing has to be copied."""
+    return tensors if all(map(Tensor.is_contiguous, tensors)) else [tensor.contiguous() for tensor in tensors]
 
 
 def _elsewhere(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:

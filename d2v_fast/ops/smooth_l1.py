@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import check_rows, compiled, dtype_code, plain_torch, register, serve
+from d2v_fast.ops._library import DTYPE_CODES, check_rows, compiled, dtype_code, plain_torch, register, serve
 
 # enum Reduction in csrc/cpu/kernels.h
 _REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
@@ -27,16 +27,16 @@ def masked_smooth_l1(
 ) -> Tensor:
     """Smooth-L1 (beta > 0) or squared error (beta = 0) of each row, summed over its channels, times `scale`.
 
-    data2vec, section 3.4; fairseq writes the squared error as beta 0, and so without a factor 1/2. The forward pass
-    stores each row's unscaled gradient in the dtype of `pred`; scale, 1/M and the incoming gradient meet it in float32
-    in the backward pass, so float16 does not underflow. No atomics: the same bits for any number of threads. Once
-    differentiable.
+    data2vec, section 3.4; fairseq writes the squared error as beta 0, and so without a factor 1/2. The gradient is
+    taken in the forward pass and stored in the dtype of `pred`. For float16 scale, 1/M and the incoming gradient meet
+    it in float32 in the backward pass, so it does not underflow. No atomics: the same bits for any number of threads.
+    Once differentiable.
 
     Args:
         pred: [M, C], or [B, T, C] with rows; float32, bfloat16, float16 or (on the CPU) float64.
         target: [M, C], constant; its dtype may differ.
-        rows: int64 [M], flat indices into B * T, ascending and unique; the positions of `pred` that are compared. Values
-            are checked on the CPU only.
+        rows: int64 [M], flat indices into B * T, ascending and unique; the positions of `pred` to compare. Values are
+            checked on the CPU only.
         beta: where the quadratic part of smooth-L1 ends, finite and not negative.
         scale: multiplies every row's loss.
         reduction: "mean" (over rows; 0 with zero gradient when there is none), "sum" or "none".
@@ -72,7 +72,7 @@ class _MaskedSmoothL1(torch.autograd.Function):
         loss, gradient = _forward(pred, target, rows, beta, scale, reduction, True)
         ctx.save_for_backward(gradient, rows)
         ctx.set_materialize_grads(False)
-        ctx.shape, ctx.options = pred.shape, (beta, scale, reduction)
+        ctx.options = (beta, scale, reduction)
         return loss
 
     @staticmethod
@@ -81,7 +81,9 @@ class _MaskedSmoothL1(torch.autograd.Function):
         if incoming is None:
             return None, None, None, None, None, None
         gradient, rows = ctx.saved_tensors
-        return _backward(gradient, incoming, rows, ctx.shape, *ctx.options), None, None, None, None, None
+        if not (torch.compiler.is_compiling() or _is_final(gradient, incoming)):
+            gradient = _backward(gradient, incoming, rows, *ctx.options)
+        return gradient, None, None, None, None, None
 
 
 def _check(pred: Tensor, target: Tensor, rows: Tensor | None, beta: float, scale: float) -> None:
@@ -115,12 +117,30 @@ def _result_dtype(pred: Tensor, target: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (pred.dtype, target.dtype) else torch.float32
 
 
+def _factors(dtype: torch.dtype, count: int, beta: float, scale: float, reduction: int) -> tuple[float, float]:
+    """What multiplies the gradient in the forward pass, and what is left for the backward pass.
+
+    All of it in the forward pass, so that a backward pass whose incoming gradient is 1 finds the work done; none of it
+    for float16, where 1 / M would underflow: there it meets the incoming gradient (the loss scale) in float32.
+    """
+    factor = (scale if beta > 0 else 2 * scale) / (max(count, 1) if reduction == _REDUCTIONS["mean"] else 1)
+    return (1.0, factor) if dtype == torch.float16 else (factor, 1.0)
+
+
+def _is_final(gradient: Tensor, incoming: Tensor) -> bool:
+    """Whether the stored gradient needs no more factors; it is never written to again, so it can be handed out."""
+    return (
+        gradient.dtype != torch.float16 and type(incoming) is Tensor and incoming.dim() == 0 and incoming.item() == 1.0
+    )
+
+
 def _forward_fake(
     pred: Tensor, target: Tensor, rows: Tensor | None, beta: float, scale: float, reduction: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     _check(pred, target, rows, beta, scale)
-    loss = pred.new_empty(target.shape[:1] if reduction == 0 else (), dtype=_result_dtype(pred, target))
-    return loss, pred.new_empty(target.shape if with_gradient else (0,))
+    dtype = torch.float64 if torch.float64 in (pred.dtype, target.dtype) else torch.float32
+    loss = pred.new_empty(target.shape[:1] if reduction == _REDUCTIONS["none"] else (), dtype=dtype)
+    return loss, pred.new_empty(pred.shape if with_gradient else (0,))
 
 
 def _forward_cpu(
@@ -128,10 +148,11 @@ def _forward_cpu(
 ) -> tuple[Tensor, Tensor]:
     loss, gradient = _forward_fake(pred, target, rows, beta, scale, reduction, with_gradient)
     pred, target = pred.contiguous(), target.contiguous()
-    if rows is not None:
-        rows = rows.contiguous()
-        check_rows(rows, pred.shape[0] * pred.shape[1])
     count, channels = target.shape
+    positions = count
+    if rows is not None:
+        rows, positions = rows.contiguous(), pred.shape[0] * pred.shape[1]
+        check_rows(rows, positions)
     _C.smooth_l1_forward(
         pred.data_ptr(),
         target.data_ptr(),
@@ -139,44 +160,47 @@ def _forward_cpu(
         gradient.data_ptr() if with_gradient else 0,
         loss.data_ptr(),
         count,
+        positions,
         channels,
-        dtype_code(pred, "pred"),
-        dtype_code(target, "target"),
+        DTYPE_CODES[pred.dtype],
+        DTYPE_CODES[target.dtype],
         reduction,
         beta,
         scale,
+        _factors(pred.dtype, count, beta, scale, reduction)[0],
         torch.get_num_threads(),
     )
     return loss, gradient
 
 
 def _backward_fake(
-    gradient: Tensor, incoming: Tensor, rows: Tensor | None, shape: list[int], beta: float, scale: float, reduction: int
+    gradient: Tensor, incoming: Tensor, rows: Tensor | None, beta: float, scale: float, reduction: int
 ) -> Tensor:
-    return gradient.new_empty(shape)
+    return gradient.new_empty(gradient.shape)
 
 
 def _backward_cpu(
-    gradient: Tensor, incoming: Tensor, rows: Tensor | None, shape: list[int], beta: float, scale: float, reduction: int
+    gradient: Tensor, incoming: Tensor, rows: Tensor | None, beta: float, scale: float, reduction: int
 ) -> Tensor:
-    out = gradient.new_empty(shape)
+    out = gradient.new_empty(gradient.shape)
     gradient, incoming = gradient.contiguous(), incoming.contiguous()
+    channels = gradient.shape[-1]
+    positions = math.prod(gradient.shape[:-1])
+    count = positions
     if rows is not None:
-        rows = rows.contiguous()
-    count, channels = gradient.shape
-    factor = scale if beta > 0 else 2 * scale
+        rows, count = rows.contiguous(), rows.shape[0]
     _C.smooth_l1_backward(
         gradient.data_ptr(),
         incoming.data_ptr(),
         0 if rows is None else rows.data_ptr(),
         out.data_ptr(),
         count,
+        positions,
         channels,
-        math.prod(shape[:-1]),
-        dtype_code(gradient, "gradient"),
-        dtype_code(incoming, "incoming"),
-        reduction == 0,
-        factor / max(count, 1) if reduction == 2 else factor,
+        DTYPE_CODES[gradient.dtype],
+        DTYPE_CODES[incoming.dtype],
+        reduction == _REDUCTIONS["none"],
+        _factors(gradient.dtype, count, beta, scale, reduction)[1],
         torch.get_num_threads(),
     )
     return out
@@ -189,8 +213,8 @@ _forward = register(
     fake=_forward_fake,
 )
 _backward = register(
-    "smooth_l1_backward(Tensor gradient, Tensor incoming, Tensor? rows, SymInt[] shape, float beta, float scale, "
-    "int reduction) -> Tensor",
+    "smooth_l1_backward(Tensor gradient, Tensor incoming, Tensor? rows, float beta, float scale, int reduction) "
+    "-> Tensor",
     cpu=_backward_cpu,
     fake=_backward_fake,
 )
