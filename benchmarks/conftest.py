@@ -1,0 +1,143 @@
+"""What every benchmark shares: baselines taken in turn in one process, the machine's own limit beside them, and one table at the end.
+
+    pytest benchmarks/ --benchmark-only            Base shapes; set OMP_NUM_THREADS for the number of threads
+    pytest benchmarks/ --benchmark-only --quick    tiny shapes, one round: that everything runs, not how fast
+
+A round runs every baseline once, then a streaming copy, then ours, so that load from elsewhere hits all of them alike; a figure is the
+median over the rounds. `GB/s` counts each input read once and each output written once, and `limit` is its share of what the
+streaming (non-temporal) copy reached in the same rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+from d2v_fast import _C
+
+_RESULTS = pytest.StashKey[list["Result"]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="tiny shapes and one round: that the benchmarks run, not their figures")
+
+
+def pytest_configure(config):
+    config.stash[_RESULTS] = []
+
+
+@pytest.fixture
+def quick(request) -> bool:
+    return request.config.getoption("--quick")
+
+
+@pytest.fixture
+def compiled(quick):
+    """torch.compile for baselines; with --quick without inductor, which takes long."""
+
+    def wrap(function: Callable, **options) -> Callable:
+        return torch.compile(function, backend="eager") if quick else torch.compile(function, **options)
+
+    return wrap
+
+
+@dataclass
+class Result:
+    """One line of the table."""
+
+    name: str
+    seconds: float
+    moved: int | None
+    limit: float
+    """Bytes per second of the streaming copy."""
+    baselines: dict[str, float] = field(default_factory=dict)
+
+    def share(self) -> float | None:
+        return None if self.moved is None else self.moved / self.seconds / self.limit
+
+
+class StreamingCopy:
+    """The yardstick: a copy between two buffers that no cache holds, written past the caches."""
+
+    def __init__(self, size: int) -> None:
+        self.source, self.target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+        self.moved = 2 * size
+
+    def __call__(self) -> None:
+        _C.streaming_copy(self.target.data_ptr(), self.source.data_ptr(), self.source.numel(), torch.get_num_threads())
+
+
+@pytest.fixture(scope="session")
+def streaming_copy(request) -> StreamingCopy:
+    return StreamingCopy(1 << 20 if request.config.getoption("--quick") else 128 << 20)
+
+
+@pytest.fixture
+def compare(benchmark, quick, streaming_copy, request):
+    """compare(name, ours, {"baseline": function, ...}, moved=bytes, rounds=15): runs them in turn and notes a line of the table."""
+
+    def run(
+        name: str, ours: Callable[[], object], baselines: dict[str, Callable[[], object]], *, moved: int | None, rounds: int = 15
+    ) -> Result:
+        rounds = 1 if quick else rounds
+        others = {**baselines, "streaming copy": streaming_copy}
+        seconds: dict[str, list[float]] = {other: [] for other in others}
+        for function in (*others.values(), ours) * (1 if quick else 3):  # compilation, page faults, caches
+            function()
+
+        def turn() -> None:
+            for other, function in others.items():
+                start = time.perf_counter()
+                function()
+                seconds[other].append(time.perf_counter() - start)
+
+        benchmark.pedantic(ours, setup=turn, rounds=rounds, iterations=1)
+        if benchmark.stats is None:  # --benchmark-disable
+            return Result(name, float("nan"), moved, float("nan"))
+        median = {other: statistics.median(values) for other, values in seconds.items()}
+        limit = streaming_copy.moved / median.pop("streaming copy")
+        result = Result(name, benchmark.stats.stats.median, moved, limit, median)
+        benchmark.extra_info.update(
+            threads=torch.get_num_threads(),
+            isa=_C.isa(),
+            limit_gb_per_second=limit / 1e9,
+            share_of_limit=result.share(),
+            baselines_ms={other: value * 1e3 for other, value in median.items()},
+        )
+        request.config.stash[_RESULTS].append(result)
+        return result
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    results = config.stash[_RESULTS]
+    if not results:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section(f"d2v_fast on {torch.get_num_threads()} thread(s), {_C.isa()}, torch {torch.__version__}")
+    if config.getoption("--quick"):
+        write("--quick: tiny shapes, one round; the figures mean nothing")
+    for result in results:
+        line = f"{result.name:<58} {result.seconds * 1e3:9.3f} ms"
+        if result.moved is not None:
+            line += f" {result.moved / result.seconds / 1e9:7.1f} GB/s {result.share():6.0%} of limit ({result.limit / 1e9:.1f} GB/s)"
+        write(line)
+        for other, seconds in result.baselines.items():
+            write(f"    {seconds / result.seconds:6.2f}x  {other:<60} {seconds * 1e3:9.3f} ms")
+
+
+@pytest.fixture
+def size_of():
+    """Bytes of some tensors together."""
+
+    def size(*tensors: Tensor) -> int:
+        return sum(tensor.nbytes for tensor in tensors)
+
+    return size

@@ -1,0 +1,107 @@
+"""Masks of a batch against the published algorithms in their own style: one generator and Python loops for each row.
+
+The baseline is python_tests/masking/restatement.py, which gives the published code's masks bit for bit; it returns masks only, ours
+the flat rows as well. The six cases are the published settings: speech of 5 s and 15.6 s, data2vec 2.0's speech and image clones,
+the vision recipe's batch, and text in spans.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from d2v_fast.masking import (
+    BlockMask,
+    InverseBlockMask,
+    SpanMask,
+    TokenMask,
+    block_masks,
+    inverse_block_masks,
+    span_masks,
+    token_masks,
+)
+
+PUBLISHED = "published algorithm, Python and numpy"
+
+
+@pytest.fixture(scope="module")
+def restatement():
+    path = Path(__file__).parents[1] / "python_tests" / "masking" / "restatement.py"
+    spec = importlib.util.spec_from_file_location("mask_restatement", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.benchmark(group="masks")
+@pytest.mark.parametrize(
+    ("samples", "views", "frames", "probability", "length"),
+    [(8, 1, 249, 0.65, 10), (15, 1, 780, 0.65, 10), (8, 8, 780, 0.5, 5)],
+)
+def test_spans(compare, restatement, samples, views, frames, probability, length):
+    config, ids, lengths = SpanMask(probability=probability, length=length), np.arange(samples), [frames] * samples
+    rows = range(samples * views)
+    compare(
+        f"span masks, [{samples} x {views}, {frames}], p = {probability}, {length} frames",
+        lambda: span_masks(config, lengths, seed=1, epoch=0, sample_ids=ids, views=views),
+        {
+            PUBLISHED: lambda: restatement.span_masks(
+                [frames] * len(rows), frames, probability, length, seed=1, epoch=0, ids=rows, equalise=True
+            )
+        },
+        moved=None,
+        rounds=100,
+    )
+
+
+@pytest.mark.benchmark(group="masks")
+def test_blocks(compare, restatement):
+    config, ids, rng = BlockMask(), np.arange(64), random.Random(1)
+    compare(
+        "block masks, [64, 14 x 14], 120 patches",
+        lambda: block_masks(config, (14, 14), seed=1, epoch=0, sample_ids=ids),
+        {PUBLISHED: lambda: np.stack([restatement.blocks_mask(rng, 14, 14, 120, 16, 0.3) for _ in range(64)])},
+        moved=None,
+        rounds=100,
+    )
+
+
+@pytest.mark.benchmark(group="masks")
+def test_inverse_blocks(compare, restatement):
+    config, ids = InverseBlockMask(), np.arange(16)
+    compare(
+        "inverse block masks, [16 x 16, 14 x 14], 39 kept",
+        lambda: inverse_block_masks(config, (14, 14), seed=1, epoch=0, sample_ids=ids, views=16),
+        {PUBLISHED: lambda: [restatement.inverse_block_masks(16, 14, 0.8, 3, 0.07) for _ in range(16)]},
+        moved=None,
+        rounds=100,
+    )
+
+
+@pytest.mark.benchmark(group="masks")
+def test_tokens(compare, restatement):
+    config = TokenMask(probability=0.35, length=4, keep=0.0, random=0.0)
+    tokens, ids = torch.randint(5, 50265, (16, 512)), np.arange(16)
+    rows, candidates = tokens.numpy(), np.arange(5, 50264)
+
+    def published():
+        pairs = [
+            restatement.token_mask(restatement.row_generator(1, 0, i), row, 0.35, 4, 0.0, 0.0, 50264, candidates)
+            for i, row in enumerate(rows)
+        ]
+        return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
+
+    compare(
+        "token masks, [16, 512], p = 0.35, 4 tokens",
+        lambda: token_masks(
+            config, tokens, mask_id=50264, vocab_size=50265, special_ids=range(5), seed=1, epoch=0, sample_ids=ids
+        ),
+        {PUBLISHED: published},
+        moved=None,
+        rounds=100,
+    )
