@@ -1,0 +1,112 @@
+"""The examples run as their first lines say, on data made here."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from d2v_fast.models import build_encoder
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run_example(monkeypatch):
+    """Call with an example's name and its arguments; gives the module after its main has run."""
+
+    def run(name: str, *arguments: object) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        module.main()
+        return module
+
+    return run
+
+
+def write_data(folder: Path, modality: str) -> Path:
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(48):
+        if modality == "vision":
+            pixels = generator.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+        elif modality == "speech":
+            tone = np.sin(np.arange(12000) * generator.uniform(0.01, 0.2)) + 0.1 * generator.standard_normal(12000)
+            soundfile.write(folder / f"{i}.wav", 0.3 * tone, 16000)
+        else:
+            words = generator.choice(["one", "two", "three", "four", "five", "six"], 120)
+            (folder / f"{i}.txt").write_text(" ".join(words))
+    return folder
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_pretrain_folder_level_1_trains_and_continues(run_example, tmp_path, capsys):
+    data, run = write_data(tmp_path / "photos", "vision"), tmp_path / "run"
+    run_example("pretrain_folder", data, run, "--steps", 2)
+    assert [line["step"] for line in lines(run)] == [2]
+    run_example("pretrain_folder", data, run, "--steps", 3)
+    assert [line["step"] for line in lines(run)] == [2, 3]
+    assert "features of 48 samples, 64 numbers each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("modality", "batch", "width"), [("speech", 8, 128), ("text", 16, 128)])
+def test_pretrain_folder_level_2(run_example, tmp_path, capsys, modality, batch, width):
+    data, run = write_data(tmp_path / "data", modality), tmp_path / "run"
+    run_example(
+        "pretrain_folder", data, run, "--preset", f"{modality}-tiny", "--batch", batch, "--micro-batch", 4, "--steps", 2
+    )
+    config = json.loads((run / "config.json").read_text())
+    loader = config.get("config", config)["loader"]
+    assert loader["accumulation"] == batch // 4
+    assert loader["batch_seconds"] == (4 if modality == "speech" else None)
+    assert loader["holdout"] == 0.05
+    (line,) = lines(run)
+    assert line["validation_loss"] > 0
+    assert f"{width} numbers each" in capsys.readouterr().out
+
+
+def test_own_loop(run_example, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", generator.integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    out = tmp_path / "weights.pt"
+    arguments = ("--images", tmp_path / "images.npy", "--steps", 6, "--batch-size", 16, "--out", out)
+    module = run_example("own_loop", *arguments)
+    assert capsys.readouterr().out.count("explained") == 2
+    weights = torch.load(out, weights_only=True)
+    for state in weights.values():
+        build_encoder(module.MODEL).load_state_dict(state, strict=True)
+    # Both averages have left the start, and are not the same.
+    name = "blocks.0.ffn.up.weight"
+    assert not torch.equal(weights["teacher"][name], weights["average"][name])
+
+
+def test_own_loop_learns():
+    """On pictures with something to learn: the loss of the last steps is well below that of the mean prediction."""
+    spec = importlib.util.spec_from_file_location("example_own_loop", EXAMPLES / "own_loop.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 1, 8)
+    phase, slope = torch.rand(64, 1, 1) * 6, torch.rand(64, 1, 1) * 4
+    images = torch.sin(slope * x[:, None] + 3 * x + phase).unsqueeze(1)
+    model, slow, losses = module.train(images, steps=200, batch_size=16)
+    assert len(losses) == 200
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert not model.teacher.training
+    assert not slow.training
