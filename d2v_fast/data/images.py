@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from d2v_fast.data.config import VisionInputs
 from d2v_fast.data.errors import SampleError
 from d2v_fast.data.index import Index, check_formats, list_files, open_index
 
-EXTENSIONS = (".jpg", ".jpeg", ".png")
-_CONVERT = "Convert them first, for example: mogrify -format png *{0}"
-_REMEDIES = {
-    e: _CONVERT.format(e) for e in (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".ppm", ".pgm")
-}
-_MAX_PIXELS = 1 << 28
-"""Pictures beyond this (a quarter of a gigapixel) are refused: a small file can ask for all memory there is."""
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # deprecated in torchvision 0.29; Pillow gives the same (grey: +-1) and takes a third longer
+    decode_jpeg = None
 
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+_OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".ppm", ".pgm")
+_REMEDIES = {e: f"Convert them first, for example: mogrify -format png *{e}" for e in _OTHERS}
+_MAX_PIXELS = 2 * 89_478_485
+"""Larger pictures are refused, as Pillow refuses them: a small file can ask for all memory there is."""
+
+_JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
@@ -36,7 +42,7 @@ class ImageFolder:
     def __init__(self, root: Path, index: Index, channels: int) -> None:
         self._root = root
         self._index = index
-        self._mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+        self._grey = channels == 1
         self.sizes = index.sizes
         self.fingerprint = index.fingerprint
 
@@ -61,19 +67,28 @@ class ImageFolder:
             raise SampleError(name, self._index.problems[index])
         try:
             data = np.fromfile(name, dtype=np.uint8)
-            image = decode_image(torch.from_numpy(data), mode=self._mode)
-        except OSError as error:
-            raise SampleError(name, error.strerror or str(error)) from error
-        except RuntimeError as error:
-            # torchvision says "decode_jpeg, decode_jpeg.cpp:171, what is wrong"
-            raise SampleError(name, f"cannot be decoded: {str(error).splitlines()[0].split(', ')[-1]}") from error
-        if image.dtype == torch.uint16:  # 16-bit PNG: the high byte, as libpng and Pillow have it
-            image = (image.to(torch.int32) >> 8).to(torch.uint8)
+            image = decode(data, grey=self._grey)
+        except (OSError, RuntimeError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+            raise SampleError(name, _reason(error)) from error
         height, width = image.shape[-2:]
         if (height, width) != tuple(self.sizes[index]):
             expected = "x".join(map(str, self.sizes[index]))
             raise SampleError(name, f"is {height}x{width}, but was {expected} when the data was indexed")
         return image
+
+
+def decode(data: np.ndarray, *, grey: bool) -> Tensor:
+    """A JPEG or PNG file's bytes, uint8 [N], to a picture, uint8 [1 or 3, height, width]."""
+    if decode_jpeg is not None and data[:2].tobytes() == _JPEG:
+        return decode_jpeg(torch.from_numpy(data), ImageReadMode.GRAY if grey else ImageReadMode.RGB)
+    # PNG never by torchvision: its decoder (0.29) takes the whole process down on some damaged files
+    with Image.open(BytesIO(data.tobytes()), formats=("JPEG", "PNG")) as image:
+        if image.mode.startswith("I"):  # 16-bit grey: the high byte, which is also what becomes of 16-bit colours
+            high = (np.asarray(image).astype(np.int32) >> 8).astype(np.uint8)
+            planes = high if grey else np.stack([high] * 3, axis=-1)
+        else:
+            planes = np.array(image.convert("L" if grey else "RGB"))
+    return torch.from_numpy(planes).reshape(*planes.shape[:2], -1).permute(2, 0, 1)
 
 
 def open_images(root: Path, inputs: VisionInputs, *, run: Path | None, threads: int) -> ImageFolder:
@@ -103,12 +118,19 @@ def read_size(path: Path) -> tuple[int, int]:
     return size
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # torchvision says "decode_jpeg, decode_jpeg.cpp:171, what is wrong"
+    return f"cannot be decoded: {str(error).splitlines()[0].split(', ')[-1]}"
+
+
 def _size(file: BinaryIO) -> tuple[int, int]:
     head = file.read(24)
     if head.startswith(_PNG) and head[12:16] == b"IHDR":
         width, height = struct.unpack(">II", head[16:24])
         return height, width
-    if not head.startswith(b"\xff\xd8"):
+    if not head.startswith(_JPEG):
         raise ValueError("is neither JPEG nor PNG")
     file.seek(2)
     while True:  # markers: FF, a code, a length that counts itself; the frame header holds the size

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from d2v_fast.data import DataError, SampleError
+from d2v_fast.data.index import FILE, Index, check_fingerprint, check_formats, list_files, open_index
+
+
+def fill(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x" * len(name))
+    return root
+
+
+def by_name(name):
+    if "bad" in name:
+        raise SampleError(name, "is bad")
+    return (len(name), 7)
+
+
+def test_files_are_found_below_sorted_and_by_extension(tmp_path):
+    fill(
+        tmp_path,
+        "b.wav",
+        "a/z.WAV",
+        "a.wav",
+        "a/b/c.wav",
+        "é/ü.wav",
+        "notes.txt",
+        ".hidden.wav",
+        ".git/x.wav",
+        "README",
+    )
+    listing = list_files(tmp_path, (".wav",))
+    assert listing.names == ["a.wav", "a/b/c.wav", "a/z.WAV", "b.wav", "é/ü.wav"]
+    assert listing.file_bytes.tolist() == [len(name) for name in listing.names]
+    assert dict(listing.ignored) == {".txt": 1, "": 1}
+
+
+def test_loops_of_links_end_and_links_to_nothing_are_kept(tmp_path):
+    fill(tmp_path, "a/x.wav", "b/y.wav")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "other").symlink_to(tmp_path / "a")
+    (tmp_path / "z.wav").symlink_to(tmp_path / "nowhere.wav")
+    listing = list_files(tmp_path, (".wav",))
+    assert sorted(os.path.basename(name) for name in listing.names) == ["x.wav", "y.wav", "z.wav"]
+    assert listing.file_bytes.tolist()[listing.names.index("z.wav")] == -1
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    fill(tmp_path, "a.wav")
+    os.mkfifo(tmp_path / "b.wav")
+    assert list_files(tmp_path, (".wav",)).names == ["a.wav"]
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.wav", "wb") as file:
+        file.write(b"x")
+    listing = list_files(tmp_path, (".wav",))
+    index = open_index(tmp_path, "speech", listing, by_name, run=tmp_path / "run", threads=1)
+    again = Index.load(tmp_path / "run" / FILE, "speech")
+    assert again.names == index.names
+    assert os.fsencode(again.names[0]) == b"caf\xe9.wav"
+
+
+def test_index_keeps_sizes_and_problems(tmp_path):
+    fill(tmp_path, "a.wav", "bad.wav", "ccc.wav")
+    listing = list_files(tmp_path, (".wav",))
+    run = tmp_path / "run"
+    index = open_index(tmp_path, "speech", listing, by_name, run=run, threads=2)
+    assert index.sizes.tolist() == [[5, 7], [0, 0], [7, 7]]
+    assert index.problems == {1: "is bad"}
+
+    def never(name):
+        raise AssertionError("the headers are not read again")
+
+    again = open_index(tmp_path, "speech", listing, never, run=run, threads=2)
+    assert again.fingerprint == index.fingerprint
+    assert np.array_equal(again.sizes, index.sizes)
+    assert again.problems == index.problems
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 300])
+def test_many_headers_keep_their_order(tmp_path, count):
+    names = [f"{i:03}" for i in range(count)]
+    listing = list_files(tmp_path, (".wav",))
+    listing.names.extend(names)
+    index = open_index(tmp_path, "speech", listing, lambda name: (int(name) + 1,), run=None, threads=3)
+    assert index.sizes[:, 0].tolist() == list(range(1, count + 1))
+
+
+def test_a_changed_folder_is_named(tmp_path):
+    fill(tmp_path, "a.wav", "b.wav", "c.wav")
+    run = tmp_path / "run"
+    open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1)
+    (tmp_path / "a.wav").unlink()
+    (tmp_path / "b.wav").write_bytes(b"longer than before")
+    fill(tmp_path, "d.wav")
+    with pytest.raises(
+        DataError, match=r"1 new \(d.wav\), 1 gone \(a.wav\), 1 of another size \(b.wav \(5 -> 18 bytes\)"
+    ):
+        open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1)
+
+
+def test_fingerprint_depends_on_names_bytes_and_sizes():
+    base = {"modality": "speech", "names": ["a", "b"], "problems": {}}
+    base |= {"file_bytes": np.array([1, 2]), "sizes": np.array([[3], [4]])}
+    prints = {
+        Index(**base).fingerprint,
+        Index(**base | {"names": ["a", "c"]}).fingerprint,
+        Index(**base | {"file_bytes": np.array([1, 3])}).fingerprint,
+        Index(**base | {"sizes": np.array([[3], [5]])}).fingerprint,
+        Index(**base | {"extra": {"hash": "x"}}).fingerprint,
+        Index(**base | {"modality": "vision"}).fingerprint,
+    }
+    assert len(prints) == 6
+    assert Index(**base | {"problems": {0: "x"}}).fingerprint in prints
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    fill(tmp_path, "a.wav", "b.wav")
+    run = tmp_path / "run"
+    open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1)
+    whole = (run / FILE).read_text()
+    for damage in (whole[:-15], whole.replace('["b.wav", 5', '["b.wav", 6'), "", whole.split("\n", 1)[0] + "\n"):
+        (run / FILE).write_text(damage)
+        with pytest.raises(DataError, match="damaged"):
+            Index.load(run / FILE, "speech")
+    (run / FILE).write_text(whole)
+    with pytest.raises(DataError, match="describes speech, not vision"):
+        Index.load(run / FILE, "vision")
+
+
+def test_nothing_readable_names_the_first_file(tmp_path):
+    fill(tmp_path, "bad1.wav", "bad2.wav")
+    with pytest.raises(DataError, match=r"none of the 2 files .* can be read; bad1.wav: is bad"):
+        open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=None, threads=1)
+
+
+def test_an_interrupted_index_is_begun_again(tmp_path):
+    fill(tmp_path, "a.wav")
+    run = tmp_path / "run"
+
+    def fail(index):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1, complete=fail)
+    assert not (run / FILE).exists()
+
+
+def test_formats_that_cannot_be_read(tmp_path, capsys):
+    remedies = {".m4a": "Convert them."}
+
+    def check(*names):
+        root = tmp_path / str(len(names))
+        root.mkdir(exist_ok=True)
+        check_formats(root, list_files(fill(root, *names), (".wav",)), remedies, "WAV")
+
+    with pytest.raises(DataError, match="is empty; put WAV files into it"):
+        check()
+    with pytest.raises(DataError, match=r"has 1 .m4a, which cannot be read. Convert them."):
+        check("a.m4a")
+    with pytest.raises(DataError, match=r"has no WAV files, only 2 .txt, 1 without extension"):
+        check("a.txt", "b.txt", "c")
+    check("a.wav", "b.m4a", "c.m4a", "d.txt")
+    assert "left out: " in (error := capsys.readouterr().err)
+    assert "2 .m4a, which cannot be read. Convert them." in error
+
+
+def test_fingerprint_of_a_source_of_ones_own(tmp_path):
+    check_fingerprint(tmp_path, "vision", 3, "abc")
+    check_fingerprint(tmp_path, "vision", 3, "abc")
+    with pytest.raises(DataError, match="fingerprint was 'abc', is 'abd'"):
+        check_fingerprint(tmp_path, "vision", 3, "abd")
+    assert json.loads((tmp_path / FILE).read_text())["samples"] == 3
+    with pytest.raises(DataError, match="belongs to a DataSource"):
+        Index.load(tmp_path / FILE, "vision")
