@@ -1,0 +1,116 @@
+"""The picture of a demo: loss, monitors, accuracies, masks on samples, and a map of the features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from d2v_fast.batch import Batch
+from d2v_fast.data.config import VisionInputs
+from d2v_fast.data.text import TextBlocks
+from d2v_fast.demo.report import PROBE_NAMES, names, summary
+from d2v_fast.demo.task import require
+from d2v_fast.evaluation import plots
+from d2v_fast.models import token_count
+from d2v_fast.training.modalities import open_loader
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from d2v_fast.demo.run import Outcome
+
+WIDTH, HEIGHT, DPI = 11.0, 6.2, 100
+"""Inches, and dots in an inch: 1100 x 620 pixels."""
+
+
+def draw(outcome: Outcome, path: Path) -> None:
+    """Writes the picture, a PNG of WIDTH * DPI by HEIGHT * DPI pixels."""
+    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    figure = plots.figure(WIDTH, HEIGHT)
+    grid = figure.add_gridspec(2, 12)
+
+    def panel(row: int, first: int, last: int) -> Axes:
+        return figure.add_subplot(grid[row, first:last])
+
+    plots.curves(panel(0, 0, 3), lines, {"loss": "loss"}, title="Loss", unit="per masked position")
+    plots.curves(
+        panel(0, 3, 6),
+        lines,
+        {"target_std": "targets", "pred_std": "predictions", "local_std": "local features"},
+        title="Standard deviation",
+        unit="mean over channels",
+    )
+    plots.curves(
+        panel(0, 6, 9),
+        lines,
+        {"target_rank": "targets", "pred_rank": "predictions"},
+        title=f"Effective rank (of {outcome.config.model.transformer.dim})",
+        unit="rank",
+    )
+    plots.accuracy_bars(panel(0, 9, 12), _bars(outcome), title=f"{outcome.task.label.capitalize()}, {_size(outcome)}")
+    _masks(panel(1, 0, 4), outcome)
+    count = min(10, len(outcome.task.classes))
+    for axes, name in ((panel(1, 4, 8), "random"), (panel(1, 8, 12), "student")):
+        points, labels = _map(outcome, name)
+        title = f"Test features, {names(outcome)[name]} (t-SNE)"
+        plots.feature_map(axes, points, labels, outcome.task.classes, title=title)
+    handles, legend = axes.get_legend_handles_labels()
+    style = {"frameon": False, "fontsize": "small", "markerscale": 2}
+    figure.legend(handles, legend, loc="outside lower right", ncols=count, **style)
+    figure.savefig(path, dpi=DPI)
+
+
+def _size(outcome: Outcome) -> str:
+    return f"{len(outcome.task.test)} test samples"
+
+
+def _bars(outcome: Outcome) -> dict[str, dict[str, tuple[float, float]]]:
+    accuracy: dict[str, Any] = summary(outcome)["accuracy"]
+    short = {**names(outcome), "random": "random init."}
+    return {
+        short[key]: {PROBE_NAMES[probe]: (e["mean"], e["standard_error"]) for probe, e in accuracy[key].items()}
+        for key in accuracy
+    }
+
+
+def _masks(axes: Axes, outcome: Outcome) -> None:
+    """The masks of the first step, on its samples."""
+    config, source = outcome.config, outcome.task.source
+    with open_loader(config, source) as loader:
+        batch: Batch = loader.step(0)[0]
+    inputs = config.inputs
+    if isinstance(inputs, VisionInputs):
+        grid = token_count(config.model, None)
+        shown = batch.inputs[:20] * torch.tensor(inputs.std)[:, None, None] + torch.tensor(inputs.mean)[:, None, None]
+        pictures = shown.permute(0, 2, 3, 1).clamp(0, 1).numpy()
+        masks = batch.mask[:20].view(-1, *grid).numpy()
+        title = "What the student sees (grey: masked)"
+        plots.masked_pictures(axes, pictures.repeat(3 // pictures.shape[-1], axis=-1), masks, columns=5, title=title)
+    elif source.modality == "speech":
+        from d2v_fast.demo.speech import SAMPLE_RATE, log_mel
+
+        wave = batch.inputs[0].numpy()
+        title = "What the student sees (grey: masked)"
+        plots.masked_spectrogram(
+            axes, log_mel(wave).T, batch.mask[0].numpy(), seconds=len(wave) / SAMPLE_RATE, title=title
+        )
+    else:
+        tokenizer = cast(TextBlocks, source).tokenizer
+        tokens = [tokenizer.decode([i], skip_special_tokens=False) for i in batch.inputs[0].tolist()]
+        title = "What the student has to fill in (grey)"
+        plots.masked_tokens(axes, tokens, batch.mask[0].tolist(), columns=48, title=title)
+
+
+def _map(outcome: Outcome, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """t-SNE of the standardised test features of the first ten classes: float [N, 2] and labels [N]."""
+    labels = outcome.task.test.labels
+    chosen = labels < len(plots.COLOURS)
+    features = outcome.features[name][chosen].astype(np.float64)
+    features = (features - features.mean(0)) / (features.std(0) + 1e-12)
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    tsne = require("sklearn.manifold").TSNE(perplexity=perplexity, init="pca", random_state=0, metric="cosine")
+    return tsne.fit_transform(features), labels[chosen]

@@ -1,0 +1,96 @@
+"""The demo from data to picture."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from d2v_fast import presets
+from d2v_fast.demo.report import print_table, write_json
+from d2v_fast.demo.task import DemoError, Task, require
+from d2v_fast.evaluation import extract, knn_correct, logistic_correct
+from d2v_fast.training.config import Config
+from d2v_fast.training.loading import load
+from d2v_fast.training.trainer import Data2VecTrainer
+
+MODALITIES = ("vision", "speech", "text")
+
+PROBES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "knn": knn_correct,
+    "logistic": logistic_correct,
+}
+"""The probes, with the settings that `evaluation.probe` fixes: nothing is chosen by looking at results."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a demo."""
+
+    task: Task
+    """The data."""
+
+    config: Config
+    """What was pretrained."""
+
+    folder: Path
+    """The run."""
+
+    correct: dict[str, dict[str, np.ndarray]]
+    """Features ("raw", "random", "student", "teacher") to probe to bool [test samples]."""
+
+    features: dict[str, np.ndarray]
+    """Network to its features of the test samples, float32 [test samples, C]."""
+
+    seconds: dict[str, float]
+    """What took how long."""
+
+
+def run(modality: str, folder: Path, steps: int | None) -> Path:
+    """See `d2v_fast.demo.main`."""
+    if modality not in MODALITIES:
+        raise DemoError(f"there is no demo {modality!r}; choose one of {', '.join(MODALITIES)}")
+    for module in ("matplotlib", "sklearn"):  # before anything takes time
+        require(module)
+    began = time.perf_counter()
+    task: Task = import_module(f"d2v_fast.demo.{modality}").task()
+    config = presets.NAMES[task.preset]()
+    if steps is not None:
+        config = replace(config, steps=steps)
+    print(f"{task.about}.\nPretraining {task.preset}: {config.steps} steps, in {folder}", flush=True)
+    outcome = judge(task, config, folder, time.perf_counter() - began)
+    write_json(outcome, folder / "demo.json")
+    print_table(outcome)
+    from d2v_fast.demo.picture import draw
+
+    draw(outcome, folder / "demo.png")
+    print(f"{folder / 'demo.png'}: loss, monitors, masks and features; {folder / 'demo.json'}: the numbers")
+    return folder
+
+
+def judge(task: Task, config: Config, folder: Path, data_seconds: float = 0.0) -> Outcome:
+    """Pretrain and probe: student, teacher, the student as it was before the first step, and the raw features."""
+    began = time.perf_counter()
+    trainer = Data2VecTrainer(config, data=task.source, out=folder, device="cpu")
+    random = copy.deepcopy(trainer.model.student.encoder)
+    trainer.fit()
+    trained = time.perf_counter()
+
+    networks = {"random": random, "student": load(folder, "student"), "teacher": load(folder, "teacher")}
+    correct, features = {}, {}
+    parts = {"raw": (task.train.raw, task.test.raw)}
+    for name, encoder in networks.items():
+        train, test = (extract(encoder, part.inputs, config.inputs) for part in (task.train, task.test))
+        parts[name] = (train, test)
+        features[name] = test
+    for name, (train, test) in parts.items():
+        correct[name] = {
+            probe: function(train, task.train.labels, test, task.test.labels) for probe, function in PROBES.items()
+        }
+    seconds = {"data": data_seconds, "pretraining": trained - began, "probes": time.perf_counter() - trained}
+    return Outcome(task, config, folder, correct, features, seconds)

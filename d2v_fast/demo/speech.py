@@ -1,0 +1,128 @@
+"""Spoken words from eSpeak NG, about a hundred voices; what counts is the word, on voices never heard before."""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import soxr
+
+from d2v_fast import rng
+from d2v_fast.data import ArraySource
+from d2v_fast.demo.espeak import espeak
+from d2v_fast.demo.task import Labelled, Task, content_hash, held_out
+
+_WORDS = """
+above apple bottle bridge circle coffee doctor early finger garden
+green hammer island jacket kitchen letter market morning never orange
+paper planet quiet river school seven silver simple station summer
+sunday table thunder travel under village water window winter yellow
+"""
+WORDS = tuple(_WORDS.split())
+"""The labels."""
+
+SAMPLE_RATE = 16000
+TEST_SHARE = 0.25
+"""Of the voices, by a hash of their names."""
+
+SENTENCES = 10
+"""Clips for pretraining from each voice of the training part, of WORDS_IN_SENTENCE words each."""
+
+WORDS_IN_SENTENCE = 5
+_SEED = 2022
+_BANDS = 40
+
+
+def task() -> Task:
+    """Every voice says every word; a quarter of the voices is held out. Pretraining: sentences of the other voices.
+
+    Raises:
+        DemoError: espeakng-loader is not installed or does not work.
+    """
+    voices = espeak().voices
+    test_voices = [voice for voice in voices if held_out(voice.encode(), TEST_SHARE)]
+    train_voices = [voice for voice in voices if voice not in test_voices]
+    sentences = [(text, voice) for voice in train_voices for text in _sentences(voice)]
+    train = _part([(word, voice) for voice in train_voices for word in WORDS], seen=set())
+    test = _part(
+        [(word, voice) for voice in test_voices for word in WORDS],
+        seen={content_hash(clip.tobytes()) for clip in train.inputs},
+    )
+    clips = _speak(sentences)
+    return Task(
+        preset="speech-tiny",
+        source=ArraySource("speech", clips, [f"{voice}: {text}" for text, voice in sentences]),
+        train=train,
+        test=test,
+        classes=WORDS,
+        label="spoken word",
+        floor="log-mel mean and deviation",
+        about=(
+            f"{len(WORDS)} English words by {len(voices)} synthetic voices (eSpeak NG), {len(test_voices)} of them "
+            f"held out; pretrained on {sum(map(len, clips)) / SAMPLE_RATE / 60:.0f} minutes "
+            "of word sequences by the others"
+        ),
+    )
+
+
+def _sentences(voice: str) -> list[str]:
+    """Random sequences of words, other ones for each voice."""
+    draws = rng.uniform(_SEED, f"demo speech {voice}", 0, np.arange(SENTENCES, dtype=np.int64), WORDS_IN_SENTENCE)
+    return [" ".join(WORDS[int(u * len(WORDS))] for u in row) for row in draws]
+
+
+def _speak(lines: list[tuple[str, str]]) -> list[np.ndarray]:
+    """The clips of (text, voice) pairs, int16 at 16 kHz; rate and pitch differ from line to line."""
+    synthesiser = espeak()
+    raw = []
+    for text, voice in lines:
+        draw = content_hash(f"{voice}\n{text}".encode())
+        raw.append(synthesiser.say(text, voice, rate=150 + draw % 51, pitch=40 + draw // 64 % 21))
+    with ThreadPoolExecutor(2) as pool:  # soxr releases the interpreter lock
+        return list(pool.map(lambda clip: soxr.resample(clip, synthesiser.sample_rate, SAMPLE_RATE), raw))
+
+
+def _part(lines: list[tuple[str, str]], seen: set[int]) -> Labelled:
+    """Words with labels; a clip whose sound is in `seen` already is left out."""
+    clips, labels, groups = [], [], []
+    voices: dict[str, int] = {}
+    for clip, (word, voice) in zip(_speak(lines), lines, strict=True):
+        key = content_hash(clip.tobytes())
+        if key not in seen:
+            seen.add(key)
+            clips.append(clip)
+            labels.append(WORDS.index(word))
+            groups.append(voices.setdefault(voice, len(voices)))
+    raw = np.stack([log_mel_statistics(clip) for clip in clips])
+    return Labelled(clips, np.array(labels, dtype=np.int64), raw, np.array(groups, dtype=np.int64))
+
+
+def log_mel(wave: np.ndarray) -> np.ndarray:
+    """Logarithms of 40 mel energies, in windows of 25 ms, 10 ms apart: float64 [frames, 40].
+
+    Args:
+        wave: floating point [samples] at 16 kHz.
+    """
+    window, step = 400, 160
+    wave = np.pad(wave.astype(np.float64), (0, max(0, window - len(wave))))
+    frames = np.lib.stride_tricks.sliding_window_view(wave, window)[::step] * np.hanning(window)
+    power = np.abs(np.fft.rfft(frames, 512)) ** 2
+    return np.log(power @ _mel_filters().T + 1e-8)
+
+
+def log_mel_statistics(clip: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of `log_mel` over time: float32 [80]; `clip` is int16 [samples]."""
+    energies = log_mel(clip / 32768)
+    return np.concatenate([energies.mean(0), energies.std(0)]).astype(np.float32)
+
+
+@functools.cache
+def _mel_filters() -> np.ndarray:
+    """Triangles that overlap by half, equally wide in mel: float64 [bands, 257]."""
+    top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, _BANDS + 2) / 2595) - 1)
+    hertz = np.linspace(0, SAMPLE_RATE / 2, 257)
+    rise = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1])[:, None]
+    return np.clip(np.minimum(rise, fall), 0, None)
