@@ -1,4 +1,5 @@
 // The only file that sees Python. Tensors arrive as addresses and sizes; d2v_fast/ops checks them before.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,6 +16,9 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// Sample ids and lengths, int64 [B], are the only arrays that arrive as arrays: reading an address in Python costs as much as a mask.
+using Integers = py::array_t<int64_t, py::array::c_style>;
+
 // Random numbers (cpu/rng.h) and masks (cpu/masks.h); checked in d2v_fast/rng.py and d2v_fast/masking.
 void bind_random(py::module_& m) {
   using nogil = py::call_guard<py::gil_scoped_release>;
@@ -24,30 +28,27 @@ void bind_random(py::module_& m) {
     for (uint64_t word : words) key = d2v::absorb(key, word);
     return key;
   });
-  m.def("rng_uniform", [](uint64_t key, uintptr_t ids, int64_t n, int64_t count, uintptr_t out) {
-    d2v::fill_uniform(key, pointer<const int64_t>(ids), n, count, pointer<double>(out));
+  m.def("rng_uniform", [](uint64_t key, const Integers& ids, int64_t count, uintptr_t out) {
+    d2v::fill_uniform(key, ids.data(), ids.size(), count, pointer<double>(out));
   }, nogil());
   m.def("rng_permutation", [](uint64_t key, int64_t n, uintptr_t out) { d2v::fill_permutation(key, n, pointer<int64_t>(out)); }, nogil());
-  m.def("span_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, uintptr_t lengths, int64_t width,
+  m.def("span_masks", [](uint64_t seed, uint64_t epoch, const Integers& ids, int64_t views, const Integers& lengths, int64_t width,
                          double probability, int64_t span, int64_t min_spans, uintptr_t mask) {
-    return d2v::span_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, pointer<const int64_t>(lengths), width, probability, span,
-                           min_spans, pointer<uint8_t>(mask));
+    return d2v::span_masks({seed, epoch, ids.data(), ids.size(), views}, lengths.data(), width, probability, span, min_spans,
+                           pointer<uint8_t>(mask));
   }, nogil());
-  m.def("block_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, int64_t height, int64_t width,
-                          int64_t count, int64_t min_area, double min_aspect, uintptr_t mask) {
-    return d2v::block_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, height, width, count, min_area, min_aspect,
-                            pointer<uint8_t>(mask));
+  m.def("block_masks", [](uint64_t seed, uint64_t epoch, const Integers& ids, int64_t views, int64_t height, int64_t width, int64_t count,
+                          int64_t min_area, double min_aspect, uintptr_t mask) {
+    return d2v::block_masks({seed, epoch, ids.data(), ids.size(), views}, height, width, count, min_area, min_aspect, pointer<uint8_t>(mask));
   }, nogil());
-  m.def("inverse_block_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, int64_t height, int64_t width,
+  m.def("inverse_block_masks", [](uint64_t seed, uint64_t epoch, const Integers& ids, int64_t views, int64_t height, int64_t width,
                                   int64_t kept, int64_t centres, int64_t block, uintptr_t mask) {
-    return d2v::inverse_block_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, height, width, kept, centres, block,
-                                    pointer<uint8_t>(mask));
+    return d2v::inverse_block_masks({seed, epoch, ids.data(), ids.size(), views}, height, width, kept, centres, block, pointer<uint8_t>(mask));
   }, nogil());
-  m.def("token_masks", [](uint64_t seed, uint64_t epoch, uintptr_t ids, int64_t samples, int64_t views, uintptr_t tokens, uintptr_t lengths,
+  m.def("token_masks", [](uint64_t seed, uint64_t epoch, const Integers& ids, int64_t views, uintptr_t tokens, const Integers& lengths,
                           int64_t width, double probability, int64_t span, double keep, double random, int64_t mask_id, int64_t vocab_size,
                           const std::vector<int64_t>& excluded, uintptr_t mask, uintptr_t masked_tokens) {
-    return d2v::token_masks({seed, epoch, pointer<const int64_t>(ids), samples, views}, pointer<const int64_t>(tokens),
-                            pointer<const int64_t>(lengths), width, probability, span,
+    return d2v::token_masks({seed, epoch, ids.data(), ids.size(), views}, pointer<const int64_t>(tokens), lengths.data(), width, probability, span,
                             {keep, random, mask_id, vocab_size, excluded.data(), static_cast<int64_t>(excluded.size())},
                             pointer<uint8_t>(mask), pointer<int64_t>(masked_tokens));
   }, nogil());

@@ -38,7 +38,7 @@ def uniform(seed: int, domain: str, epoch: int, ids: NDArray[np.int64], count: i
     key = _key(seed, domain, epoch)
     ids = ids_array(ids, "ids")
     out = np.empty((len(ids), natural(count, "count")))
-    _C.rng_uniform(key, ids.ctypes.data, len(ids), out.shape[1], out.ctypes.data)
+    _C.rng_uniform(key, ids, out.shape[1], out.ctypes.data)
     return out
 
 

@@ -51,8 +51,13 @@ void paint(uint8_t* mask, int64_t start, int64_t span, int64_t positions) {
 }
 
 int64_t count_ones(const uint8_t* mask, int64_t positions) {
-  int64_t ones = 0;
-  for (int64_t t = 0; t < positions; ++t) ones += mask[t];
+  int64_t ones = 0, t = 0;
+  for (; t + 8 <= positions; t += 8) {
+    uint64_t eight;
+    memcpy(&eight, mask + t, 8);
+    ones += static_cast<int64_t>(eight * 0x0101010101010101u >> 56);  // the sum of the eight bytes
+  }
+  for (; t < positions; ++t) ones += mask[t];
   return ones;
 }
 
@@ -142,26 +147,27 @@ int64_t token_masks(const MaskKeys& keys, const int64_t* tokens, const int64_t* 
   const auto candidates = static_cast<uint64_t>(replacement.vocab_size - replacement.excluded_count);
   return for_each_row(keys, "mask/token", width, mask, [&](Stream& stream, int64_t b, uint8_t* row) -> int64_t {
     const int64_t length = lengths[b];
-    memcpy(masked_tokens, tokens + b * width, static_cast<size_t>(width) * sizeof(int64_t));
+    const int64_t* source = tokens + b * width;
+    int64_t* target = masked_tokens;
+    masked_tokens += width;
     // Unlike speech, starts lie anywhere and spans are cut at the end, so all of a sequence may be selected.
     const int64_t spans = std::min(span_count(stream, probability, length, span), length);
     chosen.assign(static_cast<size_t>(length), 0);
     choose(stream, length, spans, chosen.data(), [&](int64_t start) { paint(row, start, span, length); });
-    int64_t masked = 0;
-    for (int64_t t = 0; t < length; ++t) {
-      if (!row[t]) continue;
-      ++masked;
-      const double fate = stream.uniform();
-      if (fate < replacement.keep) continue;
-      int64_t token = replacement.mask_id;
-      if (fate < replacement.keep + replacement.random) {
-        token = static_cast<int64_t>(stream.below(candidates));
-        for (int64_t i = 0; i < replacement.excluded_count && token >= replacement.excluded[i]; ++i) ++token;
+    for (int64_t t = 0; t < width; ++t) target[t] = row[t] ? replacement.mask_id : source[t];
+    if (replacement.keep + replacement.random > 0) {
+      for (int64_t t = 0; t < length; ++t) {
+        if (!row[t]) continue;
+        const double fate = stream.uniform();
+        if (fate < replacement.keep) {
+          target[t] = source[t];
+        } else if (fate < replacement.keep + replacement.random) {
+          target[t] = static_cast<int64_t>(stream.below(candidates));
+          for (int64_t i = 0; i < replacement.excluded_count && target[t] >= replacement.excluded[i]; ++i) ++target[t];
+        }
       }
-      masked_tokens[t] = token;
     }
-    masked_tokens += width;
-    return masked;
+    return count_ones(row, length);
   });
 }
 

@@ -42,7 +42,7 @@ class MaskRequest:
         self.ids = ids_array(sample_ids, "sample_ids")
         self.views = at_least(views, 1, "views")
         self.mask = torch.empty(len(self.ids) * self.views, positions, dtype=torch.bool)
-        self.key = (natural(seed, "seed"), natural(epoch, "epoch"), self.ids.ctypes.data, len(self.ids), self.views)
+        self.key = (natural(seed, "seed"), natural(epoch, "epoch"), self.ids, self.views)
 
     def result(self, masked: int, tokens: Tensor | None = None) -> Masks:
         """The masks with their rows; `masked` is the number of True positions that the kernel wrote."""
@@ -63,9 +63,10 @@ def valid_lengths(
     samples = len(ids_array(sample_ids, "sample_ids"))
     if len(array) != samples:
         raise ValueError(f"lengths has {len(array)} entries for {samples} sample_ids; pass one length for each sample")
-    longest = int(array.max(initial=0))
-    if array.min(initial=0) < 0:
-        raise ValueError(f"lengths must be 0 or more, not {int(array.min())}")
+    values = array.tolist()  # Python's min and max are faster for a batch
+    longest, shortest = max(values, default=0), min(values, default=0)
+    if shortest < 0:
+        raise ValueError(f"lengths must be 0 or more, not {shortest}")
     if width is None:
         return array, longest
     if longest > natural(width, "width"):

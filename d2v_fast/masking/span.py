@@ -55,7 +55,7 @@ def span_masks(
     request = MaskRequest(seed, epoch, sample_ids, views, width)
     masked = _C.span_masks(
         *request.key,
-        valid.ctypes.data,
+        valid,
         width,
         config.probability,
         config.length,

@@ -82,7 +82,7 @@ def token_masks(
     masked = _C.token_masks(
         *request.key,
         tokens.data_ptr(),
-        valid.ctypes.data,
+        valid,
         width,
         config.probability,
         config.length,
