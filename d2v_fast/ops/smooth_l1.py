@@ -81,7 +81,7 @@ class _MaskedSmoothL1(torch.autograd.Function):
         if incoming is None:
             return None, None, None, None, None, None
         gradient, rows = ctx.saved_tensors
-        if not (torch.compiler.is_compiling() or _is_final(gradient, incoming)):
+        if torch.compiler.is_compiling() or not _is_final(gradient, incoming):
             gradient = _backward(gradient, incoming, rows, *ctx.options)
         return gradient, None, None, None, None, None
 
