@@ -187,7 +187,7 @@ def _one_line(boxed: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", " ", boxed)
     lines = [" ".join(line.split()) for line in plain.splitlines()]
     if any(line.startswith("Missing from") for line in lines):
-        return "missing " + ", ".join(line.split()[0] for line in lines if line.startswith("--"))
+        return "missing " + ", ".join(line.split()[0] for line in lines if re.match(r"--\w", line))
     lines = [line for line in lines if line.strip("- ")][1:]
     ends = ("Argument helptext", "Perhaps you meant", "For full helptext")
     end = next((i for i, line in enumerate(lines) if line.startswith(ends)), len(lines))

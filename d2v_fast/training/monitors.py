@@ -20,6 +20,8 @@ def mean_std(features: Tensor) -> Tensor:
     Args:
         features: [N, C], any float dtype. With fewer than two rows the result is nan.
     """
+    if len(features) < 2:
+        return torch.full((), torch.nan, device=features.device)
     return features.detach().float().var(dim=0, unbiased=True).add(1e-6).sqrt().mean()
 
 

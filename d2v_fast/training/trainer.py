@@ -121,6 +121,8 @@ class Data2VecTrainer:
             run.write_config(config)
             source = self._open(run.path, last)
             first = 0 if last is None else self._restore(last)
+            if last is not None and first < config.steps:
+                print(f"continuing {run.path} after step {first} of {config.steps}")
             if first >= config.steps:
                 print(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.")
                 return run.path
@@ -158,7 +160,8 @@ class Data2VecTrainer:
             grad_norm, found_inf = self._optimizer.step(lr, loss, self._loss_scale.value)
             self._loss_scale.update(found_inf)
             # Once per optimizer step, after it; a skipped step leaves the teacher alone, too.
-            self.model.update_teacher(torch.where(found_inf > 0, 1.0, torch.tensor(decay, dtype=torch.float64)))
+            keep = torch.full((), decay, dtype=torch.float64, device=self.device).masked_fill_(found_inf > 0, 1.0)
+            self.model.update_teacher(keep)
 
             self._window.add(loss, grad_norm, found_inf, sum(batch.skipped for batch in batches))
             clock.add(sum(len(batch.sample_ids) for batch in batches))
@@ -168,7 +171,10 @@ class Data2VecTrainer:
             problem: RunStopped | None = None
             validates = config.loader.holdout > 0 and (step % config.log.validate_every == 0 or done)
             if step % config.log.every == 0 or validates or done:
-                line: dict[str, Any] = {"step": step, "epoch": step * config.loader.accumulation / loader.batches_per_epoch}
+                line: dict[str, Any] = {
+                    "step": step,
+                    "epoch": step * config.loader.accumulation / loader.batches_per_epoch,
+                }
                 values, skipped_in_row = self._window.read()
                 line |= values | {"lr": lr, "ema_decay": decay} | _monitors(output)
                 if validates:

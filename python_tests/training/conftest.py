@@ -1,4 +1,4 @@
-"""Tiny runs of every modality: two layers of width 32 with every kind of noise switched on, on data made from a seed."""
+"""Tiny runs of every modality: two layers of width 32 with every kind of noise, on data made from a seed."""
 
 from __future__ import annotations
 

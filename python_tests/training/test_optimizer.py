@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from d2v_fast.training.config import OptimConfig
+from d2v_fast.training.errors import RunError
+from d2v_fast.training.optimizer import Optimizer
+
+ONE = torch.ones(())
+
+
+def make(config: OptimConfig, seed: int = 0) -> tuple[nn.Module, Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.ModuleDict({"linear": nn.Linear(3, 2), "norm": nn.LayerNorm(2)})
+    model.class_token = nn.Parameter(torch.ones(1, 1, 2))
+    model.mask_token = nn.Parameter(torch.ones(1, 1, 2))
+    model.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    return model, Optimizer(model.named_parameters(), config)
+
+
+def set_gradients(model: nn.Module, value: float) -> float:
+    count = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.full_like(parameter, value)
+            count += parameter.numel()
+    return abs(value) * count**0.5
+
+
+def test_step_is_adamw_written_out():
+    config = OptimConfig(lr=0.1, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
+    model, optimizer = make(config)
+    expected = {name: p.detach().double().clone() for name, p in optimizer.named.items()}
+    m = v = 0.0
+    for step, (lr, g) in enumerate([(0.1, 0.5), (0.05, -1.0), (0.2, 0.25)], start=1):
+        norm_expected = set_gradients(model, g)
+        norm, found_inf = optimizer.step(lr, ONE, ONE)
+        assert found_inf == 0
+        assert norm.item() == pytest.approx(norm_expected, rel=1e-6)
+        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+        for value in expected.values():
+            value -= lr * 0.01 * value
+            value -= lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.98**step)) ** 0.5 + 1e-6)
+    for name, parameter in optimizer.named.items():
+        torch.testing.assert_close(parameter.detach().double(), expected[name], atol=1e-6, rtol=1e-5)
+        assert parameter.grad is None
+    assert torch.equal(model.frozen, torch.ones(2))
+
+
+@pytest.mark.parametrize(("clip", "factor"), [(None, 1.0), (100.0, 1.0), (0.5, None)])
+def test_clipping_and_unscaling_happen_in_the_step(clip, factor):
+    """The first moment after one step is (1 - beta1) times the gradient that the update used."""
+    model, optimizer = make(OptimConfig(clip_norm=clip))
+    true_norm = set_gradients(model, 2.0 * 1024.0) / 1024.0
+    norm, _ = optimizer.step(1e-3, ONE, torch.tensor(1024.0))
+    assert norm.item() == pytest.approx(true_norm, rel=1e-6)
+    used = 2.0 * (0.5 / true_norm if factor is None else factor)
+    moment = optimizer.state()["exp_avg.linear.weight"]
+    torch.testing.assert_close(moment, torch.full((2, 3), 0.1 * used), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("where", ["gradient", "loss"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_non_finite_step_changes_nothing(where, value, clip):
+    model, optimizer = make(OptimConfig(clip_norm=clip))
+    set_gradients(model, 1.0)
+    optimizer.step(0.1, ONE, ONE)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = {name: value.clone() for name, value in optimizer.state().items()}
+    set_gradients(model, 1.0)
+    if where == "gradient":
+        model.mask_token.grad[0, 0, 1] = value
+    loss = torch.tensor(value) if where == "loss" else ONE
+    _, found_inf = optimizer.step(0.1, loss, ONE)
+    assert found_inf == 1
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert all(torch.equal(state[name], value) for name, value in optimizer.state().items())
+    assert optimizer.state()["step.linear.weight"] == 1
+    set_gradients(model, 1.0)
+    optimizer.step(0.1, ONE, ONE)
+    assert not torch.equal(before["linear.weight"], model["linear"].weight)
+
+
+@pytest.mark.parametrize("decay_vectors", [True, False])
+def test_weight_decay_groups(decay_vectors):
+    model, optimizer = make(OptimConfig(weight_decay=0.5, decay_vectors=decay_vectors))
+    set_gradients(model, 0.0)
+    model["norm"].bias.data.fill_(1.0)
+    model["linear"].bias.data.fill_(1.0)
+    before = {name: p.detach().clone() for name, p in optimizer.named.items()}
+    optimizer.step(0.1, ONE, ONE)
+    decayed = {name for name, p in optimizer.named.items() if torch.allclose(p, before[name] * 0.95)}
+    matrices = {"linear.weight", "mask_token"}
+    vectors = {"linear.bias", "norm.weight", "norm.bias", "class_token"}
+    assert decayed == (matrices | vectors if decay_vectors else matrices)
+
+
+def test_a_parameter_without_gradient_keeps_its_momentum():
+    """A dropped layer moves on as if its gradient were zero, so a resumed run cannot differ from a running one."""
+    model, optimizer = make(OptimConfig(weight_decay=0.0))
+    set_gradients(model, 1.0)
+    optimizer.step(0.1, ONE, ONE)
+    before = model.mask_token.detach().clone()
+    set_gradients(model, 1.0)
+    model.mask_token.grad = None
+    optimizer.step(0.1, ONE, ONE)
+    assert not torch.equal(model.mask_token, before)
+    assert optimizer.state()["step.mask_token"] == 2
+
+
+def test_state_round_trip_continues_with_the_same_bits():
+    model, optimizer = make(OptimConfig())
+    set_gradients(model, 0.3)
+    optimizer.step(0.1, ONE, ONE)
+    other_model, other = make(OptimConfig())
+    other_model.load_state_dict(model.state_dict())
+    other.load_state({name: value.clone() for name, value in optimizer.state().items()})
+    for m, o in ((model, optimizer), (other_model, other)):
+        set_gradients(m, -0.7)
+        o.step(0.05, ONE, ONE)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other_model.parameters(), strict=True))
+    with pytest.raises(RunError, match="has no step for class_token: it belongs to another model"):
+        other.load_state({})

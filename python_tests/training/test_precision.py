@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from d2v_fast.training.config import PrecisionConfig
+from d2v_fast.training.errors import ConfigError
+from d2v_fast.training.precision import LossScale, autocast
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_autocast_sets_the_format_of_products(name, dtype):
+    with autocast(PrecisionConfig(autocast=name), CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_float16_needs_cuda():
+    with pytest.raises(ConfigError, match=r"precision\.autocast is 'float16', which needs CUDA.*bfloat16 or float32"):
+        autocast(PrecisionConfig(autocast="float16"), CPU)
+
+
+def test_loss_scale_halves_on_overflow_and_doubles_after_many_good_steps():
+    scale = LossScale(PrecisionConfig(autocast="float16"), CPU)
+    good, bad = torch.zeros(()), torch.ones(())
+    assert scale.value == 65536
+    scale.update(bad)
+    assert scale.value == 32768
+    for _ in range(LossScale.GROW - 1):
+        scale.update(good)
+    assert scale.value == 32768
+    restored = LossScale(PrecisionConfig(autocast="float16"), CPU)
+    restored.load_state(scale.state())
+    for one in (scale, restored):
+        one.update(good)
+        assert one.value == 65536
+        assert one.good_steps == 0
+
+
+def test_other_formats_are_not_scaled():
+    scale = LossScale(PrecisionConfig(autocast="bfloat16"), CPU)
+    scale.update(torch.ones(()))
+    assert scale.value == 1
