@@ -21,7 +21,7 @@ def build_encoder(config: ModelConfig) -> Encoder:
 
 
 def initialise_head(head: nn.Module, config: ModelConfig) -> None:
-    """The recipe's weights for a regression head; speech keeps torch's own (data2vec.md 1.3, 2.1, 2.2)."""
+    """The recipe's weights for a regression head; speech keeps torch's own, as the released code has them."""
     if config.modality == "text":
         initialise_text(head)
     if config.modality == "vision":

@@ -1,4 +1,4 @@
-"""Speech: waveform, convolutions, position convolutions, context network (data2vec.md 1.1 to 1.3)."""
+"""Speech: waveform, convolutions, position convolutions, context network (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SpeechEncoder(Encoder):
             config.embedding.position_kernel,
             config.embedding.position_groups,
         )
-        # BERT's initialisation, in the context network only; convolutions and projection keep their own (1.3).
+        # BERT's initialisation, in the context network only; convolutions and projection keep their own as released.
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""Text: tokens, positions, context network (data2vec.md 2.1)."""
+"""Text: tokens, positions, context network (paper, section 4.3)."""
 
 from __future__ import annotations
 

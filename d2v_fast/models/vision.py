@@ -1,4 +1,4 @@
-"""Vision: patches, class token, shared relative position bias, context network (data2vec.md 2.2)."""
+"""Vision: patches, class token, shared relative position bias, context network (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class VisionEncoder(Encoder):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal(0, 0.02) cut at one standard deviation; ends of branches are scaled down with depth (2.2, "Init")."""
+        """Normal(0, 0.02) cut at one standard deviation; ends of branches are scaled down with depth, as in BEiT."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 truncated_normal_(module.weight)

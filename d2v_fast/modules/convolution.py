@@ -104,7 +104,7 @@ def strided_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 class ConvolutionBlock(nn.Module):
-    """Strided convolution, LayerNorm over channels (affine, eps 1e-5), exact GELU (data2vec.md 1.1)."""
+    """Strided convolution, LayerNorm over channels (affine, eps 1e-5), exact GELU, as in wav2vec 2.0."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class ConvolutionBlock(nn.Module):
 class PositionConvolutions(nn.Module):
     """Positions for speech: a stack of grouped convolutions with SAME padding, LayerNorm without affine, GELU.
 
-    The stack's output is added to its input by the encoder (data2vec.md 1.2).
+    The stack's output is added to its input by the encoder; padding is not treated between the layers, as released.
     """
 
     def __init__(self, dim: int, depth: int, kernel: int, groups: int) -> None:
@@ -151,7 +151,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 class SpeechFrames(nn.Module):
-    """Waveform to frames of width C: the convolutions, a LayerNorm and a linear projection (data2vec.md 1.1)."""
+    """Waveform to frames of width C: the convolutions, a LayerNorm and a linear projection, as in wav2vec 2.0."""
 
     def __init__(self, layers: tuple[tuple[int, int, int], ...], dim: int, gradient_scale: float) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class Patches(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Tokens to vectors: token and learned position embeddings, then LayerNorm (data2vec.md 2.1).
+    """Tokens to vectors: token and learned position embeddings, then LayerNorm.
 
     Positions are counted over the tokens that are not padding, from pad_id + 1; padding has position pad_id, and both
     tables keep that row at zero, without gradient.

@@ -7,7 +7,10 @@ from torch import Tensor, nn
 
 
 class RegressionHead(nn.Module):
-    """One linear map, or hidden layers of width 2 * C with exact GELU between (data2vec.md 1.6 and 2.1)."""
+    """One linear map, or hidden layers of width 2 * C with exact GELU between.
+
+    The released speech and vision code has one map, the released text code two.
+    """
 
     def __init__(self, dim: int, layers: int) -> None:
         """`layers` counts the linear maps.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def relative_index(height: int, width: int) -> Tensor:
-    """Row of the bias table for each pair of tokens (data2vec.md 2.2).
+    """Row of the bias table for each pair of tokens (BEiT's, which Swin Transformer introduced).
 
     Args:
         height: patches in a column.
@@ -38,7 +38,7 @@ class RelativePositionBias(nn.Module):
         super().__init__()
         height, width = grid
         self.table = nn.Parameter(torch.zeros((2 * height - 1) * (2 * width - 1) + 3, heads))
-        # Not persistent and not a parameter: a moving average of it would point at wrong rows (data2vec.md, trap 4).
+        # Not persistent and not a parameter: a moving average of it would point at wrong rows.
         self.register_buffer("index", relative_index(height, width), persistent=False)
 
     def forward(self) -> Tensor:

@@ -233,6 +233,8 @@ def _speech(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[
     padding = arrays.get("batch/padding_mask")
     lengths = None
     if padding is not None and padding.any():
+        if padding.shape != arrays["batch/source"].shape:
+            raise UnknownKind(f"batch/padding_mask of shape {padding.shape}; that of the samples is expected")
         lengths = torch.from_numpy((~padding.astype(bool)).sum(1).astype(np.int64))
     mask = arrays.get("fwd/mask_indices", arrays.get("batch/mask_indices"))
     return config, _batch(torch.from_numpy(arrays["batch/source"]), np.asarray(mask), lengths=lengths)

@@ -118,7 +118,7 @@ def test_text_padding_changes_nothing(small):
 
 
 def test_speech_padding_reaches_neighbours_through_the_position_stack_only(small):
-    """As released: frames are zeroed before the stack, not between its layers (data2vec.md 1.2)."""
+    """As released: frames are zeroed before the stack, not between its layers."""
     encoder = small.perturb(build_encoder(small.configs["speech"])).eval()
     waves = small.make_batch("speech").inputs
     lengths = torch.tensor([104, 72, 104])  # 12, 8, 12 frames
