@@ -61,14 +61,16 @@ def token_masks(
             f"TokenMask.keep + TokenMask.random must be at most 1, not {config.keep} + {config.random}; "
             "they are shares of the selected tokens"
         )
-    if tokens.ndim != 2 or tokens.dtype != torch.int64 or tokens.device.type != "cpu":
+    if tokens.ndim != 2 or tokens.dtype != torch.int64 or not tokens.is_cpu:
         raise ValueError(
             f"tokens must be int64 [B, T] on the CPU, not {tokens.dtype} {list(tokens.shape)} on {tokens.device}"
         )
     if natural(mask_id, "mask_id") >= at_least(vocab_size, 1, "vocab_size"):
         raise ValueError(f"mask_id must be below vocab_size = {vocab_size}, not {mask_id}")
-    excluded = sorted({mask_id, *(int(i) for i in special_ids if 0 <= i < vocab_size)})
-    if config.random > 0.0 and len(excluded) == vocab_size:
+    excluded: list[int] = []  # from the random tokens, if there are any
+    if config.random > 0.0:
+        excluded = sorted({mask_id, *(int(i) for i in special_ids if 0 <= i < vocab_size)})
+    if len(excluded) == vocab_size:
         raise ValueError(
             f"TokenMask.random is {config.random}, but all {vocab_size} ids of the vocabulary are special; set it to 0"
         )
