@@ -70,9 +70,7 @@ def measure(path: Path) -> Measure:
     except UnicodeDecodeError as error:
         raise SampleError(str(path), f"is not UTF-8 ({error.reason}): convert it") from error
     if characters == 0:
-        reason = (
-            f'has no text: none of its {lines} lines is a JSON object with a string "text"' if bad else "has no text"
-        )
+        reason = f'has no text (no object with a string "text" in {lines} lines)' if bad else "has no text"
         raise SampleError(str(path), reason if path.stat().st_size else "is empty")
     return Measure(documents, characters, len(bad), bad[0] if bad else 0)
 

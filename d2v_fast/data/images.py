@@ -20,7 +20,7 @@ from d2v_fast.data.index import Index, check_formats, list_files, open_index
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # deprecated in torchvision 0.29; Pillow gives the same (grey: +-1) and takes a third longer
+except ImportError:  # deprecated in torchvision 0.29; Pillow gives the same (grey: +-2) and takes a third longer
     decode_jpeg = None
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")

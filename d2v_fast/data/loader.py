@@ -76,6 +76,7 @@ class Loader:
         """Seconds that `step` has waited for batches so far."""
         self._reported: set[int] = set()
         self._coming: dict[int, list[Future[Made]]] = {}
+        self._closed = False
         self._maker = Maker(source, inputs, masks, image_size, config.threads)
         self._request(first_step)
 
@@ -88,7 +89,10 @@ class Loader:
 
         Raises:
             DataError: No sample of a micro-batch can be read, or reading failed in an unexpected way.
+            RuntimeError: The loader is closed.
         """
+        if self._closed:
+            raise RuntimeError("the loader is closed")
         began = time.perf_counter()
         self._request(n)
         try:
@@ -113,6 +117,7 @@ class Loader:
 
     def close(self) -> None:
         """Stops the threads; batches that were being made are dropped."""
+        self._closed = True
         self._drop(list(self._coming))
         self._maker.close()
 

@@ -165,14 +165,19 @@ class Maker:
 def _start_pool(threads: int) -> ThreadPoolExecutor:
     """Threads in which torch computes on one core each.
 
-    torch.set_num_threads is local to a thread but for a default that threads started later take over; so all threads
-    are started here and the default is put back.
+    torch.set_num_threads is local to a thread, but for a default that threads started later take over; so all threads
+    are started here, and then the default is put back.
     """
     main = torch.get_num_threads()
     together = threading.Barrier(threads + 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="d2v-data", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="d2v-data", initializer=_use_one_core)
     for _ in range(threads):
         pool.submit(together.wait)
     together.wait()
     torch.set_num_threads(main)
     return pool
+
+
+def _use_one_core() -> None:
+    torch.get_num_threads()  # a thread's first call takes the default over, which must not happen after the next line
+    torch.set_num_threads(1)

@@ -150,10 +150,13 @@ class Plan:
         ids = self._ids[rng.permutation(self._seed, "order", epoch, len(self._ids))[: self._ends[-1]]]
         if self._budget is None:
             return np.split(ids, self._ends[:-1])
-        # Clips of about equal length together: sorted by a length that is a little blurred, in every epoch anew.
-        blur = rng.uniform(self._seed, "bucket", epoch, ids, 1)[:, 0]
-        key = self._sizes[ids] * (1 + _LENGTH_NOISE * blur)
-        batches = np.split(ids[np.argsort(-key, kind="stable")], self._ends[:-1])
+        # Clips of about equal length together: sorted by a length that is a little blurred, anew in every epoch, and
+        # then moved by up to half a batch, which also mixes clips that are few.
+        blur = rng.uniform(self._seed, "bucket", epoch, ids, 2)
+        ids = ids[np.argsort(-self._sizes[ids] * (1 + _LENGTH_NOISE * blur[:, 0]), kind="stable")]
+        half = 0.5 * len(ids) / len(self._ends)
+        ids = ids[np.argsort(np.arange(len(ids)) + half * blur[:, 1], kind="stable")]
+        batches = np.split(ids, self._ends[:-1])
         return [batches[i] for i in rng.permutation(self._seed, "batches", epoch, len(batches))]
 
 

@@ -66,7 +66,7 @@ def test_jpeg_is_the_same_without_torchvisions_decoder(picture, monkeypatch, gre
     data = encode_jpeg(picture(33, 47)).numpy()
     expected = images.decode(data, grey=grey).int()
     monkeypatch.setattr(images, "decode_jpeg", None)
-    assert (images.decode(data, grey=grey) - expected).abs().max() <= grey
+    assert (images.decode(data, grey=grey) - expected).abs().max() <= 2 * grey
 
 
 def test_16_bit_png_keeps_the_high_byte(tmp_path):

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from d2v_fast.data import DataError, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.data.plan import VALIDATION_EPOCH, ClipPlan, PicturePlan, Plan, crop_boxes, plan_pictures
+
+RATE = 1000
+SPEECH = SpeechInputs(sample_rate=RATE, min_seconds=1, max_seconds=20)
+
+
+def text_plan(count, batch_size, seed=0, ids=None):
+    ids = np.arange(count) if ids is None else ids
+    return Plan(np.full(count, 64), ids, TextInputs(block_size=64), LoaderConfig(batch_size=batch_size), seed)
+
+
+def speech_plan(sizes, seed=0, **config):
+    return Plan(sizes, np.arange(len(sizes)), SPEECH, LoaderConfig(**config), seed)
+
+
+def lognormal(count, seed=0):
+    """Lengths of 2 to 30 s, in samples."""
+    draw = np.random.default_rng(seed).lognormal(np.log(9), 0.5, count)
+    return (np.clip(draw, 2, 30) * RATE).astype(np.int64)
+
+
+def epoch_ids(plan, epoch):
+    n = plan.batches_per_epoch
+    return [plan.batch(epoch * n + k).ids for k in range(n)]
+
+
+@pytest.mark.parametrize(("count", "batch_size", "batches"), [(10, 3, 3), (9, 3, 3), (7, 7, 1), (5, 8, 1), (1, 1, 1)])
+def test_every_sample_at_most_once_and_equal_batches(count, batch_size, batches):
+    plan = text_plan(count, batch_size)
+    assert plan.batches_per_epoch == batches
+    for epoch in range(3):
+        found = epoch_ids(plan, epoch)
+        assert {len(ids) for ids in found} == {min(batch_size, count)}
+        assert len(set(np.concatenate(found))) == batches * min(batch_size, count)
+
+
+def test_the_remainder_and_the_order_change_with_the_epoch():
+    plan = text_plan(103, 10)
+    left = {frozenset(set(range(103)) - set(np.concatenate(epoch_ids(plan, epoch)))) for epoch in range(8)}
+    assert len(left) == 8
+    assert all(len(three) == 3 for three in left)
+    assert len({tuple(plan.batch(10 * epoch).ids) for epoch in range(8)}) == 8
+
+
+def test_batches_are_a_pure_function_of_their_number():
+    numbers = [57, 3, 4, 31, 3, 99, 0, 57]
+    plan = text_plan(50, 7)
+    for number in numbers:
+        fresh = text_plan(50, 7).batch(number)
+        again = plan.batch(number)
+        assert again.epoch == fresh.epoch == number // 7
+        assert np.array_equal(again.ids, fresh.ids)
+    assert not np.array_equal(text_plan(50, 7, seed=1).batch(3).ids, plan.batch(3).ids)
+
+
+def test_only_the_given_samples_are_used():
+    ids = np.array([3, 5, 8, 13, 21, 34])
+    assert set(np.concatenate(epoch_ids(text_plan(40, 2, ids=ids), 0))) == set(ids.tolist())
+
+
+def test_no_samples_or_no_batch_size():
+    with pytest.raises(DataError, match="no samples are left"):
+        text_plan(3, 2, ids=np.arange(0))
+    with pytest.raises(DataError, match=r"loader.batch_size is 0"):
+        text_plan(3, 0)
+
+
+# speech
+
+
+def test_batches_without_a_budget_are_cut_to_the_shortest():
+    sizes = lognormal(40)
+    plan = speech_plan(sizes, batch_size=8)
+    for k in range(plan.batches_per_epoch):
+        batch = plan.batch(k)
+        assert batch.details.length == min(sizes[batch.ids].min(), 20 * RATE)
+        assert (batch.details.starts >= 0).all()
+        assert (batch.details.starts + batch.details.length <= sizes[batch.ids]).all()
+
+
+def test_windows_reach_every_place():
+    plan = speech_plan(np.array([2000, 2010]), batch_size=2)
+    starts = [{}, {}]
+    for number in range(400):
+        batch = plan.batch(number)
+        for sample, start in zip(batch.ids, batch.details.starts, strict=True):
+            starts[sample][int(start)] = True
+    assert set(starts[0]) == {0}
+    assert set(starts[1]) == set(range(11))
+
+
+def test_long_clips_give_windows_of_the_longest_length():
+    plan = speech_plan(np.array([50_000] * 4), batch_size=4)
+    assert plan.batch(0).details.length == 20_000
+    assert len(set(plan.batch(0).details.starts)) == 4
+
+
+def cut_share(plan, sizes, epoch):
+    """Share of the sound that is lost because a batch has the length of its shortest clip."""
+    used, whole = 0, 0
+    for number in range(epoch * plan.batches_per_epoch, (epoch + 1) * plan.batches_per_epoch):
+        batch = plan.batch(number)
+        used += batch.details.length * len(batch.ids)
+        whole += np.minimum(sizes[batch.ids], 20 * RATE).sum()
+    return 1 - used / whole
+
+
+def test_a_budget_brings_clips_of_equal_length_together():
+    sizes = lognormal(2000)
+    plan = speech_plan(sizes, batch_seconds=120, batch_size=1000)
+    assert max(cut_share(plan, sizes, epoch) for epoch in range(3)) < 0.03
+    assert cut_share(speech_plan(sizes, batch_size=13), sizes, 0) > 0.25
+    for epoch in range(3):
+        found = epoch_ids(plan, epoch)
+        ids = np.concatenate(found)
+        assert len(set(ids)) == len(ids)
+        assert len(ids) > 0.98 * len(sizes)
+        sound = [plan.batch(epoch * plan.batches_per_epoch + k) for k in range(plan.batches_per_epoch)]
+        seconds = np.array([len(b.ids) * b.details.length / RATE for b in sound])
+        assert seconds.max() <= 120
+        assert seconds.min() > 50  # the batch of the shortest clips
+        assert np.median(seconds) > 110
+
+
+def test_bucketed_batches_differ_between_epochs():
+    plan = speech_plan(lognormal(2000), batch_seconds=120, batch_size=1000)
+    first, second = ({frozenset(ids.tolist()) for ids in epoch_ids(plan, epoch)} for epoch in (0, 1))
+    assert len(first & second) < 0.1 * len(first)
+    lengths = [plan.batch(k).details.length for k in range(plan.batches_per_epoch)]
+    order = np.argsort(np.argsort(lengths))
+    assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.3  # batches are not sorted by length
+
+
+def test_few_clips_of_like_length_mix_too():
+    plan = speech_plan(np.arange(40) * 300 + 3000, batch_seconds=60, batch_size=100)
+    batches = {frozenset(ids.tolist()) for epoch in range(6) for ids in epoch_ids(plan, epoch)}
+    assert len(batches) > 2 * plan.batches_per_epoch
+
+
+def test_the_batch_size_is_a_limit_beside_the_budget():
+    plan = speech_plan(lognormal(200), batch_seconds=120, batch_size=4)
+    assert max(len(ids) for ids in epoch_ids(plan, 0)) == 4
+
+
+def test_one_small_batch_is_kept():
+    plan = speech_plan(np.array([3000, 4000, 5000]), batch_seconds=100)
+    assert plan.batches_per_epoch == 1
+    assert sorted(plan.batch(0).ids) == [0, 1, 2]
+
+
+def test_a_clip_longer_than_the_budget_is_cut_to_it():
+    plan = speech_plan(np.array([18_000] * 3), batch_seconds=10)
+    assert plan.batches_per_epoch == 3
+    assert plan.batch(0).details.length == 10_000
+
+
+def test_budgets_that_make_no_sense():
+    with pytest.raises(DataError, match=r"loader.batch_seconds is 0.5, less than one clip of inputs.min_seconds 1"):
+        speech_plan(lognormal(9), batch_seconds=0.5)
+    with pytest.raises(DataError, match="for speech only"):
+        Plan(np.ones((3, 2)), np.arange(3), VisionInputs(), LoaderConfig(batch_seconds=9), 0)
+
+
+@pytest.mark.parametrize("config", [{"batch_size": 5}, {"batch_seconds": 60, "batch_size": 100}])
+def test_an_unreadable_clip_keeps_its_place(config):
+    sizes = lognormal(100)
+    broken = sizes.copy()
+    broken[17] = 0
+    plan = speech_plan(broken, **config)
+    ids = [np.concatenate(epoch_ids(plan, epoch)) for epoch in range(20)]
+    assert sum(17 in epoch for epoch in ids) > 10
+    assert all((plan.batch(k).details.starts >= 0).all() for k in range(plan.batches_per_epoch))
+    assert min(plan.batch(k).details.length for k in range(plan.batches_per_epoch)) >= 2 * RATE
+
+
+def test_validation_takes_every_sample_once_in_a_fixed_way():
+    sizes = lognormal(103)
+    for plan in (speech_plan(sizes, batch_seconds=60), speech_plan(sizes, batch_size=10), text_plan(103, 10)):
+        batches = plan.in_order()
+        assert sorted(np.concatenate([batch.ids for batch in batches])) == list(range(103))
+        assert {batch.epoch for batch in batches} == {VALIDATION_EPOCH}
+    again = speech_plan(sizes, batch_size=10).in_order()
+    for one, two in zip(speech_plan(sizes, batch_size=10).in_order(), again, strict=True):
+        assert np.array_equal(one.details.starts, two.details.starts)
+        assert one.details.length == sizes[one.ids].min() or one.details.length == 20 * RATE
+
+
+# pictures
+
+
+def sizes_of(*pairs, repeat=500):
+    return np.array(pairs * repeat, dtype=np.int64)
+
+
+def boxes_of(sizes, inputs, epoch=0):
+    return plan_pictures(sizes, np.arange(len(sizes)), inputs, 0, epoch).boxes
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 2), (224, 224), (375, 500), (3000, 200)])
+def test_boxes_lie_within_the_picture(size):
+    sizes = sizes_of(size)
+    top, left, height, width = boxes_of(sizes, VisionInputs()).T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (height >= 1).all()
+    assert (width >= 1).all()
+    assert (top + height <= size[0]).all()
+    assert (left + width <= size[1]).all()
+
+
+def test_boxes_have_the_areas_ratios_and_places_of_the_recipe():
+    sizes = sizes_of((400, 400), repeat=20_000)
+    top, left, height, width = boxes_of(sizes, VisionInputs()).T.astype(float)
+    share, ratio = height * width / 160_000, width / height
+    assert 0.078 < share.min() < 0.09
+    assert 0.99 < share.max() <= 1
+    assert abs(np.log(ratio).mean()) < 0.005
+    assert ratio.min() == pytest.approx(3 / 4, abs=0.01)
+    assert ratio.max() == pytest.approx(4 / 3, abs=0.01)
+    small = share < 0.4  # these always fit, so their area is uniform
+    assert share[small].mean() == pytest.approx(0.24, abs=0.005)
+    for place, room in ((top, 400 - height), (left, 400 - width)):
+        inner = room > 50
+        relative = place[inner] / room[inner]
+        assert relative.mean() == pytest.approx(0.5, abs=0.01)
+        assert relative.std() == pytest.approx(12**-0.5, abs=0.01)
+        assert relative.min() == 0
+        assert relative.max() == 1
+
+
+def test_boxes_have_torchvisions_distribution():
+    import torch
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    image = torch.empty(3, 100, 160)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1], [3 / 4, 4 / 3]) for _ in range(8000)])
+    ours = boxes_of(sizes_of((100, 160), repeat=8000), VisionInputs())
+    for column in range(4):
+        for quantile in (0.1, 0.25, 0.5, 0.75, 0.9):
+            a, b = np.quantile(ours[:, column], quantile), np.quantile(theirs[:, column], quantile)
+            assert abs(a - b) <= 2.5, (column, quantile)
+
+
+@pytest.mark.parametrize(("size", "box"), [((100, 1000), (0, 433, 100, 133)), ((1000, 100), (433, 0, 133, 100))])
+def test_the_middle_is_taken_where_nothing_fits(size, box):
+    found = crop_boxes(sizes_of(size, repeat=3), np.full((3, 22), 0.999), (1.0, 1.0), (3 / 4, 4 / 3))
+    assert found.tolist() == [list(box)] * 3
+
+
+def test_scale_one_takes_the_whole_picture():
+    sizes = sizes_of((20, 300), (8, 8), repeat=3)
+    boxes = boxes_of(sizes, VisionInputs(crop_scale=(1, 1)))
+    assert boxes.tolist() == [[0, 0, 20, 300], [0, 0, 8, 8]] * 3
+
+
+def test_flips_and_colours():
+    ids = np.arange(20_000)
+    sizes = np.full((20_000, 2), 8)
+    plan = plan_pictures(sizes, ids, VisionInputs(flip=0.3, jitter=0.4), 0, 0)
+    assert plan.flips.mean() == pytest.approx(0.3, abs=0.015)
+    assert plan.colours.shape == (20_000, 3)
+    assert plan.colours.min() == pytest.approx(0.6, abs=1e-3)
+    assert plan.colours.max() == pytest.approx(1.4, abs=1e-3)
+    assert abs(np.corrcoef(np.c_[plan.colours, plan.flips], rowvar=False) - np.eye(4)).max() < 0.03
+    assert not plan_pictures(sizes, ids, VisionInputs(flip=0), 0, 0).flips.any()
+    assert plan_pictures(sizes, ids, VisionInputs(flip=1), 0, 0).flips.all()
+    assert plan_pictures(sizes, ids, VisionInputs(jitter=2), 0, 0).colours.min() >= 0
+
+
+def test_draws_belong_to_the_sample_and_the_epoch():
+    sizes, ids = np.full((50, 2), 100), np.arange(50)
+    whole = plan_pictures(sizes, ids, VisionInputs(), 0, 3)
+    part = plan_pictures(sizes[:7], ids[10:17], VisionInputs(), 0, 3)
+    assert np.array_equal(whole.boxes[10:17], part.boxes)
+    assert np.array_equal(whole.colours[10:17], part.colours)
+    for seed, epoch in ((0, 4), (1, 3)):
+        assert not np.array_equal(plan_pictures(sizes, ids, VisionInputs(), seed, epoch).boxes, whole.boxes)
+
+
+def test_an_unreadable_picture_keeps_its_place():
+    sizes = sizes_of((50, 60), repeat=20)
+    broken = sizes.copy()
+    broken[7] = 0
+    config = LoaderConfig(batch_size=5)
+    plans = [Plan(s, np.arange(20), VisionInputs(), config, 0) for s in (sizes, broken)]
+    for k in range(8):
+        whole, with_hole = (plan.batch(k) for plan in plans)
+        assert np.array_equal(whole.ids, with_hole.ids)
+        others = whole.ids != 7
+        assert np.array_equal(whole.details.boxes[others], with_hole.details.boxes[others])
+
+
+def test_each_modality_has_its_details():
+    config = LoaderConfig(batch_size=2)
+    assert isinstance(Plan(np.ones((3, 2)), np.arange(3), VisionInputs(), config, 0).batch(0).details, PicturePlan)
+    assert isinstance(speech_plan(lognormal(3)).batch(0).details, ClipPlan)
+    assert text_plan(3, 2).batch(0).details is None

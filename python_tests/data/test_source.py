@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from d2v_fast.data import (
+    ArraySource,
+    DataError,
+    DataSource,
+    Loader,
+    LoaderConfig,
+    SpeechInputs,
+    TextInputs,
+    VisionInputs,
+    open_source,
+)
+
+
+def digits(count=10):
+    return np.random.default_rng(0).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+
+
+def test_arrays_of_one_shape_and_of_many():
+    source = ArraySource("vision", digits(), names=[f"digit {i}" for i in range(10)])
+    assert len(source) == 10
+    assert source.sizes.tolist() == [[8, 8]] * 10
+    assert source.name(3) == "digit 3"
+    assert np.array_equal(source.read(3), digits()[3])
+    mixed = ArraySource("vision", [np.zeros((4, 5), np.uint8), np.zeros((6, 7, 3), np.uint8)])
+    assert mixed.sizes.tolist() == [[4, 5], [6, 7]]
+    clips = ArraySource("speech", [np.zeros(100, np.int16), np.zeros(50, np.float64)])
+    assert clips.sizes.tolist() == [100, 50]
+    assert clips.name(1) == "1"
+    assert isinstance(clips, DataSource)
+
+
+def test_fingerprint_of_arrays_depends_on_every_value():
+    changed = digits()
+    changed[9, 7, 7] ^= 1
+    several = (digits(), digits(), changed, digits(9), digits().reshape(10, 4, 16))
+    assert len({ArraySource("vision", samples).fingerprint for samples in several}) == 4
+
+
+@pytest.mark.parametrize(
+    ("modality", "samples", "message"),
+    [
+        ("vision", [], "at least one"),
+        ("text", [np.zeros(3, np.int64)], "write texts to a .jsonl file"),
+        ("vision", [np.zeros((4, 4), np.float32)], r"sample 0 is float32 \[4, 4\].*multiply by 255"),
+        ("vision", [np.zeros((4, 4), np.uint8), np.zeros(4, np.uint8)], r"sample 1 is uint8 \[4\]"),
+        ("vision", [np.zeros((0, 4), np.uint8)], r"sample 0 is uint8 \[0, 4\]"),
+        ("speech", [np.zeros((2, 4), np.float32)], "a clip is one-dimensional"),
+        ("speech", [np.zeros(4, np.int32)], "int16 or floating point"),
+    ],
+)
+def test_arrays_that_do_not_fit(modality, samples, message):
+    with pytest.raises(DataError, match=message):
+        ArraySource(modality, samples)
+
+
+def test_as_many_names_as_samples():
+    with pytest.raises(DataError, match="got 1 names for 10 samples"):
+        ArraySource("vision", digits(), names=["a"])
+
+
+class Squares:
+    """A data source in ten lines, as a user would write it."""
+
+    modality = "vision"
+    fingerprint = "squares 1"
+
+    def __init__(self, count):
+        self.sizes = np.full((count, 2), 16)
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def name(self, index):
+        return f"square {index}"
+
+    def read(self, index):
+        return torch.full((3, 16, 16), index, dtype=torch.uint8)
+
+
+def test_a_source_of_ones_own(tmp_path, picture_masks):
+    inputs = VisionInputs(mean=(0.0,) * 3, std=(1.0,) * 3, jitter=0)
+    source = open_source(Squares(8), "vision", inputs, run=tmp_path)
+    config = LoaderConfig(batch_size=8)
+    with Loader(source, inputs=inputs, config=config, seed=0, masks=picture_masks, image_size=16) as loader:
+        (batch,) = loader.step(0)
+    assert torch.allclose(batch.inputs[:, 1, 5, 5] * 255, batch.sample_ids.float(), atol=1e-4)
+    assert open_source(Squares(8), "vision", inputs, run=tmp_path) is not source
+    with pytest.raises(DataError, match="samples was 8, is 9"):
+        open_source(Squares(9), "vision", inputs, run=tmp_path)
+
+
+def test_sources_that_do_not_fit():
+    squares = Squares(4)
+    with pytest.raises(DataError, match="data holds vision, the model is made for speech"):
+        open_source(squares, "speech", SpeechInputs())
+    with pytest.raises(DataError, match="TextInputs does not describe the inputs of modality 'vision'"):
+        open_source(squares, "vision", TextInputs())
+    squares.sizes = np.full(4, 16)
+    with pytest.raises(DataError, match=r"shape \(4,\), expected \(4, 2\)"):
+        open_source(squares, "vision", VisionInputs())
+    squares.sizes = np.full((4, 2), 16.0)
+    with pytest.raises(DataError, match="float64, expected integers"):
+        open_source(squares, "vision", VisionInputs())
+    with pytest.raises(DataError, match="is empty"):
+        open_source(Squares(0), "vision", VisionInputs())
+    with pytest.raises(DataError, match="data is a list, neither a path nor a DataSource: it lacks modality, sizes"):
+        open_source([1, 2], "vision", VisionInputs())
+
+
+def test_wrong_paths(tmp_path):
+    with pytest.raises(DataError, match="there is nothing at"):
+        open_source(tmp_path / "nowhere", "vision", VisionInputs())
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(DataError, match="is a file; vision is read from a folder"):
+        open_source(tmp_path / "a.png", "vision", VisionInputs())
+    (tmp_path / "empty").mkdir()
+    for modality, inputs in (("vision", VisionInputs()), ("speech", SpeechInputs()), ("text", TextInputs())):
+        with pytest.raises(DataError, match="is empty; put"):
+            open_source(tmp_path / "empty", modality, inputs)
