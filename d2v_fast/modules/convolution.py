@@ -55,11 +55,13 @@ def _convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> 
     out_channels, channels, kernel = weight.shape
     batch, frames, _ = grad.shape
     matrix = weight.permute(2, 1, 0).reshape(kernel * channels, out_channels)
-    grad_x = torch.zeros_like(x)
+    grad_x = torch.empty_like(x) if kernel >= stride else torch.zeros_like(x)
+    grad_x[:, frames * stride :] = 0  # the first piece overwrites everything before
     grad_matrix = torch.empty_like(matrix)
     for first, width in _pieces(kernel, stride):
         piece = slice(first * channels, (first + width) * channels)
-        _windows(grad_x, first, width, frames, stride).baddbmm_(grad, matrix[piece].t().expand(batch, -1, -1))
+        part = matrix[piece].t().expand(batch, -1, -1)
+        _windows(grad_x, first, width, frames, stride).baddbmm_(grad, part, beta=float(first > 0))
         windows = _windows(x, first, width, frames, stride)
         torch.sum(torch.bmm(windows.transpose(1, 2), grad), 0, out=grad_matrix[piece])
     return grad_x, grad_matrix.view(kernel, channels, out_channels).permute(2, 1, 0).contiguous()

@@ -279,7 +279,7 @@ def check(path: Path) -> Report:
     report = Report()
     try:
         model, first = build(case)
-    except ValueError as error:  # names or shapes that do not fit the options
+    except (ValueError, RuntimeError) as error:  # names or shapes that do not fit the options
         raise UnknownKind(f"{case.kind}, but {error}") from error
     report.lines.append(f"{path.name}: {case.kind}, {case.meta['main_variant']}")
     check_forward(report, case, first)
