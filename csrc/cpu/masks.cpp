@@ -153,8 +153,11 @@ int64_t token_masks(const MaskKeys& keys, const int64_t* tokens, const int64_t* 
     // Unlike speech, starts lie anywhere and spans are cut at the end, so all of a sequence may be selected.
     const int64_t spans = std::min(span_count(stream, probability, length, span), length);
     chosen.assign(static_cast<size_t>(length), 0);
-    choose(stream, length, spans, chosen.data(), [&](int64_t start) { paint(row, start, span, length); });
-    for (int64_t t = 0; t < width; ++t) target[t] = row[t] ? replacement.mask_id : source[t];
+    memcpy(target, source, static_cast<size_t>(width) * sizeof(int64_t));
+    choose(stream, length, spans, chosen.data(), [&](int64_t start) {
+      paint(row, start, span, length);
+      std::fill(target + start, target + std::min(start + span, length), replacement.mask_id);
+    });
     if (replacement.keep + replacement.random > 0) {
       for (int64_t t = 0; t < length; ++t) {
         if (!row[t]) continue;
