@@ -91,5 +91,9 @@ class Optimizer:
 
 
 def is_vector(name: str, parameter: Tensor) -> bool:
-    """Whether BEiT's rule leaves the parameter without weight decay: one dimension, a bias, or the class token."""
-    return parameter.ndim <= 1 or name.endswith("bias") or name.rsplit(".", 1)[-1] in ("class_token", "cls_token")
+    """Whether BEiT's rule leaves the parameter without weight decay: one dimension, a bias, or the class token.
+
+    The mask token, here a vector, has three dimensions there and is decayed.
+    """
+    last = name.rsplit(".", 1)[-1]
+    return last != "mask_token" and (parameter.ndim <= 1 or last.endswith("bias") or last == "class_token")

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from d2v_fast import presets
+from d2v_fast.models import Data2Vec
 from d2v_fast.training.config import OptimConfig
 from d2v_fast.training.errors import RunError
-from d2v_fast.training.optimizer import Optimizer
+from d2v_fast.training.optimizer import Optimizer, is_vector
 
 ONE = torch.ones(())
 
@@ -14,8 +16,8 @@ ONE = torch.ones(())
 def make(config: OptimConfig, seed: int = 0) -> tuple[nn.Module, Optimizer]:
     torch.manual_seed(seed)
     model = nn.ModuleDict({"linear": nn.Linear(3, 2), "norm": nn.LayerNorm(2)})
-    model.class_token = nn.Parameter(torch.ones(1, 1, 2))
-    model.mask_token = nn.Parameter(torch.ones(1, 1, 2))
+    model.class_token = nn.Parameter(torch.ones(2))
+    model.mask_token = nn.Parameter(torch.ones(2))
     model.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     return model, Optimizer(model.named_parameters(), config)
 
@@ -124,3 +126,15 @@ def test_state_round_trip_continues_with_the_same_bits():
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other_model.parameters(), strict=True))
     with pytest.raises(RunError, match="has no step for class_token: it belongs to another model"):
         other.load_state({})
+
+
+def test_weight_decay_of_the_vision_model_is_that_of_the_published_code():
+    config = presets.vision_base().model
+    with torch.device("meta"):
+        student = Data2Vec(config).student
+    spared = {name for name, value in student.named_parameters() if is_vector(name, value)}
+    decayed = {name for name, _ in student.named_parameters()} - spared
+    # The patch projection, the mask token, the bias table and the head; four matrices in each block.
+    assert len(decayed) == 4 + 4 * config.transformer.depth
+    assert {"encoder.embedding.mask_token", "encoder.positions.table"} <= decayed
+    assert "encoder.embedding.class_token" in spared
