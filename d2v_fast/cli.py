@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
@@ -34,16 +33,28 @@ d2v-fast COMMAND --help explains a command; d2v-fast pretrain PRESET --help list
 """
 
 
-class UsageError(Exception):
-    """The command line cannot be understood; the message is one line."""
+class Failure(Exception):
+    """The command failed for a reason that the user can act on.
+
+    Args:
+        message: One line.
+        code: The exit code; 2 for what cannot be done as asked.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArguments:
     """Pretrain a tiny model on data that comes with the package, and show what it has learned."""
 
-    out: str = "d2v_fast_demo"
-    """Folder for the run and the picture."""
+    out: str | None = None
+    """Folder for the run and the picture; demo-runs/MODALITY if it is not given."""
+
+    steps: int | None = None
+    """Optimizer steps; the preset's number if it is not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,57 +68,67 @@ class InfoArguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
-    Exits with 0 if it succeeded, 2 if it cannot be done as asked, 1 if a run stopped by itself, and 128 plus the number of
-    the signal if it was stopped from outside. Each of these prints one line; a traceback is a bug of this program.
+    Exits with 0 if it succeeded, 2 if it cannot be done as asked, 1 if a run stopped by itself, and 128 plus the number
+    of the signal if it was stopped from outside. Each of these prints one line; a traceback is a bug of this program.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _dispatch(arguments)
-    except UsageError as error:
-        code = _fail(2, str(error))
+        _dispatch(arguments)
+    except Failure as error:
+        print(f"d2v-fast: {error}", file=sys.stderr)
+        sys.exit(error.code)
     except KeyboardInterrupt:
-        code = _fail(130, "interrupted; a run continues from its last checkpoint when the same command is run again")
-    except BrokenPipeError:  # the reader of our output, for example `head`, is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    if code:
-        sys.exit(code)
+        print("d2v-fast: interrupted; a run continues from its last checkpoint by the same command", file=sys.stderr)
+        sys.exit(130)
 
 
-def _dispatch(arguments: list[str]) -> int:
-    commands: dict[str, Callable[[list[str]], int]] = {"pretrain": _pretrain, "demo": _demo, "info": _info}
+def _dispatch(arguments: list[str]) -> None:
+    commands: dict[str, Callable[[list[str]], None]] = {"pretrain": _pretrain, "demo": _demo, "info": _info}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0
+        return
     if arguments[0] == "--version":
         from d2v_fast import __version__
 
         print(__version__)
-        return 0
+        return
     if arguments[0] not in commands:
-        raise UsageError(f"there is no command {arguments[0]!r}; choose one of {', '.join(commands)}")
-    return commands[arguments[0]](arguments[1:])
+        raise Failure(f"there is no command {arguments[0]!r}; choose one of {', '.join(commands)}")
+    commands[arguments[0]](arguments[1:])
 
 
-def _pretrain(arguments: list[str]) -> int:
-    from d2v_fast import presets
+@contextlib.contextmanager
+def _expected_errors() -> Iterator[None]:
+    """Turns the errors that a run may end with, which explain themselves, into a line and an exit code."""
     from d2v_fast.data import DataError
-    from d2v_fast.training.arguments import PretrainArguments, RunArguments
     from d2v_fast.training.errors import ConfigError, Interrupted, RunError, RunStopped
+
+    try:
+        yield
+    except Interrupted as error:
+        raise Failure(str(error), 128 + error.signum) from error
+    except (RunStopped, OSError) as error:  # OSError: disks and permissions; its message has the path
+        raise Failure(str(error), 1) from error
+    except (ConfigError, DataError, RunError) as error:
+        raise Failure(str(error)) from error
+
+
+def _pretrain(arguments: list[str]) -> None:
+    from d2v_fast import presets
+    from d2v_fast.training.arguments import PretrainArguments, RunArguments
     from d2v_fast.training.pretraining import preset_config
     from d2v_fast.training.trainer import Data2VecTrainer
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            "usage: d2v-fast pretrain PRESET --data PATH --out RUN [--steps N] [--seed S] [--optim.lr X] ...\n\npresets:"
-        )
+        print("usage: d2v-fast pretrain PRESET --data PATH --out RUN [--steps N] [--seed S] [--optim.lr X] ...\n")
+        print("presets:")
         for name, function in presets.NAMES.items():
             print(f"  {name:13} {(function.__doc__ or '').splitlines()[0]}")
         print("\nd2v-fast pretrain PRESET --help lists every field of a preset.")
-        return 0
+        return
     if arguments[0].startswith("-"):
-        raise UsageError(f"the preset comes first: d2v-fast pretrain PRESET ...; there are {', '.join(presets.NAMES)}")
-    try:
+        raise Failure(f"the preset comes first: d2v-fast pretrain PRESET ...; there are {', '.join(presets.NAMES)}")
+    with _expected_errors():
         default = PretrainArguments(
             run=RunArguments(data=tyro.MISSING, out=tyro.MISSING), config=preset_config(arguments[0])
         )
@@ -115,15 +136,8 @@ def _pretrain(arguments: list[str]) -> int:
         run, config = parsed.run, parsed.config
         if run.dry_run:
             _print_dry_run(config, run.data)
-            return 0
-        Data2VecTrainer(config, data=run.data, out=run.out, init_from=run.init_from).fit()
-    except Interrupted as error:
-        return _fail(128 + error.signum, str(error))
-    except RunStopped as error:
-        return _fail(1, str(error))
-    except (ConfigError, DataError, RunError) as error:
-        raise UsageError(str(error)) from error
-    return 0
+        else:
+            Data2VecTrainer(config, data=run.data, out=run.out, init_from=run.init_from).fit()
 
 
 def _print_dry_run(config: Config, data: str) -> None:
@@ -138,32 +152,35 @@ def _print_dry_run(config: Config, data: str) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
 
 
-def _demo(arguments: list[str]) -> int:
-    modality: Literal["vision", "speech", "text"] | str = "vision"
+def _demo(arguments: list[str]) -> None:
+    modality = "vision"
     if arguments and not arguments[0].startswith("-"):
         modality, *arguments = arguments
     if modality not in ("vision", "speech", "text"):
-        raise UsageError(f"there is no demo {modality!r}; choose vision, speech or text")
+        raise Failure(f"there is no demo {modality!r}; choose vision, speech or text")
     parsed = _parse(DemoArguments, arguments, "demo [vision|speech|text]")
+    from d2v_fast.demo import DemoError
     from d2v_fast.demo import main as demo
 
-    demo(modality, parsed.out)
-    return 0
+    with _expected_errors():
+        try:
+            demo(modality, parsed.out, parsed.steps)
+        except DemoError as error:
+            raise Failure(str(error)) from error
 
 
-def _info(arguments: list[str]) -> int:
+def _info(arguments: list[str]) -> None:
     parsed = _parse(InfoArguments, arguments, "info")
     from d2v_fast.info import main as info
 
     info(parsed.json)
-    return 0
 
 
 def _parse(cls: type[T], arguments: Sequence[str], command: str, default: Any = None) -> T:
     """`arguments` as the dataclass `cls`, by tyro, with its errors on one line.
 
     Raises:
-        UsageError: They do not fit.
+        Failure: They do not fit.
     """
     errors = io.StringIO()
     options = {} if default is None else {"default": default}
@@ -174,12 +191,12 @@ def _parse(cls: type[T], arguments: Sequence[str], command: str, default: Any = 
                 prog=f"d2v-fast {command}",
                 args=list(arguments),
                 config=(tyro.conf.AvoidSubcommands,),
-                **options,  # type: ignore[arg-type]
+                **options,
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(f"{_one_line(errors.getvalue())} (see d2v-fast {command} --help)") from None
+        raise Failure(f"{_one_line(errors.getvalue())} (see d2v-fast {command} --help)") from None
 
 
 def _one_line(boxed: str) -> str:
@@ -194,8 +211,3 @@ def _one_line(boxed: str) -> str:
     near = [line.split()[0] for line in lines[end + 1 :] if line.startswith("--")]
     meant = end < len(lines) and lines[end].startswith("Perhaps") and near
     return " ".join(lines[:end]) + (f"; did you mean {near[0].rstrip(',')}?" if meant else "")
-
-
-def _fail(code: int, message: str) -> int:
-    print(f"d2v-fast: {message}", file=sys.stderr)
-    return code

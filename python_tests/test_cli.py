@@ -110,8 +110,9 @@ def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
     assert (config["optim"]["lr"], config["optim"]["clip_norm"]) == (0.01, None)
     assert config["mask"]["kind"] == "BlockMask"
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3"]
+    assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3", f"finished {out}: 3 steps"]
     main([*command, "--steps", "4"])
+    assert capsys.readouterr().out.startswith(f"continuing {out} after step 3 of 4\nstep 4/4  loss ")
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [2, 3, 4]
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_00000003", "step_00000004"]
 
@@ -151,6 +152,7 @@ def test_dry_run_writes_nothing(pictures, tmp_path, capsys):
         ([*RUN, "--optim.lrr", "1"], "--optim.lrr, 1; did you mean --optim.lr?"),
         ([*RUN, "--steps", "many"], "--steps: invalid literal for int() with base 10: 'many'"),
         ([*RUN, "--optim.schedule", "flat"], "invalid choice 'flat' for argument '--optim.schedule'"),
+        (["pretrain", "vision-tiny", "--data", ".", "--out", "/dev/null/run"], "cannot be used for a run"),
         ([*RUN, "--steps", "0"], "steps is 0, but it must be at least 1"),
         (RUN, "data: there is nothing at nowhere"),
         ([*RUN, "--init-from", "nothing"], "nothing is not a run: it has no config.json"),
@@ -166,6 +168,27 @@ def test_a_run_that_stops_by_itself_exits_with_1(pictures, tmp_path, fails):
     command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
     command += ["--monitor.abort-std", "100", "--monitor.min-std", "0", "--monitor.min-rank", "0"]
     assert "the targets have collapsed" in fails([*command, "--monitor.warmup-steps", "1", "--steps", "3"], code=1)
+
+
+def test_a_mask_that_does_not_fit_is_named(pictures, tmp_path, fails):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
+    assert "mask: BlockMask.count is 17, more than the 16 patches" in fails([*command, "--mask.count", "17"])
+
+
+def test_ctrl_c_and_full_disks_are_one_line(pictures, tmp_path, fails, monkeypatch):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
+    fit = "d2v_fast.training.trainer.Data2VecTrainer.fit"
+
+    def raising(error):
+        def raise_it(*args, **kwargs):
+            raise error
+
+        return raise_it
+
+    monkeypatch.setattr(fit, raising(KeyboardInterrupt()))
+    assert "interrupted" in fails(command, code=130)
+    monkeypatch.setattr(fit, raising(OSError(28, "No space left on device", "RUN/index.jsonl")))
+    assert "No space left on device: 'RUN/index.jsonl'" in fails(command, code=1)
 
 
 def test_a_bug_keeps_its_traceback(pictures, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The arguments of `d2v-fast pretrain PRESET`: the run's own, and every field of the configuration by its dotted name."""
+"""The arguments of `d2v-fast pretrain PRESET`: the run's own, and every field of the configuration."""
 
 from __future__ import annotations
 

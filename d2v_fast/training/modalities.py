@@ -48,7 +48,7 @@ def open_loader(config: Config, source: DataSource, first_step: int = 0) -> Load
         inputs=config.inputs,
         config=config.loader,
         seed=config.seed,
-        masks=MODALITIES[config.model.modality].mask_maker(config, source),
+        masks=_explained(MODALITIES[config.model.modality].mask_maker(config, source)),
         image_size=embedding.image_size if isinstance(embedding, VisionEmbedding) else None,
         first_step=first_step,
     )
@@ -69,6 +69,18 @@ def open_data(data: str | Path | DataSource, config: Config, run: Path | None) -
         run=run,
         threads=config.loader.threads,
     )
+
+
+def _explained(make: MaskMaker) -> MaskMaker:
+    """The maker with errors that say which section of the configuration they are about."""
+
+    def explained(inputs: Tensor, lengths: Tensor | None, sample_ids: NDArray[np.int64], epoch: int) -> Masks:
+        try:
+            return make(inputs, lengths, sample_ids, epoch)
+        except ValueError as error:
+            raise ConfigError(f"mask: {error}") from error
+
+    return explained
 
 
 def _speech(config: Config, source: DataSource) -> MaskMaker:

@@ -49,8 +49,11 @@ class RunDirectory:
                     f"{self.path} holds files ({', '.join(strange[:3])}) but no config.json, so it is not a run; "
                     "give the run a new or an empty folder"
                 )
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be used for a run: {error.strerror}; choose another folder") from error
         try:
             if self.path in _held:
                 raise BlockingIOError

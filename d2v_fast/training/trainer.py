@@ -17,7 +17,7 @@ from d2v_fast.training import checkpoint as checkpoints
 from d2v_fast.training.checkpoint import Checkpoint
 from d2v_fast.training.config import Config
 from d2v_fast.training.config_json import to_dict
-from d2v_fast.training.errors import Interrupted, RunError, RunStopped
+from d2v_fast.training.errors import ConfigError, Interrupted, RunError, RunStopped
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.journal import Journal
 from d2v_fast.training.loading import load_student
@@ -75,7 +75,10 @@ class Data2VecTrainer:
         self._autocast = autocast(config.precision, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(config.seed, "weights"))
-            self.model = Data2Vec(config.model)  # on the CPU: the same weights for every device
+            try:
+                self.model = Data2Vec(config.model)  # on the CPU: the same weights for every device
+            except ValueError as error:
+                raise ConfigError(f"model: {error}") from error
         if init_from is not None:
             load_student(self.model, init_from)
         self.model.to(self.device).train()
@@ -86,6 +89,7 @@ class Data2VecTrainer:
         self._optimizer = Optimizer(self.model.student.named_parameters(), config.optim)
         self._loss_scale = LossScale(config.precision, self.device)
         self._window = Window(self.device)
+        self._trained = False
 
     def fit(self, resume: Literal["auto", "never", "must"] = "auto") -> Path:
         """Train up to `config.steps`, from the newest checkpoint if there is one.
@@ -118,6 +122,8 @@ class Data2VecTrainer:
             last = checkpoints.newest(run.checkpoints, set_aside=True)
             if resume == "must" and last is None:
                 raise RunError(f"{run.path} has no checkpoint to continue from; resume='auto' begins a new run")
+            if last is None and self._trained:
+                raise RunError("this trainer has trained before it had a checkpoint to go back to: make a new one")
             run.write_config(config)
             source = self._open(run.path, last)
             first = 0 if last is None else self._restore(last)
@@ -135,12 +141,13 @@ class Data2VecTrainer:
                 torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             ):
                 self._train(first, loader, run, journal, stop, source.fingerprint)
+            print(f"finished {run.path}: {config.steps} steps")
         return run.path
 
     def _train(
         self, first: int, loader: Loader, run: RunDirectory, journal: Journal, stop: StopSignals, fingerprint: str
     ) -> None:
-        config, clock = self.config, Clock()
+        config, clock, self._trained = self.config, Clock(), True
         for n in range(first, config.steps):  # n counts attempted optimizer steps
             batches = loader.step(n)
             # The mean over the masked positions of the whole step: their number is known on the host before any forward

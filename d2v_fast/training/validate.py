@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from d2v_fast.data.config import TextInputs
-from d2v_fast.models.config import TextEmbedding
+from d2v_fast.data.config import SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.models import token_count
+from d2v_fast.models.config import SpeechEmbedding, TextEmbedding, VisionEmbedding
 from d2v_fast.training.config import Config
 from d2v_fast.training.errors import ConfigError
 from d2v_fast.training.modalities import MODALITIES
@@ -54,7 +55,20 @@ def validate(config: Config) -> None:
         if not isinstance(part, classes):
             names = " or a ".join(cls.__name__ for cls in classes)
             raise ConfigError(f"{name} is a {type(part).__name__}, but a {modality} model needs a {names}")
-    if isinstance(config.inputs, TextInputs) and isinstance(config.model.embedding, TextEmbedding):
-        block, longest = config.inputs.block_size, config.model.embedding.max_length
+    embedding, inputs = config.model.embedding, config.inputs
+    if isinstance(embedding, TextEmbedding) and isinstance(inputs, TextInputs):
+        block, longest = inputs.block_size, embedding.max_length
         if block > longest:
             raise ConfigError(f"inputs.block_size is {block}, but model.embedding.max_length is only {longest}")
+    if isinstance(embedding, VisionEmbedding) and isinstance(inputs, VisionInputs):
+        for name, values in (("mean", inputs.mean), ("std", inputs.std)):
+            if len(values) != embedding.channels:
+                raise ConfigError(
+                    f"inputs.{name} has {len(values)} values, but model.embedding.channels is {embedding.channels}"
+                )
+    if isinstance(embedding, SpeechEmbedding) and isinstance(inputs, SpeechInputs):
+        shortest = int(inputs.min_seconds * inputs.sample_rate)
+        if int(token_count(config.model, shortest)) < 1:
+            raise ConfigError(
+                f"inputs.min_seconds is {inputs.min_seconds}: {shortest} samples are too few for one frame of the model"
+            )

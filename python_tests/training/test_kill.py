@@ -19,13 +19,13 @@ from d2v_fast.training.config_json import with_overrides
 from d2v_fast.training.errors import RunError
 from d2v_fast.training.trainer import Data2VecTrainer
 
-STEPS = 150
+STEPS = 90
 MAIN = "from d2v_fast.cli import main; main()"
 OVERRIDES = {
     "steps": STEPS,
     "seed": 3,
     "log": {"every": 1},
-    "checkpoint": {"every": 2},
+    "checkpoint": {"every": 3},
     "loader": {"batch_size": 4, "accumulation": 3},
     "model": {"transformer": {"depth": 2, "dim": 32, "ffn_dim": 64, "dropout": 0.1, "layer_drop": 0.1},
               "target": {"top_k": 2}},

@@ -135,6 +135,26 @@ def test_other_data_is_refused(make_config, train, make_data, tmp_path):
         Data2VecTrainer(make_config("vision"), data=other, out=out).fit()
 
 
+def test_a_trainer_goes_back_to_its_checkpoint_and_never_to_nothing(
+    make_config, make_data, train, tmp_path, monkeypatch
+):
+    config = make_config("vision")
+    trainer = Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run")
+    for call in (2 * 1 + 1, 2 * 4 + 1):
+        with monkeypatch.context() as patch:
+            die_at_call(patch, trainer, "_forward", call)
+            with pytest.raises(Killed):
+                trainer.fit()
+        if call == 3:
+            with pytest.raises(RunError, match="make a new one"):
+                trainer.fit()
+            trainer = Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run")
+    trainer.fit()  # the same object, at step 4 when it died, goes on after step 3
+    whole = train(config, tmp_path / "whole")
+    lines = [(run / "checkpoints/step_00000008/student.safetensors").read_bytes() for run in (whole, tmp_path / "run")]
+    assert lines[0] == lines[1]
+
+
 def test_resume_argument(make_config, make_data, tmp_path):
     out = tmp_path / "run"
     trainer = Data2VecTrainer(make_config("vision", steps=1), data=make_data("vision"), out=out)

@@ -360,6 +360,9 @@ def test_pretrain_by_name(make_data, tmp_path, read_lines):
             r"inputs\.block_size is 17, but model\.embedding\.max_length is only 16",
         ),
         ("vision", {"precision": {"autocast": "float16"}}, "needs CUDA"),
+        ("vision", {"inputs": {"std": [1.0]}}, r"inputs\.std has 1 values, but model\.embedding\.channels is 3"),
+        ("vision", {"model": {"target": {"top_k": 3}}}, r"model: target\.top_k must lie between 1 and"),
+        ("speech", {"inputs": {"min_seconds": 0.001}}, "16 samples are too few for one frame of the model"),
     ],
 )
 def test_unusable_values_are_refused_before_anything_is_written(
