@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from d2v_fast import ops
 from d2v_fast.batch import Batch
-from d2v_fast.models.config import ModelConfig, Norm
+from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder
 from d2v_fast.models.registry import build_encoder, initialise_head
 from d2v_fast.modules.head import RegressionHead
@@ -129,7 +129,9 @@ class Data2Vec(nn.Module):
         """float32 [M, C]: the teacher's last K layers, normalised, averaged, normalised again, at the masked rows."""
         device = local.device.type
         options = self.config.target
-        with torch.autocast(device, enabled=autocast and torch.is_autocast_enabled(device)):
+        # No cache: a weight that is shared with the student would be kept there without its gradient.
+        enabled = autocast and torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=enabled, cache_enabled=False):
             if self.config.teacher.averages == "all":
                 local = self.teacher.embed(batch.inputs)
             elif not autocast:
@@ -139,8 +141,8 @@ class Data2Vec(nn.Module):
         target = ops.layer_targets(
             features,
             batch.rows if single else None,
-            layer_norm=_norms(options.layer_norm),
-            final_norm=_norms(options.final_norm),
+            layer_norm=options.layer_norm,
+            final_norm=options.final_norm,
             lengths=lengths if options.exclude_padding else None,
         )
         if single:
@@ -192,12 +194,6 @@ def _teacher_of(encoder: Encoder, config: ModelConfig) -> Encoder:
         if id(value) not in memo:
             value.requires_grad_(False)
     return teacher.eval()
-
-
-def _norms(norms: tuple[Norm, ...]) -> Norm | tuple[Norm, ...] | None:
-    if len(norms) < 2:
-        return norms[0] if norms else None
-    return norms
 
 
 def _check(batch: Batch, config: ModelConfig, local: Tensor) -> None:

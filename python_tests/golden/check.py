@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from d2v_fast import ops
 from d2v_fast.models.config import TeacherConfig
-from d2v_fast.models.data2vec import Data2Vec, Data2VecOutput, _norms
+from d2v_fast.models.data2vec import Data2Vec, Data2VecOutput
 
 FEATURES = 5e-6
 LOSS = 1e-6
@@ -92,7 +92,7 @@ def targets(features: list[Tensor], variant: Variant) -> Tensor:
     """[B, T, C]: by the library, or restated where the reference has a fault."""
     if variant.bug is not None:
         return faulty_targets(features, variant)
-    return ops.layer_targets(features, layer_norm=_norms(variant.layer_norm), final_norm=_norms(variant.final_norm))
+    return ops.layer_targets(features, layer_norm=variant.layer_norm, final_norm=variant.final_norm)
 
 
 def build(case: Case) -> tuple[Data2Vec, Data2Vec]:
