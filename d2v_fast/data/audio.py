@@ -76,7 +76,7 @@ class AudioFolder:
 def open_audio(root: Path, inputs: SpeechInputs, *, run: Path | None, threads: int) -> AudioFolder:
     """Indexes a folder of audio files; see `open_source`."""
     decoded = (*EXTENSIONS, ".mp3") if "MP3" in soundfile.available_formats() else EXTENSIONS
-    listing = list_files(root, decoded)
+    listing = list_files(root, decoded, run)
     check_formats(root, listing, _REMEDIES, "WAV, FLAC or OGG")
     index = open_index(root, "speech", listing, lambda name: read_length(root / name), run=run, threads=threads)
     return AudioFolder(root, index, inputs.sample_rate)

@@ -93,7 +93,7 @@ def decode(data: np.ndarray, *, grey: bool) -> Tensor:
 
 def open_images(root: Path, inputs: VisionInputs, *, run: Path | None, threads: int) -> ImageFolder:
     """Indexes a folder of pictures; see `open_source`."""
-    listing = list_files(root, EXTENSIONS)
+    listing = list_files(root, EXTENSIONS, run)
     check_formats(root, listing, _REMEDIES, "JPEG or PNG")
     index = open_index(root, "vision", listing, lambda name: read_size(root / name), run=run, threads=threads)
     return ImageFolder(root, index, len(inputs.mean))
@@ -110,7 +110,7 @@ def read_size(path: Path) -> tuple[int, int]:
             size = _size(file)
     except OSError as error:
         raise SampleError(str(path), error.strerror or str(error)) from error
-    except (ValueError, struct.error) as error:
+    except ValueError as error:
         empty = os.path.getsize(path) == 0
         raise SampleError(str(path), "is empty" if empty else str(error)) from error
     if 0 in size or size[0] * size[1] > _MAX_PIXELS:
@@ -127,27 +127,28 @@ def _reason(error: Exception) -> str:
 
 def _size(file: BinaryIO) -> tuple[int, int]:
     head = file.read(24)
-    if head.startswith(_PNG) and head[12:16] == b"IHDR":
-        width, height = struct.unpack(">II", head[16:24])
+    if head.startswith(_PNG) and head[12:16] == b"IHDR" and len(head) == 24:
+        width, height = struct.unpack(">II", head[16:])
         return height, width
     if not head.startswith(_JPEG):
         raise ValueError("is neither JPEG nor PNG")
     file.seek(2)
     while True:  # markers: FF, a code, a length that counts itself; the frame header holds the size
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("is a JPEG that ends before its size")
-        if byte != b"\xff":
+        if _take(file, 1) != b"\xff":
             continue
-        code = file.read(1)
-        while code == b"\xff":
-            code = file.read(1)
-        if not code:
-            raise ValueError("is a JPEG that ends before its size")
-        if code[0] in (0x00, 0x01) or 0xD0 <= code[0] <= 0xD8:  # stuffing, restart markers: no length follows
+        while (code := _take(file, 1)[0]) == 0xFF:
+            pass
+        if code in (0x00, 0x01) or 0xD0 <= code <= 0xD8:  # stuffing, restart markers: no length follows
             continue
-        (length,) = struct.unpack(">H", file.read(2))
-        if code[0] in _START_OF_FRAME:
-            height, width = struct.unpack(">xHH", file.read(5))
+        (length,) = struct.unpack(">H", _take(file, 2))
+        if code in _START_OF_FRAME:
+            height, width = struct.unpack(">xHH", _take(file, 5))
             return height, width
         file.seek(max(length - 2, 0), os.SEEK_CUR)
+
+
+def _take(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise ValueError("is a JPEG that ends before its size")
+    return data

@@ -114,22 +114,27 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def list_files(root: Path, extensions: Sequence[str]) -> Listing:
+def list_files(root: Path, extensions: Sequence[str], run: Path | None = None) -> Listing:
     """Finds the files below `root` with one of these extensions (".wav"), whatever their case.
 
-    Names that begin with a dot are left out. Links are followed; a folder is entered once, so loops end.
+    Names that begin with a dot are left out. Links are followed; a folder is entered once, so loops end. The folder
+    `run` is not entered: what a run writes is not its data.
+
+    Raises:
+        DataError: A folder cannot be listed, or the run is to be written into the data folder itself.
     """
     found: list[tuple[str, int]] = []
     ignored: Counter[str] = Counter()
-    entered: set[tuple[int, int]] = set()
+    entered = {_identity(run)} if run is not None and run.exists() else set()
+    if _identity(root) in entered:
+        raise DataError(f"data: {root} is also the folder of the run: write the run into another one")
     folders = [""]
     while folders:
         folder = folders.pop()
         try:
-            status = os.stat(root / folder)
-            if (status.st_dev, status.st_ino) in entered:
+            if (identity := _identity(root / folder)) in entered:
                 continue
-            entered.add((status.st_dev, status.st_ino))
+            entered.add(identity)
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
         except OSError as error:
             raise DataError(f"data: {root / folder} cannot be listed: {error.strerror}") from error
@@ -145,6 +150,11 @@ def list_files(root: Path, extensions: Sequence[str]) -> Listing:
                 ignored[extension] += 1
     found.sort()
     return Listing([name for name, _ in found], np.array([size for _, size in found], dtype=np.int64), ignored)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _may_be_read(entry: os.DirEntry[str]) -> bool:

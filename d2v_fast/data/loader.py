@@ -63,6 +63,8 @@ class Loader:
         """Clips shorter than `inputs.min_seconds`."""
         if self.left_out:
             tell(f"left out {self.left_out} of {len(source)} clips, shorter than inputs.min_seconds")
+        if image_size is not None and np.median(np.min(source.sizes, axis=-1)) < image_size:
+            tell(f"most pictures are smaller than the model's input of {image_size} pixels and are enlarged")
         train, held_out = split(source, usable, config.holdout)
         self._plan = Plan(source.sizes, train, inputs, config, seed)
         self._held_out = Plan(source.sizes, held_out, inputs, config, seed) if len(held_out) else None

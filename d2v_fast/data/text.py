@@ -65,7 +65,7 @@ def open_text(root: Path, inputs: TextInputs, *, vocab_size: int | None, run: Pa
     """Indexes and tokenises a .txt or .jsonl file or a folder of them; see `open_source`."""
     if inputs.block_size < 2:
         raise DataError(f"inputs.block_size is {inputs.block_size}; a block needs at least 2 tokens")
-    folder, listing = _list(root)
+    folder, listing = _list(root, run)
     new: dict[str, Any] = {}  # filled where the corpus is not tokenised yet
 
     def tokenise(index: Index) -> Index:
@@ -101,9 +101,9 @@ def open_text(root: Path, inputs: TextInputs, *, vocab_size: int | None, run: Pa
     return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint)
 
 
-def _list(root: Path) -> tuple[Path, Listing]:
+def _list(root: Path, run: Path | None) -> tuple[Path, Listing]:
     if not root.is_file():
-        listing = list_files(root, EXTENSIONS)
+        listing = list_files(root, EXTENSIONS, run)
         check_formats(root, listing, _REMEDIES, ".txt or .jsonl")
         return root, listing
     if root.suffix.lower() not in EXTENSIONS:

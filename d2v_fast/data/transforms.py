@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -111,7 +113,9 @@ def _grey(image: Tensor) -> Tensor:
     return (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])[None]
 
 
+@lru_cache(maxsize=16)
 def _column(values: tuple[float, ...]) -> Tensor:
+    """Values in [0, 1] for each channel, on the scale of 0 to 255: float32 [C, 1, 1]."""
     return (torch.tensor(values, dtype=torch.float64) * 255).to(torch.float32)[:, None, None]
 
 

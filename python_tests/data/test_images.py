@@ -158,3 +158,31 @@ def test_other_formats_are_refused_with_the_remedy(tmp_path, extension):
     (tmp_path / f"a{extension}").write_bytes(b"x")
     with pytest.raises(DataError, match=f"1 {extension}, which cannot be read. Convert them first"):
         open_source(tmp_path, "vision", VisionInputs())
+
+
+def jpeg_header(*segments):
+    frame = b"\xff\xc1" + struct.pack(">HBHHB", 17, 8, 123, 456, 3) + bytes(9)
+    return b"\xff\xd8" + b"".join(segments) + frame + bytes(40)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        (),
+        (b"\xff\xfe\x00\x06\xff\xc0ab",),  # a comment that looks like a frame
+        (b"\xff\xff\xff\xe0\x00\x04xy",),  # fill bytes before a marker
+        (b"\xff\x00\xff\xd3\xff\x01",),  # markers without a length
+        (b"junk",),
+        (b"\xff\xc4\x00\x03a", b"\xff\xc8\x00\x03b", b"\xff\xcc\x00\x03c"),  # not frames, though numbered among them
+    ],
+)
+def test_the_size_is_found_behind_any_markers(tmp_path, segments):
+    (tmp_path / "a.jpg").write_bytes(jpeg_header(*segments))
+    assert read_size(tmp_path / "a.jpg") == (123, 456)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5, 8])
+def test_a_jpeg_that_ends_before_its_size(tmp_path, length):
+    (tmp_path / "a.jpg").write_bytes(jpeg_header()[:length])
+    with pytest.raises(SampleError, match="ends before its size"):
+        read_size(tmp_path / "a.jpg")

@@ -52,6 +52,16 @@ def test_loops_of_links_end_and_links_to_nothing_are_kept(tmp_path):
     assert listing.file_bytes.tolist()[listing.names.index("z.wav")] == -1
 
 
+def test_the_folder_of_the_run_is_not_data(tmp_path):
+    run = tmp_path / "runs" / "a"
+    fill(tmp_path, "b.jsonl")
+    fill(run, "metrics.jsonl")
+    assert list_files(tmp_path, (".jsonl",), run).names == ["b.jsonl"]
+    assert list_files(tmp_path, (".jsonl",), tmp_path / "later").names == ["b.jsonl", "runs/a/metrics.jsonl"]
+    with pytest.raises(DataError, match="is also the folder of the run"):
+        list_files(run, (".jsonl",), run)
+
+
 def test_a_pipe_is_no_file(tmp_path):
     fill(tmp_path, "a.wav")
     os.mkfifo(tmp_path / "b.wav")

@@ -332,31 +332,6 @@ def test_an_interrupt_ends_all_threads(vision):
     assert len(workers()) == before
 
 
-def test_decoding_uses_one_core_per_thread_and_leaves_torchs_setting(pictures):
-    seen = []
-
-    def masks(inputs, lengths, sample_ids, epoch):
-        seen.append(torch.get_num_threads())
-        raise SystemExit
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        source = open_source(pictures, "vision", VisionInputs())
-        config = LoaderConfig(batch_size=5)
-        with Loader(source, inputs=VisionInputs(), config=config, seed=0, masks=masks, image_size=16) as loader:
-            with pytest.raises(SystemExit):
-                loader.step(0)
-            assert torch.get_num_threads() == 2
-            fresh = threading.Thread(target=lambda: seen.append(-torch.get_num_threads()))
-            fresh.start()
-            fresh.join()
-    finally:
-        torch.set_num_threads(before)
-    assert 1 in seen
-    assert -2 in seen  # a thread started later gets what was set, not the decoders' one
-
-
 def test_waiting_is_measured(vision):
     with vision() as loader:
         assert loader.wait == 0
@@ -365,3 +340,11 @@ def test_waiting_is_measured(vision):
         assert first > 0
         loader.step(5)
         assert loader.wait > first
+
+
+def test_small_pictures_are_told(vision, pictures, capsys):
+    source = open_source(pictures, "vision", VisionInputs())
+    for size, told in ((32, False), (64, True)):
+        config = LoaderConfig(batch_size=5)
+        Loader(source, inputs=VisionInputs(), config=config, seed=0, masks=lambda *_: None, image_size=size).close()
+        assert ("smaller than the model's input of 64 pixels" in capsys.readouterr().err) == told
