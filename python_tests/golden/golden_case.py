@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -150,7 +151,7 @@ def read(path: Path) -> Case:
     try:
         archive = np.load(path)
         arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, BadZipFile) as error:
         raise UnknownKind(f"not an npz archive ({error})") from error
     if "meta_json" not in arrays or not any(key.startswith("student0/") for key in arrays):
         raise UnknownKind("no meta_json or no weights (student0/*) in it")
