@@ -1,8 +1,8 @@
-"""Features of whole samples: an encoder's output, averaged over the valid positions."""
+"""Features of whole samples: an encoder's output, averaged over the positions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from d2v_fast.data import DataSource, InputsConfig, SpeechInputs, VisionInputs
 from d2v_fast.data.transforms import clip_into, picture_into
 from d2v_fast.models import Encoder
+from d2v_fast.models.config import SpeechEmbedding
+from d2v_fast.models.speech import SpeechEncoder, frame_count
 from d2v_fast.models.vision import VisionEncoder
 
 
@@ -22,7 +24,7 @@ def extract(
     *,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """The mean over the valid positions of the encoder's output, for each sample.
+    """The mean over the positions of the encoder's output, for each sample.
 
     Nothing is masked, cropped at random, flipped or jittered. The encoder is put into eval mode for the time.
 
@@ -31,7 +33,7 @@ def extract(
         samples: A source, or its samples: pictures uint8 [H, W] or [H, W, channels], clips [samples] at
             `inputs.sample_rate`, or token ids [T].
         inputs: How the encoder's run made inputs of samples.
-        batch_size: Samples in a batch; samples of about equal length are batched together.
+        batch_size: Samples in a batch. Only samples of one length are batched together, nothing is padded.
 
     Returns:
         float32 [N, C], in the order of the samples.
@@ -46,21 +48,42 @@ def extract(
     read = samples.read if isinstance(samples, DataSource) else samples.__getitem__
     side = encoder.config.image_size if isinstance(encoder, VisionEncoder) else 0
     prepared = [prepare(torch.as_tensor(read(i)), inputs, side, name=f"sample {i}") for i in range(count)]
+    if isinstance(encoder, SpeechEncoder):
+        prepared = [clip[: seen_samples(encoder.config, len(clip))] for clip in prepared]
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()
     features = np.empty((count, 0), dtype=np.float32)
-    order = sorted(range(count), key=lambda i: prepared[i].shape)  # little padding; pictures are all alike
-    for start in range(0, count, batch_size):
-        chosen = order[start : start + batch_size]
-        batch, lengths = _batch([prepared[i] for i in chosen])
-        output = encoder(batch.to(device), None if lengths is None else lengths.to(device)).float()
-        pooled = _mean(output, None if lengths is None else encoder.token_lengths(lengths)).cpu().numpy()
-        if start == 0:
+    for chosen in _alike(prepared, batch_size):
+        batch = torch.stack([prepared[i] for i in chosen]).to(device)
+        pooled = encoder(batch).float().mean(1).cpu().numpy()
+        if not features.size:
             features = np.empty((count, pooled.shape[1]), dtype=np.float32)
         features[chosen] = pooled
     encoder.train(training)
     return features
+
+
+def _alike(samples: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
+    """Batches of samples of one shape.
+
+    Nothing is padded: the released position convolutions let padding leak into the frames before it, so with padding
+    a clip's features would depend on its neighbours in the batch.
+    """
+    shapes: dict[torch.Size, list[int]] = {}
+    for i, sample in enumerate(samples):
+        shapes.setdefault(sample.shape, []).append(i)
+    for members in shapes.values():
+        for start in range(0, len(members), batch_size):
+            yield members[start : start + batch_size]
+
+
+def seen_samples(config: SpeechEmbedding, samples: int) -> int:
+    """How many of `samples` samples the frames look at; what is behind them, less than a stride, changes nothing."""
+    needed = int(frame_count(config, samples))
+    for _, kernel, stride in reversed(config.conv_layers):
+        needed = (needed - 1) * stride + kernel
+    return needed
 
 
 def prepare(sample: Tensor, inputs: InputsConfig, image_size: int = 0, *, name: str = "sample") -> Tensor:
@@ -89,20 +112,3 @@ def prepare(sample: Tensor, inputs: InputsConfig, image_size: int = 0, *, name: 
         clip_into(out, sample, 0, len(sample), normalize=inputs.normalize, name=name)
         return out
     return sample.to(torch.int64)
-
-
-def _batch(samples: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Samples side by side, with their lengths if those differ; behind a shorter one is 0, which nothing looks at."""
-    lengths = [sample.shape[-1] for sample in samples]
-    if len(set(lengths)) == 1:
-        return torch.stack(samples), None
-    return torch.nn.utils.rnn.pad_sequence(samples, batch_first=True), torch.tensor(lengths)
-
-
-def _mean(output: Tensor, lengths: Tensor | None) -> Tensor:
-    """[B, T, C] and the valid positions of each row to [B, C]."""
-    if lengths is None:
-        return output.mean(1)
-    lengths = lengths.to(output.device)
-    valid = torch.arange(output.shape[1], device=output.device) < lengths[:, None]
-    return torch.where(valid[:, :, None], output, 0).sum(1) / lengths.clamp(min=1)[:, None]

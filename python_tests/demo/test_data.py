@@ -1,0 +1,150 @@
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2v_fast import presets
+from d2v_fast.demo import speech, text, vision
+from d2v_fast.demo.task import DemoError, held_out, require
+
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return vision.task()
+
+
+@pytest.fixture(scope="module")
+def words():
+    pytest.importorskip("espeakng_loader")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(speech, "WORDS", speech.WORDS[:2])
+    patch.setattr(speech, "SENTENCES", 1)
+    yield speech.task()
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def docs():
+    return text.task()
+
+
+def contents(part):
+    return {np.asarray(sample).tobytes() for sample in part.inputs}
+
+
+def test_digits_are_all_there_once(digits):
+    train, test = digits.train, digits.test
+    assert len(train) + len(test) == 1797
+    assert 0.2 < len(test) / 1797 < 0.3
+    assert len(contents(train)) == len(train)
+    assert not contents(train) & contents(test)
+    assert train.inputs[0].shape == (8, 8)
+    assert train.inputs[0].max() == 255
+    assert np.bincount(test.labels, minlength=10).min() > 25
+    np.testing.assert_array_equal(train.raw[3].reshape(8, 8), train.inputs[3])
+
+
+def test_pretraining_sees_no_test_digit(digits):
+    assert {digits.source.read(i).tobytes() for i in range(len(digits.source))} == contents(digits.train)
+
+
+def test_the_split_is_the_same_every_time(digits):
+    again = vision.task()
+    assert again.source.fingerprint == digits.source.fingerprint
+    np.testing.assert_array_equal(again.test.labels, digits.test.labels)
+
+
+def test_held_out_share():
+    share = np.mean([held_out(str(i).encode(), 0.25) for i in range(4000)])
+    assert 0.22 < share < 0.28
+    assert not held_out(b"anything", 0.0)
+    assert held_out(b"anything", 1.0)
+
+
+def test_voices_of_the_test_words_are_never_heard_before(words):
+    heard = {words.source.name(i).split(":")[0] for i in range(len(words.source))}
+    voices = speech.espeak().voices
+    hidden = {voice for voice in voices if held_out(voice.encode(), speech.TEST_SHARE)}
+    assert len(voices) > 60
+    assert len(hidden) > 10
+    assert heard == set(voices) - hidden
+    assert len(words.test) == 2 * len(hidden) == 2 * len(np.unique(words.test.groups))
+    assert not contents(words.train) & contents(words.test)
+    assert len(contents(words.train)) == len(words.train)
+
+
+def test_words_are_speech_at_16_khz(words):
+    seconds = np.array([len(clip) for clip in words.train.inputs]) / speech.SAMPLE_RATE
+    assert 0.1 < seconds.min() < np.median(seconds) < 0.7
+    assert all(clip.dtype == np.int16 and np.abs(clip).max() > 300 for clip in words.train.inputs)
+    assert words.source.sizes.min() >= presets.speech_tiny().inputs.min_seconds * speech.SAMPLE_RATE
+    assert set(words.train.labels) == {0, 1}
+
+
+def test_speech_is_the_same_every_time_and_differs_between_arguments():
+    synthesiser = speech.espeak()
+    first, again = (synthesiser.say("window", "whisper") for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    slow = synthesiser.say("window", "whisper", rate=120)
+    assert len(slow) > 1.2 * len(first)
+    with pytest.raises(DemoError, match="no voice 'en-us\\+nobody'"):
+        synthesiser.say("window", "nobody")
+
+
+def test_log_mel_finds_a_tone():
+    time = np.arange(16000) / 16000
+    energies = speech.log_mel(np.sin(2 * np.pi * 1000 * time))
+    assert energies.shape == (98, 40)  # 400 samples every 160
+    edges = np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42)
+    band = np.argmin(np.abs(700 * (10 ** (edges[1:-1] / 2595) - 1) - 1000))
+    assert abs(int(energies.mean(0).argmax()) - int(band)) <= 1
+    assert energies.mean(0).max() - energies.mean(0).min() > 8
+
+
+def test_docstrings_of_a_folder(tmp_path: Path):
+    (tmp_path / "one.py").write_text('"""A module that is about one thing."""\ndef f():\n    """Too short."""\n')
+    package = tmp_path / "two"
+    package.mkdir()
+    (package / "a.py").write_text('class A:\n    """This class   belongs\n    to the package two."""\n')
+    (package / "b.py").write_text('def g():\n    """This class belongs to the package two."""\n')
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "x.py").write_text('"""A test that nobody wants to see here."""\n')
+    assert text.docstrings(tmp_path) == [
+        ("one", "A module that is about one thing."),
+        ("two", "This class   belongs\nto the package two."),
+    ]
+
+
+def test_docs_are_held_out_by_content(docs):
+    assert len(docs.classes) > 10
+    assert "asyncio" in docs.classes
+    total = len(docs.train) + len(docs.test)
+    assert total > 2000
+    assert 0.28 < len(docs.test) / total < 0.39
+    assert len(np.unique(docs.test.labels)) == len(docs.classes)
+    longest = presets.text_tiny().inputs.block_size
+    assert max(map(len, docs.test.inputs)) == longest
+    assert all(sample[0] == 0 for sample in docs.test.inputs)
+
+
+def test_pretraining_sees_no_test_docstring(docs):
+    """Whole docstrings: those that differ further on can begin alike."""
+    tokenizer, stream = docs.source.tokenizer, docs.source.tokens
+    end = tokenizer.token_to_id("</s>")
+    documents = {piece.tobytes() for piece in np.split(stream, np.flatnonzero(stream == end) + 1)}
+    library = Path(ast.__file__).parent
+    found = [words for _, words in text.docstrings(library)]
+    hidden = [words for words in found if held_out(" ".join(words.split()).encode(), text.TEST_SHARE)]
+    assert len(documents) == len(found) - len(hidden) + len(text.topics()) + 1  # and what is behind the last one
+    ids = [
+        np.array([*e.ids, end], dtype=stream.dtype) for e in tokenizer.encode_batch(hidden, add_special_tokens=False)
+    ]
+    assert not documents & {one.tobytes() for one in ids}
+
+
+def test_what_is_missing_is_named_with_the_line_that_installs_it():
+    with pytest.raises(DemoError, match=r"needs no_such_module .*pip install 'd2v_fast\[demo\]'"):
+        require("no_such_module.part")

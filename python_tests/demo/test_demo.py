@@ -1,0 +1,118 @@
+import importlib.util
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2v_fast import demo
+from d2v_fast.demo import run as running
+from d2v_fast.demo import speech, text, vision
+from d2v_fast.demo.task import Labelled
+
+for module in ("sklearn", "matplotlib", "espeakng_loader"):
+    pytest.importorskip(module)
+
+
+def a_few(part, count):
+    chosen = np.linspace(0, len(part) - 1, count).astype(int)
+    groups = None if part.groups is None else part.groups[chosen]
+    return Labelled([part.inputs[i] for i in chosen], part.labels[chosen], part.raw[chosen], groups)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Demos with a few hundred samples instead of thousands."""
+    monkeypatch.setattr(speech, "WORDS", speech.WORDS[:3])
+    monkeypatch.setattr(speech, "SENTENCES", 1)
+    for module in (vision, speech, text):
+        whole = module.task
+
+        def part(whole=whole):
+            task = whole()
+            return replace(task, train=a_few(task.train, 120), test=a_few(task.test, 60))
+
+        monkeypatch.setattr(module, "task", part)
+
+
+@pytest.mark.parametrize("modality", ["vision", "speech", "text"])
+def test_a_short_demo_leaves_numbers_and_a_picture(modality, short, tmp_path, capsys):
+    folder = demo.main(modality, tmp_path / "run", steps=2)
+    results = json.loads((folder / "demo.json").read_text())
+    assert results["modality"] == modality
+    assert results["steps"] == 2
+    assert results["test_samples"] == 60
+    for name in ("raw", "random", "student", "teacher"):
+        for probe in ("knn", "logistic"):
+            entry = results["accuracy"][name][probe]
+            assert 0 <= entry["mean"] <= 1
+            assert 0 < entry["standard_error"] < 0.1
+    for probe in ("knn", "logistic"):
+        gain = results["gain_over_random"]["student"][probe]
+        accuracy = results["accuracy"]
+        assert gain["mean"] == pytest.approx(accuracy["student"][probe]["mean"] - accuracy["random"][probe]["mean"])
+    data = (folder / "demo.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", data[16:24]) == (1100, 620)
+    printed = capsys.readouterr().out
+    assert f"{100 * results['accuracy']['student']['knn']['mean']:.1f} ±" in printed
+    assert results["floor"] in printed
+
+    # The same command again uses what is there, a longer one continues it.
+    before = (folder / "metrics.jsonl").read_bytes()
+    demo.main(modality, tmp_path / "run", steps=2)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    again = json.loads((folder / "demo.json").read_text())
+    assert again["accuracy"] == results["accuracy"]
+    if modality == "vision":
+        demo.main(modality, tmp_path / "run", steps=3)
+        assert json.loads((folder / "demo.json").read_text())["steps"] == 3
+
+
+def test_an_unknown_demo_is_refused():
+    with pytest.raises(demo.DemoError, match="no demo 'smell'; choose one of vision, speech, text"):
+        demo.main("smell")
+
+
+def test_a_missing_extra_is_found_before_anything_takes_time(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(demo.DemoError, match=r"needs matplotlib .*pip install"):
+        running.run("vision", tmp_path / "run", 2)
+    assert not (tmp_path / "run").exists()
+
+
+def margins():
+    spec = importlib.util.spec_from_file_location("check_margins", Path(__file__).with_name("check_margins.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("modality", "student", "error", "code"),
+    [
+        ("vision", 0.251, 0.02, 0),
+        ("vision", 0.249, 0.02, 1),
+        ("speech", 0.06, 0.019, 0),
+        ("speech", 0.06, 0.021, 1),
+        ("text", 0.049, 0.001, 1),
+    ],
+)
+def test_margins(modality, student, error, code, tmp_path, capsys):
+    gain = {"mean": 0.4, "standard_error": 0.01}
+    results = {
+        "modality": modality,
+        "gain_over_random": {
+            "student": {"knn": {"mean": student, "standard_error": error}},
+            "teacher": {"knn": gain},
+        },
+    }
+    (tmp_path / "demo.json").write_text(json.dumps(results))
+    assert margins().main([str(tmp_path / "demo.json")]) == code
+    assert (f"{modality}: kNN accuracy of the student {100 * student:+.1f}" in capsys.readouterr().err) == bool(code)
+
+
+def test_margins_of_nothing_are_an_error():
+    assert margins().main([]) == 2

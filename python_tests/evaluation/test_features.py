@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from d2v_fast import presets
+from d2v_fast.data import ArraySource, SampleError
+from d2v_fast.evaluation import extract
+from d2v_fast.evaluation.features import seen_samples
+from d2v_fast.models import build_encoder, token_count
+
+RNG = np.random.default_rng(0)
+
+
+def network(name):
+    torch.manual_seed(0)
+    config = presets.NAMES[name]()
+    return build_encoder(config.model), config
+
+
+def test_pictures_are_the_mean_over_patches():
+    encoder, config = network("vision-tiny")
+    side = config.model.embedding.image_size
+    pictures = list(RNG.integers(0, 256, (5, side, side), dtype=np.uint8))
+    found = extract(encoder, pictures, config.inputs, batch_size=2)
+    mean, std = config.inputs.mean[0], config.inputs.std[0]
+    images = torch.tensor((np.stack(pictures)[:, None] / 255 - mean) / std, dtype=torch.float32)
+    with torch.no_grad():
+        expected = encoder.eval()(images).mean(1).numpy()
+    assert found.shape == (5, config.model.transformer.dim)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_a_source_gives_the_same_as_its_samples():
+    encoder, config = network("vision-tiny")
+    pictures = list(RNG.integers(0, 256, (3, 8, 8), dtype=np.uint8))
+    found = extract(encoder, ArraySource("vision", pictures), config.inputs)
+    np.testing.assert_array_equal(found, extract(encoder, pictures, config.inputs))
+
+
+def test_pictures_of_another_size_are_resized_whole():
+    encoder, config = network("vision-tiny")
+    found = extract(encoder, [np.full((20, 30), 77, np.uint8)], config.inputs)
+    small = extract(encoder, [np.full((8, 8), 77, np.uint8)], config.inputs)
+    np.testing.assert_allclose(found, small, atol=1e-6)
+
+
+def test_clips_of_any_length_do_not_depend_on_their_neighbours():
+    encoder, config = network("speech-tiny")
+    lengths = (9000, 4000, 6500, 4003)
+    clips = [RNG.normal(size=n).astype(np.float32) for n in lengths]
+    found = extract(encoder, clips, config.inputs)
+    waves = [torch.tensor((clip - clip.mean()) / np.sqrt(clip.var() + 1e-5))[None] for clip in clips]
+    with torch.no_grad():
+        expected = [encoder.eval()(wave).mean(1)[0].numpy() for wave in waves]
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+    assert np.abs(found[1] - found[2]).max() > 0.05  # and the clips do differ
+
+
+def test_samples_behind_the_last_frame_are_not_needed():
+    _, config = network("speech-tiny")
+    for samples in (4000, 4321, 16000):
+        needed = seen_samples(config.model.embedding, samples)
+        frames = token_count(config.model, samples)
+        assert needed <= samples
+        assert token_count(config.model, needed) == frames
+        assert token_count(config.model, needed - 1) == frames - 1
+
+
+def test_texts_of_any_length():
+    encoder, config = network("text-tiny")
+    texts = [np.array([0, *RNG.integers(5, 300, n)]) for n in (3, 40, 11)]
+    found = extract(encoder, texts, config.inputs)
+    with torch.no_grad():
+        expected = [encoder.eval()(torch.from_numpy(text)[None]).mean(1)[0].numpy() for text in texts]
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+
+
+def test_mode_and_gradients_are_as_before():
+    encoder, config = network("text-tiny")
+    encoder.train()
+    texts = [np.array([0, 7, 8])] * 2
+    first, second = (extract(encoder, texts, config.inputs) for _ in range(2))
+    np.testing.assert_array_equal(first, second)  # no dropout
+    assert encoder.training
+    assert all(p.grad is None and p.requires_grad for p in encoder.parameters())
+
+
+def test_refuses_nothing_and_nonsense():
+    encoder, config = network("vision-tiny")
+    with pytest.raises(ValueError, match="got 0 samples"):
+        extract(encoder, [], config.inputs)
+    with pytest.raises(ValueError, match="positive batch_size"):
+        extract(encoder, [np.zeros((8, 8), np.uint8)], config.inputs, batch_size=0)
+    with pytest.raises(SampleError, match="sample 0"):
+        extract(encoder, [np.zeros((8, 8), np.float32)], replace(config.inputs))

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+
+from d2v_fast.evaluation import knn_accuracy, knn_correct, logistic_accuracy, logistic_correct, standard_error
+from d2v_fast.evaluation.probe import PENALTY, fit_logistic
+
+FLOAT = np.float32
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = pytest.importorskip("sklearn.datasets").load_digits()
+    x, y = data.data.astype(FLOAT), data.target
+    return x[:1200], y[:1200], x[1200:], y[1200:]
+
+
+def standardised(train, test):
+    mean, std = train.mean(0), train.std(0)
+    std = np.where(std > 0, std, 1)
+    return (train - mean) / std, (test - mean) / std
+
+
+def test_nearest_neighbours_vote_with_their_similarity():
+    train = np.array([[1, 0], [1, 0.1], [-1, 0], [-1, 0.1], [0, 1], [0, -1.2]], FLOAT)
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    test = np.array([[0.9, 0.05], [-0.9, 0.05], [0.02, 0.9]], FLOAT)
+    assert knn_correct(train, labels, test, np.array([0, 1, 2]), k=1).tolist() == [True, True, True]
+    assert knn_correct(train, labels, test, np.array([1, 1, 2]), k=1).tolist() == [False, True, True]
+    # Two neighbours of class 1, similarity .75 each, outvote one of class 0, similarity 1. (The mean is 0.)
+    train = np.array([[1, 0], [0.7, 0.7], [0.7, -0.7], [-2.4, 0], [0, 2.4], [0, -2.4]], FLOAT)
+    names = np.array([0, 1, 1, 2, 3, 3])
+    assert knn_accuracy(train, names, np.array([[1, 0.0]], FLOAT), np.array([1]), k=3) == 1.0
+    assert knn_accuracy(train, names, np.array([[1, 0.0]], FLOAT), np.array([0]), k=1) == 1.0
+
+
+def test_knn_agrees_with_scikit_learn(digits):
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    train, y, test, z = digits
+    a, b = standardised(train, test)
+    model = neighbors.KNeighborsClassifier(
+        10, metric="cosine", algorithm="brute", weights=lambda distance: np.maximum(1 - distance, 0)
+    )
+    expected = model.fit(a, y).score(b, z)
+    assert knn_accuracy(train, y, test, z) == pytest.approx(expected, abs=2 / len(z))
+    assert expected > 0.9
+
+
+def test_more_neighbours_than_samples_are_all_samples():
+    train = np.array([[1.0, 0], [2, 0], [0, 1]], FLOAT)
+    assert knn_accuracy(train, np.array([0, 0, 1]), np.array([[3.0, 0]], FLOAT), np.array([0]), k=50) == 1.0
+
+
+def test_logistic_regression_agrees_with_scikit_learn(digits):
+    linear = pytest.importorskip("sklearn.linear_model")
+    train, y, test, z = digits
+    a, b = standardised(train.astype(np.float64), test.astype(np.float64))
+    model = linear.LogisticRegression(C=1 / (len(y) * PENALTY), tol=1e-8, max_iter=2000).fit(a, y)
+    weight, bias = fit_logistic(torch.from_numpy(a), torch.from_numpy(y), PENALTY)
+    np.testing.assert_allclose(weight.T.numpy(), model.coef_, atol=2e-2)
+    offset = bias.numpy() - bias.numpy().mean()  # a constant in all biases changes nothing
+    np.testing.assert_allclose(offset, model.intercept_ - model.intercept_.mean(), atol=2e-2)
+    expected = model.predict(b) == z
+    assert (logistic_correct(train, y, test, z) == expected).mean() > 0.995
+
+
+def test_probes_do_not_depend_on_scale_and_offset_of_a_channel(digits):
+    train, y, test, z = (part[:300] for part in digits)
+    factor = np.linspace(0.5, 2, 64, dtype=FLOAT)
+    for probe in (knn_accuracy, logistic_accuracy):
+        assert probe(train * factor + 7, y, test * factor + 7, z) == pytest.approx(probe(train, y, test, z), abs=0.007)
+
+
+def test_chance_is_not_beaten_on_noise():
+    noise = np.random.default_rng(0).normal(size=(600, 20)).astype(FLOAT)
+    labels = np.arange(600) % 4
+    for probe in (knn_accuracy, logistic_accuracy):
+        assert probe(noise[:300], labels[:300], noise[300:], labels[300:]) < 0.35
+
+
+def test_standard_error_of_independent_samples():
+    values = np.array([1.0, 0, 1, 1, 0, 1, 1, 1])
+    assert standard_error(values) == pytest.approx(values.std(ddof=1) / np.sqrt(8))
+
+
+def test_standard_error_of_groups():
+    # Each voice says 5 words alike, so there are 4 observations, not 20.
+    voices = np.array([1.0, 0, 1, 1])
+    assert standard_error(np.repeat(voices, 5), np.repeat([7, 3, 9, 11], 5)) == pytest.approx(standard_error(voices))
+
+
+def test_a_paired_difference_has_a_smaller_error():
+    first = np.array([1.0, 1, 1, 0, 0, 0, 1, 0])
+    second = first.copy()
+    second[0] = 0
+    both = np.hypot(standard_error(first), standard_error(second))
+    assert standard_error(first - second) == pytest.approx(0.125)
+    assert both > 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": np.zeros((3, 2, 1))}, r"training part.*\[3, 2, 1\]"),
+        ({"test_labels": np.zeros(3, int)}, r"test part"),
+        ({"test": np.zeros((2, 3))}, "2 channels, test features 3"),
+        ({"train": np.full((4, 2), np.nan)}, "training part: some features are not finite"),
+        ({"train_labels": np.array([0, 1, -1, 0])}, "found -1"),
+        ({"test": np.zeros((0, 2)), "test_labels": np.zeros(0, int)}, "test part"),
+    ],
+)
+def test_refuses_what_it_cannot_judge(change, message):
+    parts = {
+        "train": np.arange(8.0).reshape(4, 2),
+        "train_labels": np.array([0, 1, 0, 1]),
+        "test": np.ones((2, 2)),
+        "test_labels": np.array([0, 1]),
+    }
+    with pytest.raises(ValueError, match=message):
+        knn_accuracy(**{**parts, **change})
+
+
+def test_one_sample_has_no_standard_error():
+    with pytest.raises(ValueError, match="two samples"):
+        standard_error(np.ones(1))
+    with pytest.raises(ValueError, match="got 1"):
+        standard_error(np.ones(5), np.zeros(5, int))
