@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class Batch:
     """int64 [B], valid samples (speech) or tokens (text) of each row; None when every row is full."""
 
     masked_inputs: Tensor | None = None
-    """Text only: int64 [B * V, T], the tokens after masking. Speech and images are masked inside the encoder, by `mask`."""
+    """Text only: int64 [B * V, T], the tokens after masking. Speech and images are masked in the encoder, by `mask`."""
 
     mask: Tensor
     """bool [B * V, T]: True at the positions that the student has to predict."""
@@ -41,7 +42,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors on `device` (asynchronously from pinned memory)."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

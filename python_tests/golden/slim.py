@@ -10,9 +10,10 @@ import sys
 
 import numpy as np
 
-KEEP = ("meta_json", "batch/", "student0/", "teacher0/", "steps/", "fwd/mask_indices", "fwd/layer_results")
-KEEP_DOUBLE = ("fp64/x", "fp64/y", "fp64/loss_sum")
-VARIANTS = ("in", "ln", "bn", "inT", "gn")
+KEEP_GROUPS = ("meta_json", "batch", "student0", "teacher0")
+KEEP = ("fwd/mask_indices", "fwd/layer_results", "fp64/x", "fp64/y", "fp64/loss_sum", "fp64/loss")
+KEEP_STEPS = ("loss", "loss_sum", "gnorm", "ema_decay")
+VARIANTS = ("in", "ln", "bn", "inT", "gn", "ln+lnT")
 LARGEST = 100
 """Elements of a gradient or a stepped weight, at most."""
 
@@ -23,9 +24,13 @@ def main(source: str, target: str) -> None:
     kept = {}
     for key in full.files:
         group, _, rest = key.partition("/")
-        stepped = group in ("fp64_grad", "student3", "teacher3") and full[key].size <= LARGEST
-        variant = group == "variant" and rest.partition("/")[0] in VARIANTS and rest.endswith(("/y", "/loss_sum"))
-        if key.startswith(KEEP) or key in KEEP_DOUBLE or stepped or variant:
+        # idxkept/*: the published vision code's steps without the damage to its teacher's index table.
+        name = rest if group == "idxkept" else key
+        weights = name.partition("/")[0] in ("fp64_grad", "student3", "teacher3") and full[key].size <= LARGEST
+        step = (group == "steps" and rest in KEEP_STEPS) or name == "steps_loss"
+        variant = group == "variant" and rest.partition("/")[0] in VARIANTS
+        variant = variant and rest.endswith(("/y", "/loss_sum", "/loss"))
+        if group in KEEP_GROUPS or key in KEEP or weights or step or variant:
             kept[key] = full[key]
     np.savez_compressed(target, **kept)
 

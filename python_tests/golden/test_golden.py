@@ -35,6 +35,14 @@ def test_the_committed_selection_agrees(capsys):
         assert any(line.strip().startswith(quantity) for line in lines)
 
 
+@pytest.mark.parametrize("name", ["text", "vision"])
+def test_the_other_selections_agree(name, capsys):
+    assert check.main([str(HERE / f"{name}.npz")]) == 0
+    printed = capsys.readouterr().out
+    for quantity in ("layer features", "targets [ln+lnT]", "predictions", "gradients", "student after step 3"):
+        assert f"  {quantity}" in printed
+
+
 @pytest.mark.skipif(not FULL, reason="the environment variable D2V_FAST_GOLDEN names no folder of full files")
 @pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
 def test_full_files_agree(path):
