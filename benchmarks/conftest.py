@@ -1,11 +1,11 @@
-"""What every benchmark shares: baselines taken in turn in one process, the machine's own limit beside them, and one table at the end.
+"""What the benchmarks share: baselines taken in turn in one process, the machine's own limit, one table at the end.
 
-    pytest benchmarks/ --benchmark-only            Base shapes; set OMP_NUM_THREADS for the number of threads
-    pytest benchmarks/ --benchmark-only --quick    tiny shapes, one round: that everything runs, not how fast
+`pytest benchmarks/ --benchmark-only` runs Base shapes on OMP_NUM_THREADS threads; with `--quick` tiny shapes and one
+round, to see that everything runs.
 
-A round runs every baseline once, then a streaming copy, then ours, so that load from elsewhere hits all of them alike; a figure is the
-median over the rounds. `GB/s` counts each input read once and each output written once, and `limit` is its share of what the
-streaming (non-temporal) copy reached in the same rounds.
+A round runs every baseline once, then a streaming copy, then ours, so that load from elsewhere hits all of them alike;
+a figure is the median over the rounds. `GB/s` counts each input read once and each output written once, and `limit` is
+its share of what the streaming (non-temporal) copy reached in the same rounds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RESULTS = pytest.StashKey[list["Result"]]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--quick", action="store_true", help="tiny shapes and one round: that the benchmarks run, not their figures")
+    parser.addoption("--quick", action="store_true", help="tiny shapes and one round: that they run, not how fast")
 
 
 def pytest_configure(config):
@@ -80,10 +80,15 @@ def streaming_copy(request) -> StreamingCopy:
 
 @pytest.fixture
 def compare(benchmark, quick, streaming_copy, request):
-    """compare(name, ours, {"baseline": function, ...}, moved=bytes, rounds=15): runs them in turn and notes a line of the table."""
+    """compare(name, ours, {"baseline": function, ...}, moved=bytes, rounds=15): runs them in turn, notes a line."""
 
     def run(
-        name: str, ours: Callable[[], object], baselines: dict[str, Callable[[], object]], *, moved: int | None, rounds: int = 15
+        name: str,
+        ours: Callable[[], object],
+        baselines: dict[str, Callable[[], object]],
+        *,
+        moved: int | None,
+        rounds: int = 15,
     ) -> Result:
         rounds = 1 if quick else rounds
         others = {**baselines, "streaming copy": streaming_copy}
@@ -127,7 +132,8 @@ def pytest_terminal_summary(terminalreporter, config):
     for result in results:
         line = f"{result.name:<58} {result.seconds * 1e3:9.3f} ms"
         if result.moved is not None:
-            line += f" {result.moved / result.seconds / 1e9:7.1f} GB/s {result.share():6.0%} of limit ({result.limit / 1e9:.1f} GB/s)"
+            line += f" {result.moved / result.seconds / 1e9:7.1f} GB/s {result.share():6.0%} of limit"
+            line += f" ({result.limit / 1e9:.1f} GB/s)"
         write(line)
         for other, seconds in result.baselines.items():
             write(f"    {seconds / result.seconds:6.2f}x  {other:<60} {seconds * 1e3:9.3f} ms")

@@ -18,7 +18,11 @@ def base_shapes(quick: bool) -> list[tuple[int, ...]]:
     shapes += [(width, channels), (width,), (width,)]  # projection into the encoder, mask embedding
     shapes += [(width, width // 16, 19), (width,)] * 5  # positions
     for _ in range(layers):
-        shapes += [(width, width), (width,)] * 4 + [(4 * width, width), (4 * width,), (width, 4 * width), (width,)] + [(width,)] * 4
+        shapes += (
+            [(width, width), (width,)] * 4
+            + [(4 * width, width), (4 * width,), (width, 4 * width), (width,)]
+            + [(width,)] * 4
+        )
     return [*shapes, (width,), (width,), (width, width), (width,)]
 
 

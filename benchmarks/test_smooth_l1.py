@@ -1,4 +1,4 @@
-"""The loss of the masked positions, forward and backward, at data2vec Base: [8, 400, 768], half of the positions, float32."""
+"""The loss of the masked positions, forward and backward, at data2vec Base: [8, 400, 768], half of them, float32."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_full_gradient(case, compare, compiled, size_of):
             "eager, x[mask] and y[mask]": backward(lambda: by_mask(pred, full_target, mask), pred),
             "eager, x[rows]": backward(lambda: by_rows(pred, target, rows), pred),
             "torch.compile, x[rows]": backward(lambda: compiled_rows(pred, target, rows), pred),
-            "torch.compile, where(mask) over everything": backward(lambda: compiled_where(pred, full_target, mask), pred),
+            "torch.compile, where(mask) over everything": backward(
+                lambda: compiled_where(pred, full_target, mask), pred
+            ),
         },
         moved=2 * size_of(target) + size_of(pred),
         rounds=60,

@@ -26,7 +26,7 @@ enum Reduction : int64_t { REDUCE_NONE = 0, REDUCE_SUM = 1, REDUCE_MEAN = 2 };
 struct SmoothL1 {
   const void* pred;     // [positions, channels] of any DType
   const void* target;   // [count, channels] of any DType
-  const int64_t* rows;  // the position of each row, ascending and unique; or null: all of them
+  const int64_t* rows;  // the position of each row, ascending and unique; null if count is 0 or positions
   void* gradient;       // of the sum of the rows' losses before `scale`, halved if beta is 0, times gradient_factor; like pred; or null
   void* loss;           // one number, or `count` of them
   int64_t count, positions, channels, pred_dtype, target_dtype, reduction;

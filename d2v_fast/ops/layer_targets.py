@@ -29,8 +29,8 @@ def layer_targets(
 ) -> Tensor:
     """The mean over K layers, each normalised, then normalised again: data2vec's targets (paper, section 3.3).
 
-    No norm has affine parameters; variances are biased. With layer norm only the wanted rows are read, with instance norm
-    every layer is read once. float32 arithmetic, float64 for float64 layers; the same bits for any number of threads.
+    No norm has affine parameters; variances are biased. With layer norm only the wanted rows are read, with instance
+    norm every layer is read once. float32 arithmetic, float64 for float64 layers; the same bits for any number of threads.
     Nothing is differentiated: the teacher has no gradient.
 
     Args:
@@ -100,7 +100,7 @@ def _check(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, ep
             raise ValueError(f"{name} has shape {tuple(indices.shape)}; it must be {shape} (B = {first.shape[0]})")
         if indices.device != first.device:
             raise ValueError(f"{name} is on {indices.device} and the layers on {first.device}: move one")
-    if not (math.isfinite(eps) and eps >= 0):
+    if not 0 <= eps < math.inf:
         raise ValueError(f"eps is {eps}; it must be finite and not negative")
 
 

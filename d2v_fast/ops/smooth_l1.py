@@ -90,9 +90,9 @@ def _check(pred: Tensor, target: Tensor, rows: Tensor | None, beta: float, scale
     """Everything but the values of the rows."""
     dtype_code(pred, "pred")
     dtype_code(target, "target")
-    if not (math.isfinite(beta) and beta >= 0):
+    if not 0 <= beta < math.inf:
         raise ValueError(f"beta is {beta}; it must be finite and not negative (0: squared error)")
-    if not math.isfinite(scale):
+    if not -math.inf < scale < math.inf:
         raise ValueError(f"scale is {scale}; it must be finite")
     if target.device != pred.device or (rows is not None and rows.device != pred.device):
         others = f"target on {target.device}" + ("" if rows is None else f", rows on {rows.device}")

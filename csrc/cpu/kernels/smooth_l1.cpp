@@ -32,6 +32,7 @@ struct Output {
   Output(void* tensor, int64_t type, int64_t positions, int64_t channels)
       : data(static_cast<char*>(tensor)), dtype(type), row_bytes(channels * bytes_of(type)), streamed(positions * row_bytes >= kStreamed) {}
   void zero(int64_t from, int64_t to) const {
+    if (row_bytes == 0) return;  // no memory at all
     if (streamed) stream_zero(data + from * row_bytes, (to - from) * row_bytes);
     else memset(data + from * row_bytes, 0, static_cast<size_t>((to - from) * row_bytes));
   }
@@ -47,9 +48,10 @@ struct Output {
 };
 
 // Calls visit(row, position) for every row whose position is in [first, last), and zero(from, to) for the positions between.
+// `rows` may be null when there is no row and when every position is one.
 template <typename Visit, typename Zero>
-static inline void walk(const int64_t* rows, int64_t count, int64_t first, int64_t last, Visit visit, Zero zero) {
-  if (!rows) {
+static inline void walk(const int64_t* rows, int64_t count, int64_t positions, int64_t first, int64_t last, Visit visit, Zero zero) {
+  if (count == positions) {
     for (int64_t row = first; row < last; ++row) visit(row, row);
     return;
   }
@@ -79,7 +81,7 @@ static inline void walk_all(const int64_t* rows, int64_t count, int64_t position
 #pragma omp for schedule(dynamic) nowait
     for (int64_t i = 0; i < parts; ++i) {
       const int64_t first = i * part, last = first + part < positions ? first + part : positions;
-      walk(rows, count, first, last, visit, zero);
+      walk(rows, count, positions, first, last, visit, zero);
     }
     stream_fence();
   }
@@ -161,7 +163,7 @@ void smooth_l1_forward(const SmoothL1& x, double* losses, int threads) {
   if (wide) forward<double>(x, losses, threads);
   else forward<float>(x, losses, threads);
   if (x.reduction == REDUCE_NONE) {
-    encode_any(wide ? F64 : F32, losses, x.loss, 0, x.count);
+    if (x.count > 0) encode_any(wide ? F64 : F32, losses, x.loss, 0, x.count);
     return;
   }
   double total = 0;
