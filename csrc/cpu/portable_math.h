@@ -1,6 +1,6 @@
 // exp and log from additions, multiplications and divisions alone, which IEEE 754 rounds the same way everywhere (with
 // -ffp-contract=off): libm's last bit differs between systems, and one bit can move the side of a masked block.
-// About 1e-15 relative error, for the moderate arguments of aspect ratios.
+// Relative errors below 2e-15 for the moderate arguments of aspect ratios (exp of -7 to 7, log of 0.001 to 1000).
 #pragma once
 #include <math.h>  // floor, frexp, ldexp: exact
 
