@@ -30,8 +30,8 @@ def layer_targets(
     """The mean over K layers, each normalised, then normalised again: data2vec's targets (paper, section 3.3).
 
     No norm has affine parameters; variances are biased. With layer norm only the wanted rows are read, with instance
-    norm every layer is read once. float32 arithmetic, float64 for float64 layers; the same bits for any number of threads.
-    Nothing is differentiated: the teacher has no gradient.
+    norm every layer is read once. float32 arithmetic, float64 for float64 layers; the same bits for any number of
+    threads. Nothing is differentiated: the teacher has no gradient.
 
     Args:
         layers: K tensors [B, T, C] of one shape, dtype (float32, bfloat16, float16, float64) and device. Views whose
