@@ -15,7 +15,7 @@ from torch import Tensor
 from d2v_fast.interop._table import Entry, both
 from d2v_fast.interop._table import from_ours as _from_ours
 from d2v_fast.interop._table import to_ours as _to_ours
-from d2v_fast.models.config import ModelConfig, SpeechEmbedding
+from d2v_fast.models.config import ModelConfig, SpeechEmbedding, VisionEmbedding
 
 Part = Literal["student", "encoder"]
 VisionNames = Literal["beit", "fairseq"]
@@ -118,6 +118,8 @@ def _refuse_what_they_lack(config: ModelConfig) -> None:
                 "the released vision models are pre-norm without a key bias; this configuration has "
                 f"transformer.norm_first={transformer.norm_first}, transformer.key_bias={transformer.key_bias}"
             )
+        if isinstance(config.embedding, VisionEmbedding) and config.embedding.positions != "relative":
+            raise ValueError("the released vision models have relative positions; embedding.positions is 'sincos'")
     elif transformer.layer_scale is not None or not transformer.key_bias:
         raise ValueError(
             f"the released {config.modality} models have a key bias and no layer scale; this configuration has "

@@ -31,7 +31,7 @@ class SpeechEmbedding:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionEmbedding:
-    """Image to patches: one strided convolution, a class token, and a relative position bias shared by all layers."""
+    """Image to patches: one strided convolution, a class token, positions."""
 
     image_size: int = 224
     """Height and width of the image, in pixels."""
@@ -41,6 +41,10 @@ class VisionEmbedding:
 
     channels: int = 3
     """Colour channels."""
+
+    positions: Literal["relative", "sincos"] = "relative"
+    """A learned bias on relative positions, shared by all layers (the released 1.0 code), or fixed sine-cosine ones added
+    to the patches (data2vec 2.0), with which a short run learns where things are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Vision: patches, class token, shared relative position bias, context network (paper, section 4.1)."""
+"""Vision: patches, class token, positions, context network (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from d2v_fast.models.config import ModelConfig, VisionEmbedding
 from d2v_fast.models.encoder import Encoder, require_floating
 from d2v_fast.modules.embedding import Patches
-from d2v_fast.modules.positions import RelativePositionBias
+from d2v_fast.modules.positions import RelativePositionBias, SinCosPositions
 
 
 class VisionEncoder(Encoder):
@@ -24,7 +24,11 @@ class VisionEncoder(Encoder):
         patches = Patches(embedding.image_size, embedding.patch_size, embedding.channels, dim)
         super().__init__(config, patches, norm=True)
         self.config = embedding
-        self.positions = RelativePositionBias(patches.grid, config.transformer.heads)
+        self.positions: nn.Module
+        if embedding.positions == "sincos":
+            self.positions = SinCosPositions(patches.grid, dim)
+        else:
+            self.positions = RelativePositionBias(patches.grid, config.transformer.heads)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -51,11 +55,14 @@ class VisionEncoder(Encoder):
         return features
 
     def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Prepend the class token; the bias is that of the relative positions."""
+        """Fixed positions are added to the patches, relative ones are the bias; the class token comes first."""
         if valid is not None:
             raise ValueError("images have no padding: lengths must be None")
+        fixed = isinstance(self.positions, SinCosPositions)
+        if fixed:
+            x = self.positions(x)
         token = self.embedding.get_parameter("class_token").to(x.dtype).expand(x.shape[0], 1, -1)
-        return torch.cat([token, x], dim=1), self.positions()
+        return torch.cat([token, x], dim=1), None if fixed else self.positions()
 
 
 def truncated_normal_(weight: Tensor, std: float = 0.02) -> None:

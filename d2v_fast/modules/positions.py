@@ -1,4 +1,4 @@
-"""Relative positions of image patches; the position convolutions of speech are in convolution.py."""
+"""Positions of image patches, relative and fixed; the position convolutions of speech are in convolution.py."""
 
 from __future__ import annotations
 
@@ -46,3 +46,28 @@ class RelativePositionBias(nn.Module):
         tokens = self.index.shape[0]
         bias = self.table.index_select(0, self.index.flatten())
         return bias.view(tokens, tokens, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
+
+
+class SinCosPositions(nn.Module):
+    """Fixed sine-cosine positions added to the patches (data2vec 2.0; Vaswani et al., 2017, in two dimensions)."""
+
+    table: Tensor
+
+    def __init__(self, grid: tuple[int, int], dim: int) -> None:
+        """A quarter of the channels each for sine and cosine of x and of y, wavelengths from 2 pi up to 10,000 * 2 pi.
+
+        Raises:
+            ValueError: if `dim` is not a multiple of 4.
+        """
+        super().__init__()
+        if dim % 4:
+            raise ValueError(f"transformer.dim must be a multiple of 4 for sincos positions, got {dim}")
+        y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+        frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+        angles = [side.flatten()[:, None] * frequencies for side in (x, y)]
+        table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+        self.register_buffer("table", table.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, T, C] to the same."""
+        return x + self.table.to(x.dtype)

@@ -243,6 +243,7 @@ def test_errors_name_the_tensors():
         (replace(TEXT, transformer=replace(POST, key_bias=False)), "key_bias=False"),
         (replace(VISION, transformer=replace(PRE, norm_first=False)), "pre-norm.*norm_first=False"),
         (replace(SPEECH, head=HeadConfig(layers=2)), "linear head; head.layers is 2"),
+        (replace(VISION, embedding=replace(VISION.embedding, positions="sincos")), "positions is 'sincos'"),
     ],
 )
 def test_what_the_released_code_lacks_is_refused(config, message):

@@ -299,6 +299,12 @@ def test_what_they_lack_is_refused(config, change, message):
             call(changed)
 
 
+def test_fixed_positions_are_refused():
+    config = VISION["layer scale"]
+    with pytest.raises(ValueError, match="positions is 'sincos'"):
+        huggingface.config_for(replace(config, embedding=replace(config.embedding, positions="sincos")))
+
+
 def test_without_transformers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ImportError, match=r"d2v_fast\[hf\]"):

@@ -243,3 +243,13 @@ def test_the_seed_decides_the_weights(config):
         torch.manual_seed(7)
         states.append(Data2Vec(config).state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_vision_with_fixed_positions_tells_patches_apart():
+    torch.manual_seed(0)
+    embedding = VisionEmbedding(image_size=8, patch_size=4, channels=1, positions="sincos")
+    network = TransformerConfig(dim=16, depth=2, heads=2, ffn_dim=32, norm_first=True, key_bias=False)
+    encoder = build_encoder(ModelConfig(embedding=embedding, transformer=network)).eval()
+    features = encoder(torch.full((1, 1, 8, 8), 0.5))[0].detach()
+    assert min(float((features[i] - features[j]).abs().max()) for i in range(4) for j in range(i)) > 0.1
+    assert not any("positions" in name for name in encoder.state_dict())

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from d2v_fast.modules.embedding import Patches, Tokens
 from d2v_fast.modules.head import RegressionHead
-from d2v_fast.modules.positions import RelativePositionBias, relative_index
+from d2v_fast.modules.positions import RelativePositionBias, SinCosPositions, relative_index
 
 
 def test_patches_agree_with_the_convolution():
@@ -59,6 +61,17 @@ def test_published_table_has_732_rows_and_no_index_in_the_state():
     assert torch.equal(bias()[0, :, 0, 0], bias.table[731])
     assert torch.equal(bias()[0, 3, 0, 1:], bias.table[729, 3].expand(196))
     assert torch.equal(bias()[0, 3, 1:, 0], bias.table[730, 3].expand(196))
+
+
+def test_sincos_positions_are_the_formula_row_by_row():
+    positions = SinCosPositions((2, 3), 8)
+    assert positions.state_dict() == {}
+    added = positions(torch.zeros(1, 6, 8))[0]
+    y, x = 1, 2  # the last patch
+    expected = [wave(p * f) for p in (x, y) for wave in (math.sin, math.cos) for f in (1.0, 0.01)]
+    torch.testing.assert_close(added[5], torch.tensor(expected), rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="multiple of 4"):
+        SinCosPositions((2, 3), 6)
 
 
 def test_head_widths_and_activations():
