@@ -1,0 +1,256 @@
+// The kernels of one instruction set under AddressSanitizer and UndefinedBehaviorSanitizer: many sizes, every format, odd addresses,
+// in buffers of exactly the promised size, with results checked against plain arithmetic in double.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/kernels/convert.h"
+
+#define CHECK(condition) \
+  do { \
+    if (!(condition)) { \
+      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      exit(1); \
+    } \
+  } while (0)
+
+using std::vector;
+namespace isa = d2v::D2V_ISA;
+
+namespace {
+
+const d2v::Kernels& kernels = isa::kernels;
+const int64_t kFormats[] = {d2v::F32, d2v::F64, d2v::BF16, d2v::F16};
+
+int64_t bytes_of(int64_t dtype) { return dtype == d2v::F64 ? 8 : dtype == d2v::F32 ? 4 : 2; }
+double unit(int64_t dtype) { return dtype == d2v::F64 ? 0x1p-52 : dtype == d2v::F32 ? 0x1p-23 : dtype == d2v::BF16 ? 0x1p-7 : 0x1p-10; }
+
+// A tensor at an address that is aligned to its elements only, and ends where its memory ends.
+struct Buffer {
+  int64_t dtype, size, offset;
+  vector<char> memory;
+
+  Buffer(int64_t type, int64_t count, int64_t skipped = 0)
+      : dtype(type), size(count), offset(skipped * bytes_of(type)), memory(static_cast<size_t>(offset + count * bytes_of(type)), 0x7f) {}
+  void* data() { return size == 0 ? nullptr : memory.data() + offset; }  // as torch: an empty tensor has no address
+  double at(int64_t i) {
+    double value;
+    isa::decode_any(dtype, data(), i, &value, 1);
+    return value;
+  }
+  void set(int64_t i, double value) { isa::encode_any(dtype, &value, data(), i, 1); }
+  Buffer& fill(int seed) {
+    for (int64_t i = 0; i < size; ++i) set(i, static_cast<double>((i * 7919 + seed * 104729) % 512 - 256) / 64);  // exact in every format
+    return *this;
+  }
+};
+
+bool close(double ours, double exact, double tolerance) { return fabs(ours - exact) <= tolerance * std::max(1.0, fabs(exact)); }
+
+}  // namespace
+
+void test_formats() {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const isa::bf16 brain{static_cast<uint16_t>(bits)};
+    const isa::f16 half{static_cast<uint16_t>(bits)};
+    isa::bf16 brain_again;
+    isa::f16 half_again;
+    isa::from_float(isa::to_float(brain), &brain_again);
+    isa::from_float(isa::to_float(half), &half_again);
+    CHECK(brain_again.bits == bits || isnan(isa::to_float(brain)));
+    CHECK(half_again.bits == bits || isnan(isa::to_float(half)));
+    CHECK(isnan(isa::to_float(brain_again)) == isnan(isa::to_float(brain)));
+    CHECK(isnan(isa::to_float(half_again)) == isnan(isa::to_float(half)));
+    const int exponent = static_cast<int>(bits >> 10 & 31), mantissa = static_cast<int>(bits & 1023);
+    if (exponent < 31) {
+      const double value = exponent == 0 ? ldexp(mantissa, -24) : ldexp(1024 + mantissa, exponent - 25);
+      CHECK(fabs(static_cast<double>(isa::to_float(half))) == value);
+    }
+  }
+  // Rounding to the nearest, ties to even: between neighbours, at the middle and a little beside it. In blocks, as kernels do it.
+  for (uint32_t bits = 0; bits < 0x7bff; bits += 5) {
+    const isa::f16 low{static_cast<uint16_t>(bits)}, high{static_cast<uint16_t>(bits + 1)};
+    const float a = isa::to_float(low), b = isa::to_float(high), middle = (a + b) / 2;
+    float inputs[9] = {a, nextafterf(middle, a), middle, nextafterf(middle, b), b, -a, -middle, INFINITY, 1e6f};
+    isa::f16 block[9], one;
+    isa::encode(inputs, block, 9);
+    const uint32_t even = bits % 2 == 0 ? bits : bits + 1;
+    const uint32_t expected[9] = {bits, bits, even, bits + 1, bits + 1, bits | 0x8000, even | 0x8000, 0x7c00, 0x7c00};
+    for (int i = 0; i < 9; ++i) {
+      isa::from_float(inputs[i], &one);
+      CHECK(block[i].bits == expected[i] && one.bits == expected[i]);
+    }
+  }
+  for (uint32_t bits = 0; bits < 0x7f7f; bits += 3) {
+    const float a = isa::bits_float(bits << 16), middle = isa::bits_float((bits << 16) + 0x8000);
+    isa::bf16 out[4];
+    const float inputs[4] = {a, isa::bits_float((bits << 16) + 0x7fff), middle, isa::bits_float((bits << 16) + 0x8001)};
+    isa::encode(inputs, out, 4);
+    CHECK(out[0].bits == bits && out[1].bits == bits && out[2].bits == bits + bits % 2 && out[3].bits == bits + 1);
+  }
+}
+
+void test_ema() {
+  for (int64_t teacher_dtype : {d2v::F32, d2v::F64})
+    for (int64_t student_dtype : kFormats)
+      for (int64_t shadow_dtype : {int64_t{-1}, int64_t{d2v::F32}, int64_t{d2v::F64}, int64_t{d2v::BF16}, int64_t{d2v::F16}})
+        for (double decay : {0.0, 0.25, 0.875, 1.0}) {
+          vector<Buffer> teacher, student, shadow, before;
+          vector<d2v::EmaTensor> table;
+          int seed = 0;
+          const vector<int64_t> sizes{0, 1, 7, 0, 1023, 1024, 1025, 65539};
+          for (int64_t size : sizes) {
+            ++seed;
+            teacher.push_back(Buffer(teacher_dtype, size, seed % 3).fill(seed));
+            before.push_back(teacher.back());
+            student.push_back(Buffer(student_dtype, size, seed % 2).fill(-seed));
+            shadow.emplace_back(shadow_dtype < 0 ? int64_t{d2v::F32} : shadow_dtype, size, seed % 5);
+          }
+          for (size_t i = 0; i < sizes.size(); ++i)
+            table.push_back({teacher[i].data(), student[i].data(), shadow_dtype < 0 ? nullptr : shadow[i].data(), sizes[i], teacher_dtype,
+                             student_dtype, shadow_dtype < 0 ? 0 : shadow_dtype});
+          kernels.ema(table.data(), static_cast<int64_t>(table.size()), decay, 2);
+          for (size_t i = 0; i < sizes.size(); ++i)
+            for (int64_t j = 0; j < sizes[i]; j += sizes[i] > 2000 ? 97 : 1) {
+              // The values and the weights are short: every result is exact.
+              CHECK(teacher[i].at(j) == before[i].at(j) + (1 - decay) * (student[i].at(j) - before[i].at(j)));
+              if (shadow_dtype >= 0) CHECK(close(shadow[i].at(j), teacher[i].at(j), unit(shadow_dtype) / 2));
+            }
+        }
+  kernels.ema(nullptr, 0, 0.5, 2);
+}
+
+void test_smooth_l1_case(int64_t pred_dtype, int64_t target_dtype, int64_t positions, int64_t channels, int64_t share, double beta,
+                         int64_t reduction) {
+  vector<int64_t> rows;
+  for (int64_t i = 0; i < positions; ++i)
+    if (share == 100 || (i * 37) % 100 < share) rows.push_back(i);
+  const int64_t count = static_cast<int64_t>(rows.size());
+  const bool wide = pred_dtype == d2v::F64 || target_dtype == d2v::F64;
+  const int64_t loss_dtype = wide ? d2v::F64 : d2v::F32;
+  Buffer pred = Buffer(pred_dtype, positions * channels, 1).fill(1), target = Buffer(target_dtype, count * channels, 1).fill(2);
+  Buffer gradient(pred_dtype, positions * channels, 1), out(pred_dtype, positions * channels, 3);
+  Buffer loss(loss_dtype, reduction == d2v::REDUCE_NONE ? count : 1);
+  Buffer incoming = Buffer(loss_dtype, reduction == d2v::REDUCE_NONE ? count : 1).fill(3);
+  vector<double> losses(static_cast<size_t>(count));
+  const int64_t* named = rows.empty() ? nullptr : rows.data();
+  const d2v::SmoothL1 x = {pred.data(), target.data(), named, gradient.data(), loss.data(), count, positions, channels,
+                           pred_dtype, target_dtype, reduction, beta, 0.5, 2.0};
+  kernels.smooth_l1_forward(x, losses.data(), 2);
+  const d2v::SmoothL1Gradient y = {gradient.data(), incoming.data(), named, out.data(), count, positions, channels,
+                                   pred_dtype, loss_dtype, reduction == d2v::REDUCE_NONE, 0.25};
+  kernels.smooth_l1_backward(y, 2);
+
+  double total = 0;
+  vector<char> is_row(static_cast<size_t>(positions), 0);
+  for (int64_t row = 0; row < count; ++row) {
+    is_row[static_cast<size_t>(rows[static_cast<size_t>(row)])] = 1;
+    double sum = 0;
+    for (int64_t c = 0; c < channels; ++c) {
+      const int64_t at = rows[static_cast<size_t>(row)] * channels + c;
+      const double d = pred.at(at) - target.at(row * channels + c);
+      sum += beta == 0 ? d * d : fabs(d) < beta ? 0.5 * d * d / beta : fabs(d) - 0.5 * beta;
+      const double slope = beta == 0 ? d : std::max(-1.0, std::min(1.0, d / beta));
+      const double factor = incoming.at(reduction == d2v::REDUCE_NONE ? row : 0) * 0.25;
+      CHECK(close(gradient.at(at), 2 * slope, 2 * unit(pred_dtype)));
+      CHECK(close(out.at(at), 2 * slope * factor, 4 * unit(pred_dtype)));
+    }
+    if (reduction == d2v::REDUCE_NONE) CHECK(close(loss.at(row), sum / 2, 1e-5));
+    total += sum / 2;
+  }
+  if (reduction == d2v::REDUCE_SUM) CHECK(close(loss.at(0), total, 1e-5));
+  if (reduction == d2v::REDUCE_MEAN) CHECK(close(loss.at(0), count ? total / static_cast<double>(count) : 0.0, 1e-5));
+  for (int64_t i = 0; i < positions * channels; ++i)
+    if (!is_row[static_cast<size_t>(i / channels)]) CHECK(gradient.at(i) == 0 && out.at(i) == 0);
+
+  // Without a gradient, the same loss.
+  Buffer silent(loss_dtype, loss.size);
+  d2v::SmoothL1 z = x;
+  z.gradient = nullptr;
+  z.loss = silent.data();
+  kernels.smooth_l1_forward(z, losses.data(), 1);
+  for (int64_t i = 0; i < loss.size; ++i) CHECK(silent.at(i) == loss.at(i));
+}
+
+void test_smooth_l1() {
+  for (int64_t pred_dtype : kFormats)
+    for (int64_t target_dtype : kFormats)
+      for (int64_t channels : {0, 1, 127, 128, 129, 300})
+        for (int64_t positions : {0, 1, 13})
+          for (int64_t share : {0, 40, 100})
+            for (int64_t reduction : {d2v::REDUCE_NONE, d2v::REDUCE_SUM, d2v::REDUCE_MEAN})
+              test_smooth_l1_case(pred_dtype, target_dtype, positions, channels, share, channels % 2 ? 0.0 : 0.75, reduction);
+  for (int64_t dtype : kFormats)  // large enough for two threads and for stores past the caches
+    test_smooth_l1_case(dtype, d2v::F32, 811, 701, 40, 0.75, d2v::REDUCE_MEAN);
+}
+
+void test_layer_targets() {
+  for (int64_t dtype : kFormats)
+    for (int64_t layer_norm : {d2v::NORM_NONE, d2v::NORM_INSTANCE, d2v::NORM_LAYER, d2v::NORM_BATCH})
+      for (int64_t final_norm : {d2v::NORM_NONE, d2v::NORM_LAYER})
+        for (int64_t channels : {1, 7, 64, 130})
+          for (int64_t frames : {1, 5, 33})
+            for (int variant = 0; variant < 4; ++variant) {  // with rows, with lengths
+              const int64_t batch = 3, layer_count = 2;
+              vector<Buffer> layers;
+              vector<const void*> addresses;
+              vector<int64_t> strides, rows, lengths{frames, frames / 2 + 1, 1};
+              for (int64_t k = 0; k < layer_count; ++k) layers.push_back(Buffer(dtype, batch * frames * channels, k + 1).fill(static_cast<int>(k)));
+              for (Buffer& layer : layers) {
+                addresses.push_back(layer.data());
+                strides.push_back(frames * channels);
+                strides.push_back(channels);
+              }
+              for (int64_t i = 0; i < batch * frames; i += 2) rows.push_back(i);
+              const int64_t count = variant & 1 ? static_cast<int64_t>(rows.size()) : batch * frames;
+              Buffer out(dtype == d2v::F64 ? d2v::F64 : d2v::F32, count * channels, 1), serial = out;
+              d2v::LayerTargets x = {addresses.data(), strides.data(), variant & 1 ? rows.data() : nullptr,
+                                     variant & 2 ? lengths.data() : nullptr, out.data(), layer_count, batch, frames, channels, count,
+                                     dtype, layer_norm, final_norm, 1e-5};
+              CHECK(kernels.layer_targets(x, 2));
+              x.out = serial.data();
+              CHECK(kernels.layer_targets(x, 1));
+              for (int64_t i = 0; i < count * channels; ++i) CHECK(isfinite(out.at(i)) && out.at(i) == serial.at(i));
+              for (int64_t i = 0; i < count; ++i) {
+                const int64_t position = variant & 1 ? rows[static_cast<size_t>(i)] : i;
+                const bool padded = (variant & 2) && position % frames >= lengths[static_cast<size_t>(position / frames)];
+                for (int64_t c = 0; c < channels; ++c) {
+                  const double ours = out.at(i * channels + c);
+                  if (padded) CHECK(ours == 0);
+                  else if (layer_norm == d2v::NORM_NONE && final_norm == d2v::NORM_NONE)
+                    CHECK(close(ours, (layers[0].at(position * channels + c) + layers[1].at(position * channels + c)) / 2, 1e-6));
+                }
+              }
+            }
+}
+
+void test_rows_and_copy() {
+  const vector<int64_t> good{0, 3, 4, 9};
+  CHECK(kernels.first_bad_row(good.data(), 4, 10) == -1);
+  CHECK(kernels.first_bad_row(nullptr, 0, 0) == -1);
+  CHECK(kernels.first_bad_row(good.data(), 4, 9) == 3);
+  for (vector<int64_t> bad : {vector<int64_t>{0, 3, 3, 9}, {0, 5, 4, 9}, {0, 3, -1, 9}, {0, 3, 11, 9}})
+    CHECK(kernels.first_bad_row(bad.data(), 4, 10) == 2);
+  CHECK(kernels.first_bad_row(vector<int64_t>{-1}.data(), 1, 10) == 0);
+  for (int64_t size : {0, 1, 63, 64, 65, 1000, (1 << 18) + 77})
+    for (int64_t offset : {0, 1, 31}) {
+      vector<char> source(static_cast<size_t>(size + offset)), target(source.size(), 0);
+      for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<char>(i * 31 + 1);
+      kernels.streaming_copy(target.data() + offset, source.data() + offset, size, 2);
+      CHECK(std::equal(source.begin() + offset, source.end(), target.begin() + offset));
+    }
+}
+
+int main() {
+  test_formats();
+  test_ema();
+  test_smooth_l1();
+  test_layer_targets();
+  test_rows_and_copy();
+  puts("ok");
+}

@@ -1,0 +1,49 @@
+"""kernels.cpp and every CPU kernel, compiled with AddressSanitizer and UndefinedBehaviorSanitizer and run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from d2v_fast import _C
+
+ROOT = Path(__file__).parents[2]
+
+
+def flags(isa: str) -> list[str]:
+    """The options that CMakeLists.txt gives to the kernels of one instruction set."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    found = dict(re.findall(r"set\(ISA_FLAGS_(\w+) ([^)]*)\)", text))
+    return found.get(isa, "").replace("${ISA_FLAGS_avx2}", found["avx2"]).split()
+
+
+@pytest.mark.parametrize("isa", sorted({"baseline", _C.isa()}))
+def test_kernels_in_exactly_sized_buffers(isa, tmp_path):
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    sources = [Path(__file__).with_name("kernels.cpp"), *sorted((ROOT / "csrc/cpu/kernels").glob("*.cpp"))]
+    # g++ 12 warns about its own AVX-512 headers.
+    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+    sanitizers = ["-g1", "-O1", "-ftree-vectorize", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    options = ["-std=c++17", "-fopenmp", *warnings, *sanitizers, *flags(isa), f"-DD2V_ISA={isa}", f"-I{ROOT / 'csrc'}"]
+    options += [] if isa == "baseline" else ["-DD2V_X86"]
+
+    def compile_one(source: Path) -> Path:
+        target = tmp_path / f"{source.stem}.o"
+        subprocess.run([compiler, *options, "-c", source, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, sources))
+    subprocess.run([compiler, *options, *objects, "-o", tmp_path / "kernels"], check=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    ran = subprocess.run([tmp_path / "kernels"], capture_output=True, text=True, check=False, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "ok\n"
