@@ -85,11 +85,14 @@ def _masks(axes: Axes, outcome: Outcome) -> None:
     inputs = config.inputs
     if isinstance(inputs, VisionInputs):
         grid = token_count(config.model, None)
-        shown = batch.inputs[:20] * torch.tensor(inputs.std)[:, None, None] + torch.tensor(inputs.mean)[:, None, None]
+        shown = batch.inputs[:12] * torch.tensor(inputs.std)[:, None, None] + torch.tensor(inputs.mean)[:, None, None]
         pictures = shown.permute(0, 2, 3, 1).clamp(0, 1).numpy()
-        masks = batch.mask[:20].view(-1, *grid).numpy()
-        title = "What the student sees (grey: masked)"
-        plots.masked_pictures(axes, pictures.repeat(3 // pictures.shape[-1], axis=-1), masks, columns=5, title=title)
+        masks = batch.mask[:12].view(-1, *grid).numpy()
+        # whole and masked side by side, three samples in a row
+        pictures = pictures.repeat(2, axis=0).repeat(3 // pictures.shape[-1], axis=-1)
+        masks = np.stack([np.zeros_like(masks), masks], axis=1).reshape(-1, *grid)
+        title = "What teacher and student see (grey: masked)"
+        plots.masked_pictures(axes, pictures, masks, columns=6, title=title)
     elif source.modality == "speech":
         from d2v_fast.demo.speech import SAMPLE_RATE, log_mel
 

@@ -157,7 +157,7 @@ def accuracy_bars(axes: Axes, values: Mapping[str, Mapping[str, tuple[float, flo
         axes.bar(places, heights, width * 0.92, yerr=errors, color=colour, label=probe, error_kw={"linewidth": 1})
         for place, height, error in zip(places, heights, errors, strict=True):
             axes.text(place, height + error + 1, f"{height:.0f}", ha="center", fontsize=7)
-    axes.set(title=title, ylabel="accuracy, %", xticks=range(len(values)), ylim=(0, 112))
+    axes.set(title=title, ylabel="accuracy, %", xticks=range(len(values)), ylim=(0, 125))
     axes.set_xticklabels([name.replace(" ", "\n", 1) for name in values], fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small", ncols=len(probes), loc="upper left")

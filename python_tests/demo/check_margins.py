@@ -1,4 +1,4 @@
-"""Whether a demo's gain over its random initialisation is as large as promised: check_margins.py demo.json ...
+"""Whether a demo's gain over its random initialisation is as large as promised: check_margins.py RUN ...
 
 Exit status 0 if all are, 1 with a line for each one that is not.
 """
@@ -16,7 +16,7 @@ POINTS = {"vision": 25.0, "speech": 5.0, "text": 5.0}
 
 def check(path: Path) -> list[str]:
     """What is missing, one line each."""
-    results = json.loads(path.read_text())
+    results = json.loads((path / "demo.json" if path.is_dir() else path).read_text())
     missed = []
     least = POINTS[results["modality"]]
     for network in ("student", "teacher"):
@@ -31,7 +31,7 @@ def check(path: Path) -> list[str]:
 
 def main(paths: Sequence[str]) -> int:
     if not paths:
-        print("usage: check_margins.py demo.json ...", file=sys.stderr)
+        print("usage: check_margins.py RUN ... (folders of demos, or their demo.json)", file=sys.stderr)
         return 2
     missed = [line for path in paths for line in check(Path(path))]
     for line in missed:

@@ -110,7 +110,7 @@ def test_margins(modality, student, error, code, tmp_path, capsys):
         },
     }
     (tmp_path / "demo.json").write_text(json.dumps(results))
-    assert margins().main([str(tmp_path / "demo.json")]) == code
+    assert margins().main([str(tmp_path)]) == margins().main([str(tmp_path / "demo.json")]) == code
     assert (f"{modality}: kNN accuracy of the student {100 * student:+.1f}" in capsys.readouterr().err) == bool(code)
 
 
