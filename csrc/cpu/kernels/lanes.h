@@ -69,25 +69,39 @@ static inline void store(Real* p, LanesOf<Real> v, int64_t n) {
   else store(p, v);
 }
 
-// body(first element, part, elements) for every register of a row of `width` elements: `part.value` is true for a last one that the row
-// does not fill. The compiler makes two copies of the body.
-struct Whole { static constexpr bool value = false; };
-struct Part { static constexpr bool value = true; };
-template <typename T, typename Body>
-static inline void each_register(int64_t width, Body body) {
+// body(c, registers, n) from element c = 0 to the end of a row of `width`: `registers.count` is the most registers at a time, COUNT, while
+// they last, then 1. At last `registers.part` may be true: one register, of which the row fills only n lanes. The compiler makes three
+// copies of the body, or two when COUNT is 1.
+template <int COUNT, bool PART> struct Registers {
+  static constexpr int count = COUNT;
+  static constexpr bool part = PART;
+};
+template <int COUNT, typename T, typename Body>
+static inline void each_registers(int64_t width, Body body) {
+  const int64_t lanes = lane_count<T>();
   int64_t c = 0;
-  for (; c + lane_count<T>() <= width; c += lane_count<T>()) body(c, Whole(), lane_count<T>());
-  if (c < width) body(c, Part(), width - c);
+  for (; c + COUNT * lanes <= width; c += COUNT * lanes) body(c, Registers<COUNT, false>(), COUNT * lanes);
+  if (COUNT > 1)
+    for (; c + lanes <= width; c += lanes) body(c, Registers<1, false>(), lanes);
+  if (c < width) body(c, Registers<1, true>(), width - c);
 }
 
-// Sum of the lanes, always in the same order.
-template <typename Real>
-static inline Real sum_lanes(LanesOf<Real> v) {
-  Real lanes[lane_count<Real>()];
-  memcpy(lanes, &v, sizeof lanes);
-  for (int64_t half = lane_count<Real>() / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+// Sum of the lanes, always in the same order: halves are added until one number is left.
+static inline float sum_lanes(FloatLanes v) {
+  typedef float Four __attribute__((vector_size(16)));
+  Four fours[D2V_REGISTER_BYTES / 16];
+  memcpy(fours, &v, sizeof v);
+  for (int64_t half = D2V_REGISTER_BYTES / 32; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) fours[i] += fours[i + half];
+  return (fours[0][0] + fours[0][2]) + (fours[0][1] + fours[0][3]);
+}
+static inline double sum_lanes(DoubleLanes v) {
+  typedef double Two __attribute__((vector_size(16)));
+  Two twos[D2V_REGISTER_BYTES / 16];
+  memcpy(twos, &v, sizeof v);
+  for (int64_t half = D2V_REGISTER_BYTES / 32; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) twos[i] += twos[i + half];
+  return twos[0][0] + twos[0][1];
 }
 
 }  // namespace D2V_ISA

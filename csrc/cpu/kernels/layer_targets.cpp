@@ -14,9 +14,9 @@ template <typename T>
 static bool with_statistics(const LayerTargets& x, int threads) {
   typedef RealOf<T> Real;
   const int64_t size = x.layer_count * x.batch * x.channels;
-  Real* memory = static_cast<Real*>(malloc(static_cast<size_t>(3 * size) * sizeof(Real)));
+  Real* memory = static_cast<Real*>(malloc(static_cast<size_t>(3 * size + x.batch * x.channels) * sizeof(Real)));
   if (!memory) return false;
-  const ColumnStatistics<Real> statistics = {memory, memory + size, memory + 2 * size, x.layer_norm == NORM_BATCH};
+  const ColumnStatistics<Real> statistics = {memory, memory + size, memory + 2 * size, memory + 3 * size, x.layer_norm == NORM_BATCH};
   column_statistics<T>(x, statistics, threads);
   target_rows<T>(x, &statistics, threads);
   free(memory);

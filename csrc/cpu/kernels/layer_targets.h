@@ -12,6 +12,7 @@ namespace D2V_ISA {
 template <typename Real>
 struct ColumnStatistics {
   Real *mean, *rest, *scale;  // each [layers, batch, channels]; scale = 1 / sqrt(variance + eps)
+  Real* bias;                 // [batch, channels]: minus the sum over the layers of rest * scale
   bool shared;
   int64_t at(const LayerTargets& x, int64_t layer, int64_t sample) const {
     return (layer * x.batch + (shared ? 0 : sample)) * x.channels;
@@ -42,6 +43,40 @@ template <typename Real>
 static inline Real inverse_deviation(Real squares, Real count, Real eps) {
   const Real variance = squares < 0 ? 0 : squares / count;  // a rounding error below zero; NaN stays NaN
   return 1 / sqrt(variance + eps);
+}
+
+// A stretch of one layer's row, and its mean and scale: one of each, or one per channel.
+template <typename T>
+struct Normalised {
+  const T* x;
+  const RealOf<T>*mean, *scale;
+};
+
+// out = the sum over `count` layers of (x - mean) * scale, on top of what is there unless `first`; then, if `last`, (out + bias) / layers.
+template <bool PER_CHANNEL, typename T>
+static inline void add_layers(const Normalised<T>* of, int64_t count, bool first, bool last, const RealOf<T>* bias, int64_t layers,
+                              RealOf<T>* out, int64_t width) {
+  typedef RealOf<T> Real;
+  typedef LanesOf<T> Lanes;
+  const int64_t lanes = lane_count<T>();
+  each_registers<4, T>(width, [&](int64_t c, auto registers, int64_t n) {
+    constexpr bool part = registers.part;
+    constexpr int r = registers.count;
+    Lanes y[r] = {};
+    if (!first)
+      for (int j = 0; j < r; ++j) y[j] = load<part>(out + c + j * lanes, n);
+    for (int64_t k = 0; k < count; ++k)
+      for (int j = 0; j < r; ++j) {
+        const int64_t at = c + j * lanes;
+        const Lanes value = load<part>(of[k].x + at, n);
+        if (PER_CHANNEL) y[j] += (value - load<part>(of[k].mean + at, n)) * load<part>(of[k].scale + at, n);
+        else y[j] += (value - *of[k].mean) * *of[k].scale;
+      }
+    if (last)
+      for (int j = 0; j < r; ++j)
+        y[j] = (y[j] + (PER_CHANNEL ? load<part>(bias + c + j * lanes, n) : Lanes{} + *bias)) / static_cast<Real>(layers);
+    for (int j = 0; j < r; ++j) store<part>(out + c + j * lanes, y[j], n);
+  });
 }
 
 // Each sample's instance-normalised rows, mean over the layers: one pass over memory, tiles of channels that fit in the cache.
