@@ -42,11 +42,9 @@ static void update(const EmaTensor& x, int64_t from, int64_t to, double decay) {
     if (decay == 0.0) {
       decode_any(x.student_dtype, x.student, i, teacher + i, n);
     } else if (decay != 1.0) {
-      const Real* student = static_cast<const Real*>(x.student) + i;
-      if (x.student_dtype != own) {
-        decode_any(x.student_dtype, x.student, i, converted, n);
-        student = converted;
-      }
+      const Real* student = converted;
+      if (x.student_dtype == own) student = static_cast<const Real*>(x.student) + i;
+      else decode_any(x.student_dtype, x.student, i, converted, n);
       move(teacher + i, student, keep, weight, n);
     }
     if (!x.shadow) continue;
