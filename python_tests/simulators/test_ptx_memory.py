@@ -1,0 +1,139 @@
+"""Bounds, alignment, uninitialised reads and traffic, on PTX written by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ptx import Coverage, Fault, Memory, NotSimulated, launch, parse
+
+HEAD = """
+.visible .entry copy(.param .u64 from, .param .u64 to, .param .u32 count)
+{
+    .reg .pred %p; .reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .f32 %f<5>;
+    .shared .align 16 .b8 tile[64];
+    mov.u32 %r0, %tid.x;
+    mov.u32 %r1, %ctaid.x;
+    mov.u32 %r2, %ntid.x;
+    mad.lo.s32 %r0, %r1, %r2, %r0;
+    ld.param.u64 %rd0, [from];
+    ld.param.u64 %rd1, [to];
+    ld.param.u32 %r3, [count];
+    setp.ge.u32 %p, %r0, %r3;
+    @%p bra $done;
+"""
+SCALAR = """
+    mad.wide.u32 %rd0, %r0, 4, %rd0;
+    mad.wide.u32 %rd1, %r0, 4, %rd1;
+    ld.global.f32 %f1, [%rd0];
+    st.global.f32 [%rd1], %f1;
+$done:
+    ret;
+}
+"""
+WIDE = """
+    mad.wide.u32 %rd0, %r0, 16, %rd0;
+    mad.wide.u32 %rd1, %r0, 16, %rd1;
+    ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd0];
+    st.global.v4.f32 [%rd1], {%f1, %f2, %f3, %f4};
+$done:
+    ret;
+}
+"""
+
+
+def copy(body: str, *, count: int, room: int, offset: int = 0, threads: int = 64, blocks: int = 2):
+    """Copies `count` items between buffers of `room` floats; gives (from, to, report)."""
+    memory = Memory(1 << 16)
+    source = memory.put(np.arange(room, dtype=np.float32), "from", offset=offset)
+    to = memory.reserve(room, np.float32, "to", offset=offset)
+    report = launch(parse(HEAD + body)["copy"], blocks, threads, [source, to, count], memory)
+    return source.numpy(), to.numpy(), report
+
+
+@pytest.mark.parametrize(("body", "items"), [(SCALAR, 1), (WIDE, 4)])
+def test_a_copy_copies_and_its_traffic_is_counted(body, items):
+    source, to, report = copy(body, count=100, room=100 * items)
+    np.testing.assert_array_equal(source, to)
+    sectors = -(-400 * items // 32) * 32
+    assert report.traffic.dram_read == report.traffic.dram_written == sectors
+    # Two blocks, so four warps: the accesses of each begin at a multiple of 128 * items bytes.
+    assert report.traffic.sector_bytes == 2 * sectors
+    assert {site.requests for site in report.traffic.sites.values()} == {4}
+
+
+def test_strided_accesses_cost_whole_sectors():
+    strided = SCALAR.replace("%r0, 4, %rd0", "%r0, 64, %rd0")
+    _, _, report = copy(strided, count=16, room=16 * 16, threads=32, blocks=1)
+    load, store = report.traffic.sites.values()
+    assert (load.sectors, store.sectors, load.bytes) == (16, 2, 64)
+
+
+def test_one_element_too_many_is_out_of_bounds():
+    with pytest.raises(
+        Fault, match=r"out of bounds.*byte 400 of buffer 'from' of 400 bytes; block 1 thread 36.*ld\.glo"
+    ):
+        copy(SCALAR, count=101, room=100)
+
+
+def test_a_wide_access_may_not_be_misaligned():
+    with pytest.raises(Fault, match=r"misaligned global address for 16 bytes.*ld\.global\.v4"):
+        copy(WIDE, count=4, room=16, offset=4)
+    copy(SCALAR, count=16, room=16, offset=4)
+
+
+def test_the_line_of_the_message_is_the_line_of_the_text():
+    text = HEAD + SCALAR
+    line = 1 + text[: text.index("st.global")].count("\n")
+    with pytest.raises(Fault, match=rf"\[PTX line {line}: st\.global"):
+        copy(SCALAR.replace("[%rd1]", "[%rd1+400]"), count=100, room=100)
+
+
+def test_an_uninitialised_read_is_found():
+    with pytest.raises(Fault, match=r"uninitialised global memory is read: byte 0 of buffer 'to'"):
+        copy(SCALAR.replace("[%rd0]", "[%rd1]"), count=1, room=1)
+    with pytest.raises(Fault, match=r"uninitialised shared memory"):
+        copy(SCALAR.replace("ld.global.f32 %f1, [%rd0]", "ld.shared.f32 %f1, [tile]"), count=1, room=1)
+
+
+def test_shared_memory_has_bounds():
+    with pytest.raises(Fault, match="out of bounds in shared memory"):
+        copy(SCALAR.replace("st.global.f32 [%rd1]", "st.shared.f32 [tile+64]"), count=1, room=1)
+
+
+def test_coverage_names_what_did_not_run_and_stale_allowances():
+    kernel = parse(HEAD + SCALAR)["copy"]
+    coverage = Coverage(kernel)
+    _, _, report = copy(SCALAR, count=128, room=128)
+    coverage.add(report.executed)
+    with pytest.raises(AssertionError, match=r"14: @%p bra"):
+        coverage.check({})
+    coverage.check({"bra $done": "only with a partial block"})
+    _, _, report = copy(SCALAR, count=100, room=128)
+    coverage.add(report.executed)
+    coverage.check({})
+    with pytest.raises(AssertionError, match="stale"):
+        coverage.check({"bra $done": "only with a partial block"})
+
+
+def test_shared_memory_wavefronts():
+    conflict = """
+    shl.b32 %r3, %r0, {shift};
+    mov.u32 %r2, tile;
+    add.u32 %r3, %r3, %r2;
+    st.shared.u32 [%r3], %r0;
+$done:
+    ret;
+}}
+"""
+    for shift, wavefronts in ((2, 1), (3, 2), (7, 32)):
+        text = (HEAD + conflict.format(shift=shift)).replace("tile[64]", "tile[4096]")
+        memory = Memory(1 << 12)
+        traffic = launch(parse(text)["copy"], 1, 32, [0, 0, 32], memory).traffic
+        assert (traffic.shared_wavefronts, traffic.shared_least) == (wavefronts, 1)
+
+
+def test_endless_loops_and_unknown_instructions_end():
+    with pytest.raises(Fault, match="endless loop"):
+        launch(parse(".entry k() { $a: bra $a; }")["k"], 1, 32, [], Memory(1 << 12), max_steps=100)
+    with pytest.raises(NotSimulated, match=r"opcode wgmma.*PTX line 2"):
+        launch(parse(".entry k() {\n wgmma.fence.sync.aligned; ret; }")["k"], 1, 32, [], Memory(1 << 12))
