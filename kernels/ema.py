@@ -1,8 +1,8 @@
 """Exponential moving average of a list of tensors, in place, in one launch: one program per row of a table of chunks.
 
 The table is int64 [chunks, 4] on the device: addresses of the chunk in the teacher, the student and the shadow (0 where
-there is none), and its number of elements; `launch.ema_groups` makes its rows. Addresses instead of arguments: one launch
-for a whole model, and nothing to pass again when a CUDA graph is replayed.
+there is none), and its number of elements; `launch.ema_groups` makes its rows. Addresses instead of arguments: one
+launch for a whole model, and nothing to pass again when a CUDA graph is replayed.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import triton
 import triton.language as tl
-from d2v_fast.kernels import ema
+from d2v_fast.kernels import ema, launch, layer_targets, smooth_l1
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -19,15 +19,16 @@ FORMATS = {"f32": tl.float32, "bf16": tl.bfloat16, "f16": tl.float16}
 class Case:
     """A kernel with all that its compiler is told.
 
-    `signature`: argument name -> Triton type, "constexpr" for constants; `aligned`: arguments that the launcher finds
-    to be multiples of 16 (addresses and sizes), which is how Triton specialises a launch.
+    `arguments`: name -> Triton type, or a tuple of them; `constants`: name -> value, None for an argument that is not
+    passed. Addresses, and the arguments named in `divisible`, are multiples of 16: the launcher's usual case, which
+    Triton finds by looking at the values.
     """
 
     kernel: Any
-    signature: dict[str, str]
+    arguments: dict[str, Any]
     constants: dict[str, Any]
     warps: int
-    aligned: tuple[str, ...] = field(default=())
+    divisible: tuple[str, ...] = ()
 
 
 def ema_case(student: str, shadow: str | None, *, aligned: bool = True) -> Case:
@@ -35,9 +36,98 @@ def ema_case(student: str, shadow: str | None, *, aligned: bool = True) -> Case:
         "STUDENT": FORMATS[student],
         "SHADOW": None if shadow is None else FORMATS[shadow],
         "ALIGNED": aligned,
-        "BLOCK": 1024,
+        "BLOCK": launch.EMA_BLOCK,
     }
-    return Case(ema.ema_update, {"table": "*i64", "decay": "*fp64"}, constants, 8, ("table", "decay"))
+    return Case(ema.ema_update, {"table": "*i64", "decay": "*fp64"}, constants, launch.EMA_WARPS)
+
+
+def forward_case(pred: str, *, beta: float = 1.0, rows: bool = False, gradient: bool = True, odd: bool = False) -> Case:
+    arguments = {"pred": f"*{_name(pred)}", "target": "*fp32", "losses": "*fp32", "channels": "i32"}
+    arguments |= dict.fromkeys(("beta", "inverse_beta", "scale", "factor"), "fp32")
+    tile = launch.smooth_l1_block()
+    constants = {"SQUARED": beta == 0, "BLOCK": tile.channels}
+    _optional(arguments, constants, rows="*i64" if rows else None, gradient=f"*{_name(pred)}" if gradient else None)
+    return Case(smooth_l1.smooth_l1_forward, arguments, constants, tile.warps, () if odd else ("channels",))
+
+
+def backward_case(pred: str, *, rows: bool = False, per_row: bool = False) -> Case:
+    arguments = {"gradient": f"*{_name(pred)}", "incoming": "*fp32", "out": f"*{_name(pred)}"}
+    arguments |= {"channels": "i32", "factor": "fp32"}
+    tile = launch.smooth_l1_block()
+    constants = {"PER_ROW": per_row, "BLOCK": tile.channels}
+    _optional(arguments, constants, rows="*i64" if rows else None)
+    return Case(smooth_l1.smooth_l1_backward, arguments, constants, tile.warps, ("channels",))
+
+
+_STRIDES = ("sample_stride", "frame_stride")
+
+
+def _layers(dtype: str, count: int, lengths: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments and constants that all kernels of the layers share."""
+    arguments: dict[str, Any] = {"layers": (f"*{_name(dtype)}",) * count, "frames": "i32", "channels": "i32"}
+    arguments |= {"sample_stride": "i32", "frame_stride": "i32", "eps": "fp32"}
+    constants: dict[str, Any] = {}
+    _optional(arguments, constants, lengths="*i64" if lengths else None)
+    return arguments, constants
+
+
+def rows_case(
+    dtype: str,
+    count: int,
+    *,
+    layer_norm: bool = True,
+    final_norm: bool = False,
+    channels: int = 768,
+    rows: bool = True,
+    lengths: bool = False,
+) -> Case:
+    arguments, constants = _layers(dtype, count, lengths)
+    tile = launch.row_tile(channels)
+    constants |= {"LAYER_NORM": layer_norm, "FINAL_NORM": final_norm, "BLOCK": tile.channels}
+    arguments["out"] = "*fp32"
+    _optional(arguments, constants, rows="*i64" if rows else None)
+    return Case(layer_targets.row_targets, arguments, constants, tile.warps, ("channels", *_STRIDES))
+
+
+def statistics_case(dtype: str, count: int, *, instance: bool = True, lengths: bool = False) -> Case:
+    arguments, constants = _layers(dtype, count, lengths)
+    tile = launch.statistics_tile()
+    constants |= {"INSTANCE": instance, "FRAMES": tile.rows, "BLOCK": tile.channels}
+    arguments |= {"means": "*fp32", "scales": "*fp32"}
+    return Case(layer_targets.column_statistics, arguments, constants, tile.warps, ("channels", *_STRIDES))
+
+
+def merge_case(*, lengths: bool = False) -> Case:
+    arguments = {"means": "*fp32", "scales": "*fp32", "batch": "i32", "frames": "i32", "channels": "i32", "eps": "fp32"}
+    tile = launch.merge_tile()
+    constants: dict[str, Any] = {"BLOCK": tile.channels}
+    _optional(arguments, constants, lengths="*i64" if lengths else None)
+    return Case(layer_targets.merge_samples, arguments, constants, tile.warps, ("channels",))
+
+
+def columns_case(
+    dtype: str, count: int, *, instance: bool = True, final_norm: bool = False, rows: bool = True, lengths: bool = False
+) -> Case:
+    arguments, constants = _layers(dtype, count, lengths)
+    tile = launch.column_tile(768, final_norm=final_norm)
+    constants |= {"INSTANCE": instance, "FINAL_NORM": final_norm, "ROWS": tile.rows, "BLOCK": tile.channels}
+    arguments |= {"means": "*fp32", "scales": "*fp32", "out": "*fp32", "count": "i32", "batch": "i32"}
+    _optional(arguments, constants, rows="*i64" if rows else None)
+    return Case(layer_targets.column_targets, arguments, constants, tile.warps, ("channels", *_STRIDES))
+
+
+def _name(dtype: str) -> str:
+    """Triton's name of a number format in a signature."""
+    return {"f32": "fp32", "f16": "fp16"}.get(dtype, dtype)
+
+
+def _optional(arguments: dict[str, Any], constants: dict[str, Any], **given: str | None) -> None:
+    """Sorts arguments that may be None: Triton then takes them for constants."""
+    for name, kind in given.items():
+        if kind is None:
+            constants[name] = None
+        else:
+            arguments[name] = kind
 
 
 CASES = {
@@ -46,22 +136,51 @@ CASES = {
     "ema bf16": ema_case("bf16", None),
     "ema bf16 shadow bf16": ema_case("bf16", "bf16"),
     "ema f16 shadow f16": ema_case("f16", "f16"),
+    "forward f32": forward_case("f32"),
+    "forward bf16": forward_case("bf16"),
+    "forward bf16 squared rows": forward_case("bf16", beta=0, rows=True),
+    "forward f16 no gradient": forward_case("f16", gradient=False),
+    "forward bf16 odd": forward_case("bf16", odd=True),
+    "backward f32": backward_case("f32"),
+    "backward bf16 rows": backward_case("bf16", rows=True, per_row=True),
+    "rows bf16 K6 final": rows_case("bf16", 6, final_norm=True),
+    "rows f32 K10": rows_case("f32", 10),
+    "rows bf16 K6 plain final lengths": rows_case("bf16", 6, layer_norm=False, final_norm=True, lengths=True),
+    "statistics bf16 K8": statistics_case("bf16", 8),
+    "statistics f32 K8 lengths": statistics_case("f32", 8, lengths=True),
+    "statistics bf16 K8 batch": statistics_case("bf16", 8, instance=False),
+    "merge": merge_case(),
+    "columns bf16 K8": columns_case("bf16", 8),
+    "columns f32 K8 lengths": columns_case("f32", 8, lengths=True),
+    "columns bf16 K10 final": columns_case("bf16", 10, final_norm=True),
+    "columns bf16 K8 batch": columns_case("bf16", 8, instance=False),
 }
 
 
 @functools.cache
 def compile_case(name: str, arch: int) -> Any:
-    """Triton's compiled kernel of `CASES[name]` for sm_<arch>.
+    """Triton's compiled kernel of `CASES[name]` for sm_<arch>; see `compiled`."""
+    return compiled(CASES[name], arch)
+
+
+def compiled(case: Case, arch: int) -> Any:
+    """Triton's compiled kernel for sm_<arch>.
 
     `.asm["ptx"]`, `.asm["cubin"]`; `.metadata.shared` bytes, `.metadata.num_warps`. The PTX takes the arguments that
-    are not constants, in order, then two more pointers (0, 0) for scratch memory that these kernels do not use.
+    are not constants, in the kernel's order, tuples spread out, then two more pointers (0, 0) for scratch memory that
+    these kernels do not use.
     """
-    case = CASES[name]
-    names = case.kernel.arg_names
+    signature = {name: case.arguments.get(name, "constexpr") for name in case.kernel.arg_names}
+    places: list[tuple[int, ...]] = []
+    for index, (name, kind) in enumerate(signature.items()):
+        if isinstance(kind, tuple):
+            places += [(index, place) for place in range(len(kind))]
+        elif kind.startswith("*") or name in case.divisible:
+            places.append((index,))
     source = ASTSource(
         fn=case.kernel,
-        signature={**case.signature, **dict.fromkeys(case.constants, "constexpr")},
+        signature=signature,
         constexprs=case.constants,
-        attrs={(names.index(argument),): [["tt.divisibility", 16]] for argument in case.aligned},
+        attrs={place: [["tt.divisibility", 16]] for place in places},
     )
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": case.warps})

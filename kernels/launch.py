@@ -1,0 +1,136 @@
+"""How the Triton kernels are launched: grids, tiles and warps by rule, never by trial. No torch, no Triton.
+
+Autotuning would measure at the first call, differently on every machine and inside a CUDA graph not at all. The rules
+come from what the compiler makes of each form (python_tests/kernels/test_compiled.py): 128-bit accesses, no spilled
+register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+EMA_BLOCK = 1024
+"""Elements of one step of an EMA program: four for each thread of eight warps, so that float32 and 16-bit formats want
+the same layout (with eight, the compiler moves one of them through shared memory, with a barrier)."""
+
+EMA_CHUNK = 16 * EMA_BLOCK
+"""Elements of a row of the EMA's table: 32 bytes of table for at least 160 kB of traffic, and chunks enough for all
+multiprocessors to end together."""
+
+EMA_WARPS = 8
+
+LARGEST_ROW = 8192
+"""Channels up to which `row_targets`, and `column_targets` with a final norm, can hold a row in registers."""
+
+
+class EmaTensor(NamedTuple):
+    """One tensor of the moving average: addresses (shadow 0 without one), elements, and the names of the formats."""
+
+    teacher: int
+    student: int
+    shadow: int
+    size: int
+    student_format: str
+    shadow_format: str | None
+
+
+class EmaGroup(NamedTuple):
+    """One launch of `ema.ema_update`: its constants, and the rows of its table (teacher, student, shadow, elements)."""
+
+    student_format: str
+    shadow_format: str | None
+    aligned: bool
+    table: list[tuple[int, int, int, int]]
+
+
+class Tile(NamedTuple):
+    """Rows (or frames) and channels of the tile of one program, and its warps."""
+
+    rows: int
+    channels: int
+    warps: int
+
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def ema_groups(tensors: Iterable[EmaTensor]) -> list[EmaGroup]:
+    """Cuts tensors into chunks, whole ones first and what is left last; one group for each set of constants.
+
+    A model of one format is one group, so one launch. Tensors that do not start at multiples of 16 bytes (views with an
+    odd offset) make a group of their own, which is read without wide accesses.
+
+    Args:
+        tensors: addresses on the device, in any order.
+
+    Returns:
+        Groups in order of first appearance; empty tensors are in none.
+    """
+    groups: dict[tuple[str, str | None, bool], EmaGroup] = {}
+    for tensor in tensors:
+        steps = (4, _BYTES[tensor.student_format], _BYTES[tensor.shadow_format] if tensor.shadow_format else 0)
+        starts = tensor[:3]
+        aligned = all(start % 16 == 0 for start in starts)
+        key = (tensor.student_format, tensor.shadow_format, aligned)
+        for first in range(0, tensor.size, EMA_CHUNK):
+            teacher, student, shadow = (start + first * step for start, step in zip(starts, steps, strict=True))
+            group = groups.setdefault(key, EmaGroup(*key, []))
+            group.table.append((teacher, student, shadow, min(EMA_CHUNK, tensor.size - first)))
+    return list(groups.values())
+
+
+def smooth_l1_block() -> Tile:
+    """Channels of a step of both loss kernels: one warp per row, so a sum needs no shared memory and no barrier."""
+    return Tile(1, 256, 1)
+
+
+def row_tile(channels: int) -> Tile:
+    """A whole row for one program; one warp up to 1024 channels, whose sums then need no shared memory.
+
+    Raises:
+        ValueError: the row does not fit.
+    """
+    block = _whole_row(channels)
+    return Tile(1, block, max(1, block // 1024))
+
+
+def statistics_tile() -> Tile:
+    """Frames and channels of a step of `column_statistics`: 64 channels are one or two whole 128-byte lines."""
+    return Tile(32, 64, 4)
+
+
+def merge_tile() -> Tile:
+    """Channels of a program of `merge_samples`."""
+    return Tile(1, 128, 1)
+
+
+def column_tile(channels: int, *, final_norm: bool) -> Tile:
+    """Rows and channels of a program of `column_targets`.
+
+    The statistics are 8 bytes for each channel and layer, read once for a tile: 32 rows make them 1/8 of 16-bit layers.
+    A final norm needs whole rows, and so leaves registers for fewer of them.
+
+    Raises:
+        ValueError: a whole row is needed and does not fit.
+    """
+    if not final_norm:
+        return Tile(32, 128, 8)
+    block = _whole_row(channels)
+    return Tile(max(1, 8192 // block), block, 16)
+
+
+def clamped_inverse(beta: float) -> float:
+    """1 / beta as `smooth_l1_forward` takes it: the largest float32 where that is smaller; 0 for the squared error."""
+    return 0.0 if beta == 0.0 else min(1.0 / beta, 3.4028234663852886e38)
+
+
+def cells(count: int, size: int) -> int:
+    """How many programs of `size` cover `count`."""
+    return -(-count // size)
+
+
+def _whole_row(channels: int) -> int:
+    if channels > LARGEST_ROW:
+        raise ValueError(f"a row of {channels} channels does not fit into registers; at most {LARGEST_ROW} do")
+    return max(32, 1 << (channels - 1).bit_length())

@@ -1,0 +1,124 @@
+"""Launches the kernels on CPU tensors in the strict interpreter, by the rules of `launch`, as a host would on a GPU.
+
+Results are filled with NaN beforehand: what a kernel leaves out shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton.language as tl
+import triton_interpreter
+from d2v_fast.kernels import ema, launch, layer_targets, smooth_l1
+from torch import Tensor
+from triton_interpreter import Traffic
+
+
+def name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def run_ema(
+    teacher: Sequence[Tensor],
+    student: Sequence[Tensor],
+    decay: float,
+    shadow: Sequence[Tensor] | None = None,
+    block: int = launch.EMA_BLOCK,
+) -> list[tuple[launch.EmaGroup, Traffic]]:
+    tensors = []
+    for i, (mean, sample) in enumerate(zip(teacher, student, strict=True)):
+        copy = None if shadow is None else shadow[i]
+        formats = name(sample.dtype), None if copy is None else name(copy.dtype)
+        start = 0 if copy is None else copy.data_ptr()
+        tensors.append(launch.EmaTensor(mean.data_ptr(), sample.data_ptr(), start, mean.numel(), *formats))
+    done = []
+    for group in launch.ema_groups(tensors):
+        kinds = [None if which is None else getattr(tl, which) for which in group[:2]]
+        traffic = triton_interpreter.launch(
+            ema.ema_update,
+            (len(group.table),),
+            torch.tensor(group.table),
+            torch.tensor([decay], dtype=torch.float64),
+            *kinds,
+            group.aligned,
+            block,
+            memory=[*teacher, *student, *(shadow or ())],
+        )
+        done.append((group, traffic))
+    return done
+
+
+def run_forward(
+    pred: Tensor,
+    target: Tensor,
+    rows: Tensor | None,
+    *,
+    beta: float,
+    scale: float,
+    factor: float,
+    with_gradient: bool = True,
+) -> tuple[Tensor, Tensor | None, Traffic]:
+    """pred [positions, C]: losses, gradient, bytes."""
+    count, channels = target.shape
+    losses = torch.full((count,), torch.nan)
+    gradient = None
+    if with_gradient:
+        gradient = torch.full_like(pred, torch.nan) if rows is None else torch.zeros_like(pred)
+    tile = launch.smooth_l1_block()
+    numbers = channels, beta, launch.clamped_inverse(beta), scale, factor
+    arguments = pred, target, rows, losses, gradient, *numbers, beta == 0, tile.channels
+    return losses, gradient, triton_interpreter.launch(smooth_l1.smooth_l1_forward, (count,), *arguments)
+
+
+def run_backward(gradient: Tensor, incoming: Tensor, rows: Tensor | None, factor: float) -> Tensor:
+    positions, channels = gradient.shape
+    out = torch.full_like(gradient, torch.nan) if rows is None else torch.zeros_like(gradient)
+    tile = launch.smooth_l1_block()
+    arguments = gradient, incoming, rows, out, channels, factor, incoming.dim() == 1, tile.channels
+    triton_interpreter.launch(smooth_l1.smooth_l1_backward, (positions if rows is None else len(rows),), *arguments)
+    return out
+
+
+def run_layer_targets(
+    layers: Sequence[Tensor],
+    rows: Tensor | None = None,
+    *,
+    layer_norm: str | None = "instance",
+    final_norm: str | None = None,
+    lengths: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, list[Traffic]]:
+    """Targets [M, C], and the bytes of each launch."""
+    batch, frames, channels = layers[0].shape
+    strides = layers[0].stride()[:2]
+    assert all(layer.stride() == (*strides, 1) for layer in layers)
+    start = triton_interpreter.launch
+    count = batch * frames if rows is None else len(rows)
+    out = torch.full((count, channels), torch.nan)
+    layers = tuple(layers)
+    if layer_norm in (None, "layer"):
+        tile = launch.row_tile(channels)
+        options = layer_norm == "layer", final_norm == "layer", tile.channels
+        arguments: tuple[Any, ...] = layers, rows, lengths, out, frames, channels, *strides, eps, *options
+        return out, [start(layer_targets.row_targets, (count,), *arguments)]
+    instance = layer_norm == "instance"
+    means, scales = torch.full((2, len(layers), batch, channels), torch.nan)
+    tile = launch.statistics_tile()
+    grid: tuple[int, ...] = launch.cells(channels, tile.channels), batch, len(layers)
+    sizes: tuple[Any, ...] = frames, channels, *strides, eps
+    constants: tuple[Any, ...] = instance, tile.rows, tile.channels
+    done = [start(layer_targets.column_statistics, grid, layers, lengths, means, scales, *sizes, *constants)]
+    if not instance:
+        tile = launch.merge_tile()
+        grid = launch.cells(channels, tile.channels), len(layers)
+        arguments = means, scales, lengths, batch, frames, channels, eps, tile.channels
+        done.append(start(layer_targets.merge_samples, grid, *arguments))
+    tile = launch.column_tile(channels, final_norm=final_norm == "layer")
+    grid = launch.cells(count, tile.rows), launch.cells(channels, tile.channels)
+    sizes = count, batch, frames, channels, *strides, eps
+    constants = instance, final_norm == "layer", tile.rows, tile.channels
+    tensors = layers, rows, lengths, means, scales, out
+    done.append(start(layer_targets.column_targets, grid, *tensors, *sizes, *constants))
+    return out, done
