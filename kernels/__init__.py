@@ -1,1 +1,1 @@
-"""Triton kernels of d2v_fast: `@triton.jit` functions only, no torch beside `launch`, the rules of their launches."""
+"""Triton kernels of d2v_fast: `@triton.jit` functions, without torch; `launch` has the rules of their launches."""
