@@ -59,7 +59,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 
 def _widths(code: list[str]) -> frozenset[int]:
-    """A branch backwards closes a loop; the loops that count have accesses, but no smaller loop with accesses in them."""
+    """A branch backwards closes a loop; those count that have accesses, but hold no smaller loop that has some."""
     labels = {found[1]: index for index, line in enumerate(code) if (found := re.match(r"(\.L_x_\d+):", line))}
     loops = []
     for end, line in enumerate(code):
