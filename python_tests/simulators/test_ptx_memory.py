@@ -43,7 +43,7 @@ $done:
 
 def copy(body: str, *, count: int, room: int, offset: int = 0, threads: int = 64, blocks: int = 2):
     """Copies `count` items between buffers of `room` floats; gives (from, to, report)."""
-    memory = Memory(1 << 16)
+    memory = Memory(1 << 17)
     source = memory.put(np.arange(room, dtype=np.float32), "from", offset=offset)
     to = memory.reserve(room, np.float32, "to", offset=offset)
     report = launch(parse(HEAD + body)["copy"], blocks, threads, [source, to, count], memory)
@@ -65,7 +65,32 @@ def test_strided_accesses_cost_whole_sectors():
     strided = SCALAR.replace("%r0, 4, %rd0", "%r0, 64, %rd0")
     _, _, report = copy(strided, count=16, room=16 * 16, threads=32, blocks=1)
     load, store = report.traffic.sites.values()
-    assert (load.sectors, store.sectors, load.bytes) == (16, 2, 64)
+    assert (load.sectors, load.fetched, store.sectors, load.bytes) == (16, 16, 2, 64)
+
+
+def test_what_was_just_read_is_in_the_l1_but_what_was_read_long_ago_is_not():
+    twice = SCALAR.replace("ld.global.f32 %f1, [%rd0];", "ld.global.f32 %f1, [%rd0];" * 2, 1)
+    _, _, report = copy(twice, count=32, room=32, threads=32, blocks=1)
+    assert report.traffic.request_bytes == 3 * 128
+    assert report.traffic.sector_bytes == 2 * 128
+    # One warp reads 8192 floats in turn, and then all of them again: two passes.
+    loop = """
+    mov.u32 %r1, 0;
+$next:
+    and.b32 %r2, %r1, 255;
+    shl.b32 %r2, %r2, 5;
+    add.u32 %r2, %r2, %r0;
+    mad.wide.u32 %rd2, %r2, 4, %rd0;
+    ld.global.f32 %f1, [%rd2];
+    add.u32 %r1, %r1, 1;
+    setp.lt.u32 %p, %r1, 512;
+    @%p bra $next;
+$done:
+    ret;
+}
+"""
+    _, _, report = copy(loop, count=32, room=8192, threads=32, blocks=1)
+    assert (report.traffic.dram_read, report.traffic.sector_bytes) == (1 << 15, 1 << 16)
 
 
 def test_one_element_too_many_is_out_of_bounds():
@@ -107,12 +132,12 @@ def test_coverage_names_what_did_not_run_and_stale_allowances():
     coverage.add(report.executed)
     with pytest.raises(AssertionError, match=r"14: @%p bra"):
         coverage.check({})
-    coverage.check({"bra $done": "only with a partial block"})
+    coverage.check({"bra $done": (1, "only with a partial block")})
     _, _, report = copy(SCALAR, count=100, room=128)
     coverage.add(report.executed)
     coverage.check({})
     with pytest.raises(AssertionError, match="stale"):
-        coverage.check({"bra $done": "only with a partial block"})
+        coverage.check({"bra $done": (1, "only with a partial block")})
 
 
 def test_shared_memory_wavefronts():
@@ -137,3 +162,42 @@ def test_endless_loops_and_unknown_instructions_end():
         launch(parse(".entry k() { $a: bra $a; }")["k"], 1, 32, [], Memory(1 << 12), max_steps=100)
     with pytest.raises(NotSimulated, match=r"opcode wgmma.*PTX line 2"):
         launch(parse(".entry k() {\n wgmma.fence.sync.aligned; ret; }")["k"], 1, 32, [], Memory(1 << 12))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_tiles_of_a_matrix_instruction(transposed):
+    text = """
+.visible .entry k(.param .u64 from, .param .u64 to)
+{
+    .reg .b32 %r<8>; .reg .b64 %rd<3>;
+    .shared .align 16 .b8 tile[256];
+    ld.param.u64 %rd0, [from];
+    ld.param.u64 %rd1, [to];
+    mov.u32 %r0, %laneid;
+    mul.wide.u32 %rd2, %r0, 8;
+    add.u64 %rd0, %rd0, %rd2;
+    add.u64 %rd1, %rd1, %rd2;
+    ld.global.v2.u32 {%r1, %r2}, [%rd0];
+    mov.u32 %r3, tile;
+    shl.b32 %r4, %r0, 4;
+    and.b32 %r4, %r4, 255;
+    add.u32 %r3, %r3, %r4;
+    stmatrix.sync.aligned.m8n8.x2.shared.b16 [%r3], {%r1, %r2};
+    bar.warp.sync -1;
+    ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%r5, %r6}, [%r3];
+    st.global.v2.u32 [%rd1], {%r5, %r6};
+    ret;
+}"""
+    if not transposed:
+        text = text.replace(".trans", "")
+    memory = Memory(1 << 13)
+    # Element [lane, tile, half]: lane l holds the elements 2 (l % 4) and 2 (l % 4) + 1 of row l // 4.
+    values = np.arange(128, dtype=np.uint16).reshape(32, 2, 2)
+    source, to = memory.put(values, "from"), memory.reserve((32, 2, 2), np.uint16, "to")
+    launch(parse(text)["k"], 1, 32, [source, to], memory)
+    tiles = values.reshape(8, 4, 2, 2).transpose(2, 0, 1, 3).reshape(2, 8, 8)
+    got = to.numpy().reshape(8, 4, 2, 2).transpose(2, 0, 1, 3).reshape(2, 8, 8)
+    np.testing.assert_array_equal(got, tiles.swapaxes(1, 2) if transposed else tiles)
+    if transposed:  # otherwise each lane takes back what it has stored
+        with pytest.raises(Fault, match=r"race.*shared.*ldmatrix"):
+            launch(parse(text.replace("bar.warp.sync -1;", ""))["k"], 1, 32, [source, to], memory)

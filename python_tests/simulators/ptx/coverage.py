@@ -23,21 +23,34 @@ class Coverage:
 
     def missed(self) -> list[str]:
         """`line: instruction` of each that did not run."""
-        return [f"{i.line}: {i.text}" for i, ran in zip(self.kernel.code, self._executed, strict=True) if not ran]
+        return [self._name(at) for at in np.flatnonzero(~self._executed)]
 
-    def check(self, allowed: Mapping[str, str]) -> None:
+    def check(self, allowed: Mapping[str, tuple[int, str]]) -> None:
         """Every instruction ran but for the allowed ones, and every allowance is still needed.
 
         Args:
-            allowed: part of an instruction's text -> the reason why it cannot run.
+            allowed: part of an instruction's text -> how many such instructions at most do not run, and why they
+                cannot. What stands between the same two labels or branches as one of them need not run either.
 
         Raises:
-            AssertionError: names the PTX lines, or the stale allowances.
+            AssertionError: names the PTX lines, or an allowance that is exceeded or stale (all its lines run).
         """
-        missed = self.missed()
-        unexpected = [line for line in missed if not any(part in line.split(": ", 1)[1] for part in allowed)]
+        starts = set(self.kernel.labels.values())
+        starts |= {at + 1 for at, instruction in enumerate(self.kernel.code) if instruction.opcode == "bra"}
+        block = np.cumsum([at in starts for at in range(len(self.kernel.code))])
+        missed = np.flatnonzero(~self._executed)
+        used = {part: [at for at in missed if part in self.kernel.code[at].text] for part in allowed}
+        excused = {block[at] for places in used.values() for at in places}
+        unexpected = [self._name(at) for at in missed if block[at] not in excused]
         if unexpected:
             raise AssertionError(f"{self.kernel.name}: never executed:\n  " + "\n  ".join(unexpected))
-        stale = [part for part in allowed if not any(part in line.split(": ", 1)[1] for line in missed)]
-        if stale:
-            raise AssertionError(f"{self.kernel.name}: these allowances are stale, all their lines run: {stale}")
+        for part, (count, _) in allowed.items():
+            if not 1 <= len(used[part]) <= count:
+                lines = "".join(f"\n  {self._name(at)}" for at in used[part])
+                what = f"{'exceeded' if used[part] else 'stale'} allowance for {part!r}"
+                raise AssertionError(
+                    f"{self.kernel.name}: {what}: {len(used[part])} lines, 1 to {count} expected{lines}"
+                )
+
+    def _name(self, at: int) -> str:
+        return f"{self.kernel.code[at].line}: {self.kernel.code[at].text}"

@@ -28,15 +28,29 @@ def _space(instruction: Instruction) -> str:
     return next((space for space in _SPACES if space in words), "generic")
 
 
-def _record(
+def check_written(machine: Machine, space: str, position: NDArray, width: int, lanes: NDArray) -> None:
+    """Refuses to read what nobody wrote, and names the thread."""
+    try:
+        machine.spaces[space].check_written(position, width)
+    except BadAccess as bad:
+        raise Fault(f"{bad}; {machine.who(int(lanes[bad.access]))}") from None
+
+
+def count_traffic(
     machine: Machine, instruction: Instruction, space: str, kind: str, position: NDArray, width: int, lanes: NDArray
 ) -> None:
-    """Counts the accesses and looks for a race."""
+    """Counts one instruction's accesses to global or shared memory."""
+    warp = machine.warp[lanes]
     if space == "global":
-        machine.traffic.global_access(instruction.line, instruction.text, kind, position, width, machine.warp[lanes])
+        block = machine.block_number[lanes]
+        machine.traffic.global_access(instruction.line, instruction.text, kind, position, width, warp, block)
     elif space == "shared":
         address = position - machine.block_in_batch[lanes] * machine.spaces["shared"].stride
-        machine.traffic.shared_access(address, width, machine.warp[lanes], machine.lane[lanes])
+        machine.traffic.shared_access(address, width, warp, machine.lane[lanes])
+
+
+def check_race(machine: Machine, space: str, kind: str, position: NDArray, width: int, lanes: NDArray) -> None:
+    """Refuses accesses that nothing orders after earlier ones."""
     shadow = machine.shadows.get(space)
     if shadow is None:
         return
@@ -45,6 +59,13 @@ def _record(
         access, other = found
         where = _where(machine, space, position, int(access), lanes)
         raise Race(f"race: the {kind} by {machine.who(int(lanes[access]))} and {other} are not ordered; {where}")
+
+
+def _access(
+    machine: Machine, instruction: Instruction, space: str, kind: str, position: NDArray, width: int, lanes: NDArray
+) -> None:
+    count_traffic(machine, instruction, space, kind, position, width, lanes)
+    check_race(machine, space, kind, position, width, lanes)
 
 
 def _where(machine: Machine, space: str, position: NDArray, access: int, lanes: NDArray) -> str:
@@ -66,11 +87,8 @@ def _load(instruction: Instruction, machine: Machine) -> Execute:
         lanes = machine.active(mask)
         space, position = machine.locate(space_named, address()[lanes], width, lanes)
         memory = machine.spaces[space]
-        try:
-            memory.check_written(position, width)
-        except BadAccess as bad:
-            raise Fault(f"{bad}; {machine.who(int(lanes[bad.access]))}") from None
-        _record(machine, instruction, space, "read", position, width, lanes)
+        check_written(machine, space, position, width, lanes)
+        _access(machine, instruction, space, "read", position, width, lanes)
         for i, write in enumerate(put):
             values = memory.load(position + i * each, each).view(type_.dtype)
             if mask is not None:
@@ -96,7 +114,7 @@ def _store(instruction: Instruction, machine: Machine) -> Execute:
         space, position = machine.locate(space_named, address()[lanes], width, lanes)
         if space in ("param", "const"):
             raise Fault("store to constant memory")
-        _record(machine, instruction, space, "write", position, width, lanes)
+        _access(machine, instruction, space, "write", position, width, lanes)
         memory = machine.spaces[space]
         differ = np.zeros(lanes.size, bool)
         for i, source in enumerate(sources):
@@ -110,9 +128,9 @@ def _store(instruction: Instruction, machine: Machine) -> Execute:
 
 
 def _check_collision(machine: Machine, space: str, position: NDArray, lanes: NDArray, differ: NDArray) -> None:
-    """Threads of one instruction that store to one place: allowed within a warp if they store the same."""
+    """Threads of one instruction that store to one place: allowed within a block if they store the same."""
     last = machine.shadows[space].last_writer(position)
-    bad = differ | (last // 32 != machine.thread[lanes] // 32)
+    bad = differ | (last // machine.block_lanes != machine.block_number[lanes])
     if bad.any():
         access = int(bad.argmax())
         other = f"block {last[access] // machine.block_lanes} thread {last[access] % machine.block_lanes}"
@@ -156,11 +174,8 @@ def _atomic(instruction: Instruction, machine: Machine) -> Execute:
         lanes = machine.active(mask)
         space, position = machine.locate(_space(instruction), address()[lanes], type_.bytes, lanes)
         memory = machine.spaces[space]
-        try:
-            memory.check_written(position, type_.bytes)
-        except BadAccess as bad:
-            raise Fault(f"{bad}; {machine.who(int(lanes[bad.access]))}") from None
-        _record(machine, instruction, space, "atomic", position, type_.bytes, lanes)
+        check_written(machine, space, position, type_.bytes, lanes)
+        _access(machine, instruction, space, "atomic", position, type_.bytes, lanes)
         a, b = np.broadcast_to(first(), machine.lanes), np.broadcast_to(second(), machine.lanes)
         before = np.zeros(machine.lanes, type_.dtype)
         cells = memory.data.view(UNSIGNED[type_.bits]).view(type_.dtype)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from . import instructions_convert, instructions_data, instructions_float, instructions_memory, instructions_warp
+from . import (
+    instructions_convert,
+    instructions_data,
+    instructions_float,
+    instructions_matrix,
+    instructions_memory,
+    instructions_warp,
+)
 from .errors import Fault, NotSimulated
 from .instructions import Execute, prepare
 from .machine import Machine
@@ -21,7 +28,14 @@ from .memory import Buffer, Memory, Space
 from .parse import DYNAMIC, Instruction, Kernel, Parameter
 from .traffic import Traffic
 
-FAMILIES = (instructions_convert, instructions_data, instructions_float, instructions_memory, instructions_warp)
+FAMILIES = (
+    instructions_convert,
+    instructions_data,
+    instructions_float,
+    instructions_matrix,
+    instructions_memory,
+    instructions_warp,
+)
 """Importing them fills the table of instructions."""
 
 Argument = Buffer | bytes | int | float

@@ -25,6 +25,7 @@ Writer = Callable[[NDArray, Mask], None]
 
 UNWRITTEN = 0xA5A5A5A5A5A5A5A5
 """What a register holds before it is written."""
+_ACCESSES = ("ld", "st", "atom", "red", "ldmatrix", "stmatrix")
 _SPECIAL = re.compile(r"%(tid|ntid|ctaid|nctaid)\.[xyz]$|%(laneid|warpid|nwarpid)$|%lanemask_(eq|lt|le|gt|ge)$")
 
 
@@ -55,7 +56,14 @@ class Machine:
         self.step = 0
         self.check_races = check_races
         self.order = Order(int(np.prod(grid)), self.block_lanes)
-        unit = min((_unit(i.modifiers) for i in kernel.code if i.opcode in ("ld", "st", "atom", "red")), default=1)
+        unit = min(
+            (
+                _unit(i.modifiers)
+                for i in kernel.code
+                if i.opcode in ("ld", "st", "atom", "red", "ldmatrix", "stmatrix")
+            ),
+            default=1,
+        )
         self._unit = unit
         self.shadows: dict[str, Shadow] = {}
         if check_races:

@@ -1,8 +1,11 @@
 """Counts what memory would have to move.
 
-DRAM: every 32-byte sector once (the L2 is taken to be infinite and cold). L1 to L2: for each request of a warp the
-distinct sectors it touches (no hit in the L1 is assumed), so a second pass over the data or a badly spread access
-shows. Shared memory: wavefronts, against the fewest possible.
+* DRAM: every 32-byte sector once; the L2 is taken to be infinite and cold.
+* Requests: for each request of a warp the distinct sectors it touches, which is what the L1 must serve. Scalar or badly
+  spread accesses show here.
+* L1 to L2: the same without the sectors that the block read within its last 16 KiB, about the share of the L1 that a
+  block has when an SM is full. Passes over the data show here. Stores are not merged.
+* Shared memory: wavefronts, against the fewest possible.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SECTOR = 32
+L1_SECTORS = (16 << 10) // SECTOR
+"""What a block finds again in the L1."""
 
 
 @dataclass
@@ -24,6 +29,9 @@ class Site:
     """Bytes each thread accesses at once."""
     requests: int = 0
     sectors: int = 0
+    """What its requests touch."""
+    fetched: int = 0
+    """Those of them that go between L1 and L2."""
     bytes: int = 0
 
 
@@ -40,7 +48,10 @@ class Traffic:
     """Warp instructions that were executed."""
 
     def __post_init__(self) -> None:
-        self._read, self._written = (np.zeros(self.memory_bytes // SECTOR, bool) for _ in range(2))
+        count = self.memory_bytes // SECTOR
+        self._read, self._written = np.zeros(count, bool), np.zeros(count, bool)
+        self._reader, self._when = np.full(count, -1, np.int64), np.zeros(count, np.int64)
+        self._fetches: dict[int, int] = {}  # of each block
 
     @property
     def dram_read(self) -> int:
@@ -55,22 +66,41 @@ class Traffic:
     @property
     def sector_bytes(self) -> int:
         """Bytes that go between L1 and L2."""
+        return sum(site.fetched for site in self.sites.values()) * SECTOR
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes of the sectors that the requests touch, whether the L1 has them or not."""
         return sum(site.sectors for site in self.sites.values()) * SECTOR
 
-    def global_access(self, line: int, text: str, kind: str, position: NDArray, width: int, warp: NDArray) -> None:
-        """Counts one instruction's accesses; `warp` ascends."""
+    def global_access(
+        self, line: int, text: str, kind: str, position: NDArray, width: int, warp: NDArray, block: NDArray
+    ) -> None:
+        """Counts one instruction's accesses; `warp` and `block` ascend within a batch."""
         site = self.sites.setdefault(line, Site(text, width))
         sector = position // SECTOR
-        key = (warp.astype(np.int64) << 40) + sector
-        if (np.diff(key) < 0).any():
-            key = np.sort(key)
+        touched = _distinct(warp, sector)
         site.requests += 1 + int(np.count_nonzero(np.diff(warp)))
-        site.sectors += 1 + int(np.count_nonzero(np.diff(key)))
+        site.sectors += touched
+        site.fetched += self._misses(sector, block) if kind == "read" else touched
         site.bytes += width * position.size
         if kind != "write":
             self._read[sector] |= ~self._written[sector]
         if kind != "read":
             self._written[sector] = True
+
+    def _misses(self, sector: NDArray, block: NDArray) -> int:
+        """How many sectors are not in their block's L1; they are afterwards."""
+        starts = np.flatnonzero(np.diff(block, prepend=-1))
+        total = 0
+        for start, end in zip(starts, [*starts[1:], block.size], strict=True):
+            number, mine = int(block[start]), np.unique(sector[start:end])
+            done = self._fetches.get(number, 0)
+            fresh = mine[(self._reader[mine] != number) | (done - self._when[mine] >= L1_SECTORS)]
+            self._reader[mine], self._when[mine] = number, done
+            self._fetches[number] = done + fresh.size
+            total += fresh.size
+        return total
 
     def shared_access(self, address: NDArray, width: int, warp: NDArray, lane: NDArray) -> None:
         """Counts the wavefronts of one instruction: 32 banks of 4 bytes; 16 bytes a thread go in quarter warps."""
@@ -81,3 +111,11 @@ class Traffic:
         starts = np.flatnonzero(np.diff(banks >> 5, prepend=-1))
         self.shared_wavefronts += int(np.maximum.reduceat(uses, starts).sum())
         self.shared_least += int(starts.size)
+
+
+def _distinct(warp: NDArray, sector: NDArray) -> int:
+    """How many different sectors the warps touch, each counted for itself."""
+    key = (warp.astype(np.int64) << 40) + sector
+    if (np.diff(key) < 0).any():
+        key = np.sort(key)
+    return 1 + int(np.count_nonzero(np.diff(key)))
