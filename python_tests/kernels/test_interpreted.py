@@ -12,7 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("name", ["ema", "smooth_l1", "layer_targets"])
+@pytest.mark.parametrize("name", ["ema", "smooth_l1", "layer_targets", "mutants"])
 def test_in_the_interpreter(name):
     pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for Linux on x86-64)")
     file = HERE / f"interpreted_{name}.py"
