@@ -52,10 +52,15 @@ struct Normalised {
   const RealOf<T>*mean, *scale;
 };
 
+// Fetches nothing meanwhile; see Ahead in layer_targets_rows.cpp.
+struct Nothing {
+  void one() {}
+};
+
 // out = the sum over `count` layers of (x - mean) * scale, on top of what is there unless `first`; then, if `last`, the mean of (out + bias).
-template <bool PER_CHANNEL, typename T>
+template <bool PER_CHANNEL, typename T, typename Fetch = Nothing>
 static inline void add_layers(const Normalised<T>* of, int64_t count, bool first, bool last, const RealOf<T>* bias, int64_t layers,
-                              RealOf<T>* out, int64_t width) {
+                              RealOf<T>* out, int64_t width, Fetch&& fetch = Nothing()) {
   typedef RealOf<T> Real;
   typedef LanesOf<T> Lanes;
   const int64_t lanes = lane_count<T>();
@@ -69,6 +74,7 @@ static inline void add_layers(const Normalised<T>* of, int64_t count, bool first
     for (int64_t k = 0; k < count; ++k)
       for (int j = 0; j < r; ++j) {
         const int64_t at = c + j * lanes;
+        if (j % 2 == 0) fetch.one();
         const Lanes value = load<part>(of[k].x + at, n);
         if (PER_CHANNEL) y[j] += (value - load<part>(of[k].mean + at, n)) * load<part>(of[k].scale + at, n);
         else y[j] += (value - *of[k].mean) * *of[k].scale;
