@@ -117,10 +117,12 @@ def merge_samples(
     start = tl.program_id(1).to(tl.int64) * batch * channels
     mean = tl.load(means + start + at, mask=inside, other=0.0)
     squares = tl.load(scales + start + at, mask=inside, other=0.0)
-    count = (frames if lengths is None else tl.load(lengths)).to(tl.float32)
+    valid = frames if lengths is None else tl.load(lengths)
+    count = valid.to(tl.float32)
     for sample in range(1, batch):
         here = start + sample * channels + at
-        more = (frames if lengths is None else tl.load(lengths + sample)).to(tl.float32)
+        valid_here = frames if lengths is None else tl.load(lengths + sample)
+        more = valid_here.to(tl.float32)
         step = tl.load(means + here, mask=inside, other=0.0) - mean
         share = more / (count + more)
         mean += step * share

@@ -71,6 +71,23 @@ def test_machine_code(name, arch, tmp_path):
     assert disassembly.occupancy(use, compiled.metadata.num_warps, compiled.metadata.shared, arch) >= expected.warps
 
 
+# One of each kernel, and of each way to know the number of frames.
+SIZED = ["forward bf16", "backward f32", "rows f32 K10", "statistics bf16 K8", "statistics f32 K8 lengths", "merge"]
+SIZED += ["columns bf16 K8 batch", "columns f32 K8 lengths"]
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_sizes_of_one_and_sizes_beyond_31_bits_compile(name):
+    case = compile_offline.CASES[name]
+    sizes = [argument for argument, kind in case.arguments.items() if kind == "i32"]
+    others = {argument: kind for argument, kind in case.arguments.items() if argument not in sizes}
+    # Triton makes a constant of every integer argument that is 1, which then is no tensor any more.
+    ones = dataclasses.replace(case, arguments=others, constants={**case.constants, **dict.fromkeys(sizes, 1)})
+    large = dataclasses.replace(case, arguments={**case.arguments, **dict.fromkeys(sizes, "i64")})
+    for variant in (ones, large):
+        assert ".entry" in compile_offline.compiled(variant, 90).asm["ptx"]
+
+
 def test_spilled_registers_are_seen(tmp_path):
     crowded = dataclasses.replace(compile_offline.CASES["columns bf16 K8"], warps=1)
     use = disassembly.use_of(compile_offline.compiled(crowded, 90).asm["cubin"], tmp_path)
