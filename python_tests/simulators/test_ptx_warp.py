@@ -97,3 +97,10 @@ $again:
     @%p2 bra $again;
     """
     np.testing.assert_array_equal(lanes(body), LANES * (LANES + 1) // 2)
+
+
+def test_a_barrier_counts_its_blocks_predicates():
+    assert (lanes("bar.red.popc.u32 %r2, 0, %p1;") == 16).all()
+    assert (lanes("bar.red.popc.u32 %r2, 0, !%p1;") == 16).all()
+    assert (lanes("bar.red.or.pred %p2, 0, %p1; selp.b32 %r2, 1, 0, %p2;") == 1).all()
+    assert (lanes("bar.red.and.pred %p2, 0, %p1; selp.b32 %r2, 1, 0, %p2;") == 0).all()

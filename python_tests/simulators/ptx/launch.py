@@ -27,6 +27,7 @@ from .machine import Machine
 from .memory import Buffer, Memory, Space
 from .parse import DYNAMIC, Instruction, Kernel, Parameter
 from .traffic import Traffic
+from .types import type_named
 
 FAMILIES = (
     instructions_convert,
@@ -184,9 +185,11 @@ class _Batch:
         elif opcode == "trap":
             raise Fault(f"{self.kernel.name}: trap {instruction}")
         elif opcode in ("bar", "barrier") and "warp" not in instruction.modifiers:
-            if "sync" not in instruction.modifiers or len(instruction.operands) != 1:
+            reduces = "red" in instruction.modifiers
+            if not (reduces or "sync" in instruction.modifiers) or len(instruction.operands) != (3 if reduces else 1):
                 raise NotSimulated(f"a barrier for a part of the block {instruction}")
-            places = self.barriers.setdefault(instruction.operands[0], np.full(self.machine.lanes, -1))
+            name = instruction.operands[1 if reduces else 0]
+            places = self.barriers.setdefault(name, np.full(self.machine.lanes, -1))
             places[chosen] = at
         else:
             return False
@@ -212,8 +215,20 @@ class _Batch:
             self._check_one_barrier(places, go)
             self.machine.order.barrier[np.unique(self.machine.block_number[go])] = self.machine.step
             for at in np.unique(places[go]).tolist():
+                if "red" in self.kernel.code[at].modifiers:
+                    self._reduce(self.kernel.code[at], go & (places == at))
                 self._wait(at + 1, go & (places == at))
             places[go] = -1
+
+    def _reduce(self, instruction: Instruction, mask: NDArray) -> None:
+        """`bar.red.popc.u32 d, 0, p` (or .and.pred, .or.pred): tells every thread about its block's predicates."""
+        machine = self.machine
+        yes = (machine.reader(instruction.operands[2], type_named("pred"))() & mask).reshape(-1, machine.block_lanes)
+        count, all_ = yes.sum(axis=1), mask.reshape(yes.shape).sum(axis=1)
+        results = {"popc": count.astype(np.uint32), "and": count == all_, "or": count > 0}
+        result = next(results[word] for word in instruction.modifiers if word in results)
+        type_ = type_named(instruction.modifiers[-1])
+        machine.writer(instruction.operands[0], type_)(np.repeat(result, machine.block_lanes), mask)
 
     def _check_one_barrier(self, places: NDArray, go: NDArray) -> None:
         shape = (-1, self.machine.block_lanes)
