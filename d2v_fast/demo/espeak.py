@@ -1,9 +1,18 @@
-"""eSpeak NG through ctypes: the library and its voices come with the package `espeakng-loader`."""
+"""eSpeak NG through ctypes: the library and its voices come with the package `espeakng-loader`.
+
+The library keeps state from one utterance to the next, also over a restart: what it says depends a little on what it
+said before. So `speak` has a list of lines said by a process of its own, and the same list always sounds the same.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +45,7 @@ class Espeak:
         """Names of the voice variants, each a speaker of its own."""
 
     def say(self, text: str, voice: str, *, language: str = "en-us", rate: int = 175, pitch: int = 50) -> np.ndarray:
-        """Speak a text: int16 [samples], the same for the same arguments.
+        """Speak a text: int16 [samples].
 
         Args:
             text: What to say.
@@ -76,3 +85,38 @@ def espeak() -> Espeak:
         DemoError: espeakng-loader is not installed or does not work.
     """
     return Espeak()
+
+
+def speak(lines: Sequence[tuple[str, str, int, int]]) -> tuple[int, list[np.ndarray]]:
+    """The clips of lines (text, voice, rate, pitch; see `Espeak.say`), the same for the same list.
+
+    Returns:
+        The sample rate in Hz, and int16 [samples] for each line.
+
+    Raises:
+        DemoError: eSpeak NG is not installed or does not work, or a line cannot be said.
+    """
+    require("espeakng_loader")
+    command = [sys.executable, "-m", "d2v_fast.demo.espeak"]
+    done = subprocess.run(command, input=json.dumps(list(lines)).encode(), capture_output=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+        raise DemoError(f"speech could not be made: {reason[-1]}")
+    with np.load(io.BytesIO(done.stdout)) as made:
+        ends = np.cumsum(made["lengths"])[:-1]
+        return int(made["rate"]), np.split(made["samples"], ends)
+
+
+def _serve() -> None:
+    """Says the lines on standard input (JSON) and writes the clips to standard output (npz)."""
+    synthesiser = espeak()
+    lines = json.load(sys.stdin)
+    clips = [synthesiser.say(text, voice, rate=rate, pitch=pitch) for text, voice, rate, pitch in lines]
+    packed = io.BytesIO()
+    lengths = [len(clip) for clip in clips]
+    np.savez(packed, rate=synthesiser.sample_rate, lengths=lengths, samples=np.concatenate(clips))
+    sys.stdout.buffer.write(packed.getvalue())
+
+
+if __name__ == "__main__":
+    _serve()

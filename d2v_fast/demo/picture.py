@@ -56,7 +56,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     count = min(10, len(outcome.task.classes))
     for axes, name in ((panel(1, 4, 8), "random"), (panel(1, 8, 12), "student")):
         points, labels = _map(outcome, name)
-        title = f"Test features, {names(outcome)[name]} (t-SNE)"
+        title = f"Features, {names(outcome)[name]} (t-SNE)"
         plots.feature_map(axes, points, labels, outcome.task.classes, title=title)
     handles, legend = axes.get_legend_handles_labels()
     style = {"frameon": False, "fontsize": "small", "markerscale": 2}
@@ -91,7 +91,7 @@ def _masks(axes: Axes, outcome: Outcome) -> None:
         # whole and masked side by side, three samples in a row
         pictures = pictures.repeat(2, axis=0).repeat(3 // pictures.shape[-1], axis=-1)
         masks = np.stack([np.zeros_like(masks), masks], axis=1).reshape(-1, *grid)
-        title = "What teacher and student see (grey: masked)"
+        title = "What teacher, student see (grey: masked)"
         plots.masked_pictures(axes, pictures, masks, columns=6, title=title)
     elif source.modality == "speech":
         from d2v_fast.demo.speech import SAMPLE_RATE, log_mel

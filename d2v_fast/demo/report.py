@@ -59,6 +59,7 @@ def write_json(outcome: Outcome, path: Path) -> None:
         "train_samples": len(task.train),
         "test_samples": len(task.test),
         "test_groups": None if task.test.groups is None else len(np.unique(task.test.groups)),
+        "features": "mean" if task.test.positions is None else "hidden position",
         "floor": task.floor,
         "about": task.about,
         **summary(outcome),
@@ -91,7 +92,11 @@ def print_table(outcome: Outcome) -> None:
         row(f"{key} - random", entries, "+")
     Console(width=None if sys.stdout.isatty() else 100).print(table)
     errors = "standard errors" if task.test.groups is None else "standard errors, by held-out voice"
+    where = "the mean over all positions of the encoder's output"
+    if task.test.positions is not None:
+        where = "the encoder's output at the hidden position"
+    where = "mean over all positions" if task.test.positions is None else "hidden position"
     print(
-        f"± {errors}; differences are paired. Features: the mean over all positions of the encoder's output.\n"
+        f"± {errors}; differences are paired. Features: the encoder's output, {where}.\n"
         + ", ".join(f"{name} {value:.0f} s" for name, value in outcome.seconds.items())
     )

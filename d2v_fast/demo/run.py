@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from d2v_fast import presets
 from d2v_fast.demo.report import print_table, write_json
@@ -63,7 +64,12 @@ def run(modality: str, folder: Path, steps: int | None) -> Path:
     if steps is not None:
         config = replace(config, steps=steps)
     print(f"{task.about}.\nPretraining {task.preset}: {config.steps} steps, in {folder}", flush=True)
-    outcome = judge(task, config, folder, time.perf_counter() - began)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, task.threads or threads))
+    try:
+        outcome = judge(task, config, folder, time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
     write_json(outcome, folder / "demo.json")
     print_table(outcome)
     from d2v_fast.demo.picture import draw
@@ -85,7 +91,9 @@ def judge(task: Task, config: Config, folder: Path, data_seconds: float = 0.0) -
     correct, features = {}, {}
     parts = {"raw": (task.train.raw, task.test.raw)}
     for name, encoder in networks.items():
-        train, test = (extract(encoder, part.inputs, config.inputs) for part in (task.train, task.test))
+        train, test = (
+            extract(encoder, part.inputs, config.inputs, positions=part.positions) for part in (task.train, task.test)
+        )
         parts[name] = (train, test)
         features[name] = test
     for name, (train, test) in parts.items():

@@ -10,7 +10,7 @@ import soxr
 
 from d2v_fast import rng
 from d2v_fast.data import ArraySource
-from d2v_fast.demo.espeak import espeak
+from d2v_fast.demo.espeak import espeak, speak
 from d2v_fast.demo.task import Labelled, Task, content_hash, held_out
 
 _WORDS = """
@@ -44,12 +44,11 @@ def task() -> Task:
     test_voices = [voice for voice in voices if held_out(voice.encode(), TEST_SHARE)]
     train_voices = [voice for voice in voices if voice not in test_voices]
     sentences = [(text, voice) for voice in train_voices for text in _sentences(voice)]
-    train = _part([(word, voice) for voice in train_voices for word in WORDS], seen=set())
-    test = _part(
-        [(word, voice) for voice in test_voices for word in WORDS],
-        seen={content_hash(clip.tobytes()) for clip in train.inputs},
-    )
-    clips = _speak(sentences)
+    fit, judge = ([(word, voice) for voice in part for word in WORDS] for part in (train_voices, test_voices))
+    spoken = _speak([*sentences, *fit, *judge])
+    clips, words = spoken[: len(sentences)], spoken[len(sentences) :]
+    train = _part(fit, words[: len(fit)], seen=set())
+    test = _part(judge, words[len(fit) :], seen={content_hash(clip.tobytes()) for clip in train.inputs})
     return Task(
         preset="speech-tiny",
         source=ArraySource("speech", clips, [f"{voice}: {text}" for text, voice in sentences]),
@@ -74,20 +73,17 @@ def _sentences(voice: str) -> list[str]:
 
 def _speak(lines: list[tuple[str, str]]) -> list[np.ndarray]:
     """The clips of (text, voice) pairs, int16 at 16 kHz; rate and pitch differ from line to line."""
-    synthesiser = espeak()
-    raw = []
-    for text, voice in lines:
-        draw = content_hash(f"{voice}\n{text}".encode())
-        raw.append(synthesiser.say(text, voice, rate=150 + draw % 51, pitch=40 + draw // 64 % 21))
+    draws = [content_hash(f"{voice}\n{text}".encode()) for text, voice in lines]
+    rate, raw = speak([(*line, 150 + draw % 51, 40 + draw // 64 % 21) for line, draw in zip(lines, draws, strict=True)])
     with ThreadPoolExecutor(2) as pool:  # soxr releases the interpreter lock
-        return list(pool.map(lambda clip: soxr.resample(clip, synthesiser.sample_rate, SAMPLE_RATE), raw))
+        return list(pool.map(lambda clip: soxr.resample(clip, rate, SAMPLE_RATE), raw))
 
 
-def _part(lines: list[tuple[str, str]], seen: set[int]) -> Labelled:
+def _part(lines: list[tuple[str, str]], spoken: list[np.ndarray], seen: set[int]) -> Labelled:
     """Words with labels; a clip whose sound is in `seen` already is left out."""
     clips, labels, groups = [], [], []
     voices: dict[str, int] = {}
-    for clip, (word, voice) in zip(_speak(lines), lines, strict=True):
+    for clip, (word, voice) in zip(spoken, lines, strict=True):
         key = content_hash(clip.tobytes())
         if key not in seen:
             seen.add(key)
@@ -95,7 +91,7 @@ def _part(lines: list[tuple[str, str]], seen: set[int]) -> Labelled:
             labels.append(WORDS.index(word))
             groups.append(voices.setdefault(voice, len(voices)))
     raw = np.stack([log_mel_statistics(clip) for clip in clips])
-    return Labelled(clips, np.array(labels, dtype=np.int64), raw, np.array(groups, dtype=np.int64))
+    return Labelled(clips, np.array(labels, dtype=np.int64), raw, groups=np.array(groups, dtype=np.int64))
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:

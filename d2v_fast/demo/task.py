@@ -30,6 +30,9 @@ class Labelled:
     raw: np.ndarray
     """float32 [N, F]: features that need no network, the floor that a representation should be held against."""
 
+    positions: np.ndarray | None = None
+    """int64 [N]: the position whose feature is judged; None for the mean over all of them."""
+
     groups: np.ndarray | None = None
     """int64 [N]: samples of one group are not independent (one voice says many words); None if all are."""
 
@@ -64,6 +67,9 @@ class Task:
 
     about: str
     """One or two sentences on the data and the split."""
+
+    threads: int | None = None
+    """Threads to compute with, at most; None for torch's choice."""
 
 
 def require(module: str) -> ModuleType:

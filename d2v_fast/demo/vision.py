@@ -37,4 +37,5 @@ def task() -> Task:
         label="digit",
         floor="pixels",
         about=f"{len(chosen)} handwritten digits of 8 x 8 pixels (scikit-learn), {len(test)} held out by content hash",
+        threads=1,  # a batch is 512 vectors of 64 numbers: threads would mostly wait for each other
     )

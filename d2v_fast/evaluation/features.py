@@ -1,4 +1,4 @@
-"""Features of whole samples: an encoder's output, averaged over the positions."""
+"""Features of samples: an encoder's output, averaged over the positions or at one of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def extract(
     inputs: InputsConfig,
     *,
     batch_size: int = 64,
+    positions: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The mean over the positions of the encoder's output, for each sample.
+    """The mean over the positions of the encoder's output, for each sample, or its output at one position.
 
     Nothing is masked, cropped at random, flipped or jittered. The encoder is put into eval mode for the time.
 
@@ -34,17 +35,20 @@ def extract(
             `inputs.sample_rate`, or token ids [T].
         inputs: How the encoder's run made inputs of samples.
         batch_size: Samples in a batch. Only samples of one length are batched together, nothing is padded.
+        positions: [N], the position of each sample whose feature is wanted; None for the mean over all.
 
     Returns:
         float32 [N, C], in the order of the samples.
 
     Raises:
-        ValueError: There are no samples, or `batch_size` is not positive.
+        ValueError: There are no samples, `batch_size` is not positive, or there is not one position for each sample.
         SampleError: A sample cannot be used.
     """
     count = len(samples)
     if count == 0 or batch_size < 1:
         raise ValueError(f"extract needs samples and a positive batch_size, got {count} samples and {batch_size}")
+    if positions is not None and len(positions) != count:
+        raise ValueError(f"extract needs one position for each of {count} samples, got {len(positions)}")
     read = samples.read if isinstance(samples, DataSource) else samples.__getitem__
     side = encoder.config.image_size if isinstance(encoder, VisionEncoder) else 0
     prepared = [prepare(torch.as_tensor(read(i)), inputs, side, name=f"sample {i}") for i in range(count)]
@@ -56,10 +60,14 @@ def extract(
     features = np.empty((count, 0), dtype=np.float32)
     for chosen in _alike(prepared, batch_size):
         batch = torch.stack([prepared[i] for i in chosen]).to(device)
-        pooled = encoder(batch).float().mean(1).cpu().numpy()
+        output = encoder(batch).float()
+        if positions is None:
+            wanted = output.mean(1)
+        else:
+            wanted = output[torch.arange(len(chosen)), torch.as_tensor([int(positions[i]) for i in chosen])]
         if not features.size:
-            features = np.empty((count, pooled.shape[1]), dtype=np.float32)
-        features[chosen] = pooled
+            features = np.empty((count, wanted.shape[1]), dtype=np.float32)
+        features[chosen] = wanted.cpu().numpy()
     encoder.train(training)
     return features
 

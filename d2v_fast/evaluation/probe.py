@@ -121,8 +121,7 @@ def standard_error(values: np.ndarray, groups: np.ndarray | None = None) -> floa
     Raises:
         ValueError: Fewer than two samples or groups.
     """
-    off = np.asarray(values, dtype=np.float64)
-    off = off - off.mean()
+    off: np.ndarray = np.asarray(values, dtype=np.float64) - np.mean(values, dtype=np.float64)
     if groups is not None:
         off = np.bincount(np.unique(groups, return_inverse=True)[1], weights=off)
     if len(off) < 2:

@@ -1,4 +1,3 @@
-import ast
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +5,7 @@ import pytest
 
 from d2v_fast import presets
 from d2v_fast.demo import speech, text, vision
+from d2v_fast.demo.espeak import speak
 from d2v_fast.demo.task import DemoError, held_out, require
 
 pytest.importorskip("sklearn")
@@ -42,7 +42,7 @@ def test_digits_are_all_there_once(digits):
     assert len(contents(train)) == len(train)
     assert not contents(train) & contents(test)
     assert train.inputs[0].shape == (8, 8)
-    assert train.inputs[0].max() == 255
+    assert max(int(picture.max()) for picture in train.inputs) == 255
     assert np.bincount(test.labels, minlength=10).min() > 25
     np.testing.assert_array_equal(train.raw[3].reshape(8, 8), train.inputs[3])
 
@@ -85,13 +85,14 @@ def test_words_are_speech_at_16_khz(words):
 
 
 def test_speech_is_the_same_every_time_and_differs_between_arguments():
-    synthesiser = speech.espeak()
-    first, again = (synthesiser.say("window", "whisper") for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    slow = synthesiser.say("window", "whisper", rate=120)
-    assert len(slow) > 1.2 * len(first)
+    lines = [("window", "whisper", 175, 50), ("window", "whisper", 120, 50), ("window", "f3", 175, 50)]
+    (rate, first), (_, again) = speak(lines), speak(lines)
+    assert rate == 22050
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(first[1]) > 1.2 * len(first[0])
     with pytest.raises(DemoError, match="no voice 'en-us\\+nobody'"):
-        synthesiser.say("window", "nobody")
+        speak([("window", "nobody", 175, 50)])
 
 
 def test_log_mel_finds_a_tone():
@@ -118,31 +119,17 @@ def test_docstrings_of_a_folder(tmp_path: Path):
     ]
 
 
-def test_docs_are_held_out_by_content(docs):
-    assert len(docs.classes) > 10
-    assert "asyncio" in docs.classes
-    total = len(docs.train) + len(docs.test)
-    assert total > 2000
-    assert 0.28 < len(docs.test) / total < 0.39
-    assert len(np.unique(docs.test.labels)) == len(docs.classes)
-    longest = presets.text_tiny().inputs.block_size
-    assert max(map(len, docs.test.inputs)) == longest
-    assert all(sample[0] == 0 for sample in docs.test.inputs)
-
-
-def test_pretraining_sees_no_test_docstring(docs):
-    """Whole docstrings: those that differ further on can begin alike."""
-    tokenizer, stream = docs.source.tokenizer, docs.source.tokens
-    end = tokenizer.token_to_id("</s>")
-    documents = {piece.tobytes() for piece in np.split(stream, np.flatnonzero(stream == end) + 1)}
-    library = Path(ast.__file__).parent
-    found = [words for _, words in text.docstrings(library)]
-    hidden = [words for words in found if held_out(" ".join(words.split()).encode(), text.TEST_SHARE)]
-    assert len(documents) == len(found) - len(hidden) + len(text.topics()) + 1  # and what is behind the last one
-    ids = [
-        np.array([*e.ids, end], dtype=stream.dtype) for e in tokenizer.encode_batch(hidden, add_special_tokens=False)
-    ]
-    assert not documents & {one.tobytes() for one in ids}
+def test_texts_are_held_out_and_judged_where_something_is_hidden(docs):
+    train, test = docs.train, docs.test
+    counts = np.bincount(test.labels, minlength=len(docs.classes))
+    assert len(docs.classes) == text.LETTERS
+    assert text.EXAMPLES[1] >= counts.max() >= counts.min() > 0.7 * text.EXAMPLES[1]
+    assert not contents(train) & contents(test)
+    mask = docs.source.mask_id
+    for part in (train, test):
+        assert all(sample[0] == 0 and (sample == mask).sum() == 1 for sample in part.inputs)
+        assert all(sample[place] == mask for sample, place in zip(part.inputs, part.positions, strict=True))
+    assert len(train.raw) == len(train)
 
 
 def test_what_is_missing_is_named_with_the_line_that_installs_it():

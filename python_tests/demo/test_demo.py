@@ -19,7 +19,9 @@ for module in ("sklearn", "matplotlib", "espeakng_loader"):
 def a_few(part, count):
     chosen = np.linspace(0, len(part) - 1, count).astype(int)
     groups = None if part.groups is None else part.groups[chosen]
-    return Labelled([part.inputs[i] for i in chosen], part.labels[chosen], part.raw[chosen], groups)
+    places = None if part.positions is None else part.positions[chosen]
+    inputs = [part.inputs[i] for i in chosen]
+    return Labelled(inputs, part.labels[chosen], part.raw[chosen], positions=places, groups=groups)
 
 
 @pytest.fixture

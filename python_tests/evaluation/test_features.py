@@ -70,11 +70,24 @@ def test_samples_behind_the_last_frame_are_not_needed():
 
 def test_texts_of_any_length():
     encoder, config = network("text-tiny")
-    texts = [np.array([0, *RNG.integers(5, 300, n)]) for n in (3, 40, 11)]
+    texts = [np.array([0, *RNG.integers(5, 250, n)]) for n in (3, 40, 11)]
     found = extract(encoder, texts, config.inputs)
     with torch.no_grad():
         expected = [encoder.eval()(torch.from_numpy(text)[None]).mean(1)[0].numpy() for text in texts]
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+
+
+def test_one_position_of_each_sample():
+    encoder, config = network("text-tiny")
+    texts = [np.array([0, *RNG.integers(5, 250, n)]) for n in (9, 4, 9)]
+    found = extract(encoder, texts, config.inputs, positions=[3, 1, 7])
+    with torch.no_grad():
+        expected = [
+            encoder.eval()(torch.from_numpy(x)[None])[0, i].numpy() for x, i in zip(texts, (3, 1, 7), strict=True)
+        ]
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+    with pytest.raises(ValueError, match="one position for each of 3 samples, got 2"):
+        extract(encoder, texts, config.inputs, positions=[1, 2])
 
 
 def test_mode_and_gradients_are_as_before():
