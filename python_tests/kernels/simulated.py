@@ -68,5 +68,5 @@ class Run:
         report = launch(
             self.kernel, grid, 32 * self.case.warps, [*arguments, 0, 0], device.memory, shared_bytes=self.shared
         )
-        self.coverage.add(report.executed)
+        self.coverage.add(report)
         return report

@@ -47,7 +47,9 @@ class Report:
     """What one launch did."""
 
     executed: NDArray
-    """bool, one for each instruction of the kernel; see `Coverage`."""
+    """bool, one for each instruction of the kernel: whether its predicate held for a thread; see `Coverage`."""
+    reached: NDArray
+    """... whether a thread came to it."""
     traffic: Traffic
 
 
@@ -96,24 +98,31 @@ def launch(
     machine = Machine(
         kernel, memory, parameters, grid, block, symbols, (spans, shared_size), local_bytes, check_races, generator
     )
-    executed = np.zeros(len(kernel.code), bool)
+    executed, reached = np.zeros(len(kernel.code), bool), np.zeros(len(kernel.code), bool)
     together = max(1, lanes // machine.block_lanes)
     order = generator.permutation(blocks)
     with np.errstate(all="ignore"):
         prepared: list[Execute | None] = [None] * len(kernel.code)
         for start in range(0, blocks, together):
             machine.load_batch(order[start : start + together])
-            _Batch(kernel, machine, executed, prepared, max_steps).run()
-    return Report(executed, machine.traffic)
+            _Batch(kernel, machine, executed, reached, prepared, max_steps).run()
+    return Report(executed, reached, machine.traffic)
 
 
 class _Batch:
     """The threads of some blocks on their way through the code."""
 
     def __init__(
-        self, kernel: Kernel, machine: Machine, executed: NDArray, prepared: list[Execute | None], max_steps: int
+        self,
+        kernel: Kernel,
+        machine: Machine,
+        executed: NDArray,
+        reached: NDArray,
+        prepared: list[Execute | None],
+        max_steps: int,
     ) -> None:
-        self.kernel, self.machine, self.executed, self.prepared = kernel, machine, executed, prepared
+        self.kernel, self.machine, self.prepared = kernel, machine, prepared
+        self.executed, self.reached = executed, reached
         self.joins = set(kernel.labels.values())
         self.alive = machine.exists.copy()
         self.waiting: dict[int, NDArray] = {0: self.alive.copy()}
@@ -146,6 +155,7 @@ class _Batch:
             self.steps_left -= 1
             if self.steps_left < 0:
                 raise Fault(f"too many steps: an endless loop? {instruction}")
+            self.reached[at] = True
             chosen = self._guarded(instruction, mask)
             if chosen.any():
                 self.executed[at] = True
