@@ -17,7 +17,7 @@ class Batch:
     """
 
     inputs: Tensor
-    """What the teacher sees: speech float32 [B, samples], images float32 [B, channels, height, width], text int64 [B, T]."""
+    """What the teacher sees: float32 [B, samples] or [B, channels, height, width], or int64 tokens [B, T]."""
 
     lengths: Tensor | None = None
     """int64 [B], valid samples (speech) or tokens (text) of each row; None when every row is full."""

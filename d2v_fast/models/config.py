@@ -43,8 +43,8 @@ class VisionEmbedding:
     """Colour channels."""
 
     positions: Literal["relative", "sincos"] = "relative"
-    """A learned bias on relative positions, shared by all layers (the released 1.0 code), or fixed sine-cosine ones added
-    to the patches (data2vec 2.0), with which a short run learns where things are."""
+    """A learned bias on relative positions, shared by all layers (the released 1.0 code), or fixed sine-cosine ones,
+    added to the patches (data2vec 2.0), with which a short run learns where things are."""
 
 
 @dataclass(frozen=True, kw_only=True)

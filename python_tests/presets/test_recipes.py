@@ -106,6 +106,7 @@ VISION_BASE = {
     "model.embedding.image_size": 224,
     "model.embedding.patch_size": 16,
     "model.embedding.channels": 3,
+    "model.embedding.positions": "relative",
     "model.transformer.dim": 768,
     "model.transformer.depth": 12,
     "model.transformer.heads": 12,
@@ -250,7 +251,8 @@ def test_consistent(name):
         assert config.inputs.block_size <= model.embedding.max_length  # type: ignore[union-attr]
     if model.modality == "vision":
         patches = (model.embedding.image_size // model.embedding.patch_size) ** 2  # type: ignore[union-attr]
-        assert 0 < config.mask.count < patches  # type: ignore[union-attr]
+        if isinstance(config.mask, BlockMask):
+            assert 0 < config.mask.count < patches
         assert len(config.inputs.mean) == len(config.inputs.std) == model.embedding.channels  # type: ignore[union-attr]
     if model.modality == "speech":
         stride = 1
