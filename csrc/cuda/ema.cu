@@ -113,7 +113,7 @@ __device__ __forceinline__ int move_student(const EmaChunk& x, const Step<float>
   return x.size / 4 * 4;
 }
 
-__global__ void __launch_bounds__(kThreads) ema_kernel(const EmaChunk* __restrict__ chunks, const double* __restrict__ decay) {
+__global__ void __launch_bounds__(kThreads, 5) ema_kernel(const EmaChunk* __restrict__ chunks, const double* __restrict__ decay) {
   EmaChunk x = chunks[blockIdx.x];
   x.teacher = global(x.teacher);
   x.student = global(x.student);
