@@ -158,7 +158,8 @@ void ema_fill_chunks(const EmaTensor* tensors, int64_t count, EmaChunk* chunks) 
 const char* ema(const EmaChunk* chunks, int64_t count, const double* decay, void* stream) {
   if (count == 0) return nullptr;
   if (count > INT32_MAX) return "the list of tensors has more chunks than a grid has blocks";
-  return failure(launch(ema_kernel, dim3(static_cast<unsigned>(count)), dim3(kThreads), 0, static_cast<cudaStream_t>(stream), chunks, decay));
+  const dim3 grid(static_cast<unsigned>(count));
+  return failure(launch(ema_kernel, grid, dim3(kThreads), 0, static_cast<cudaStream_t>(stream), chunks, decay));
 }
 
 }  // namespace cuda

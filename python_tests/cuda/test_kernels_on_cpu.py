@@ -49,13 +49,19 @@ FAULTS = {
     "layer_targets: bound of the rows": ("layer_targets.cu", "r < wanted && left", 0, "r <= wanted && left", OVERRUN),
     "layer_targets: a frame too little room": ("layer_targets.cu", "frames * 16", 0, "(frames - 1) * 16", OVERRUN),
     "layer_targets: swapped lanes": (
-        "layer_targets.cu",
+        "layer_targets_moments.h",
         "upper ? moments[i + half]",
         0,
         "!upper ? moments[i + half]",
         WRONG,
     ),
-    "layer_targets: wrong partner": ("layer_targets.cu", "sent.mean, distance", 0, "sent.mean, distance ^ 6", WRONG),
+    "layer_targets: wrong partner": (
+        "layer_targets_moments.h",
+        "sent.mean, distance",
+        0,
+        "sent.mean, distance ^ 6",
+        WRONG,
+    ),
 }
 
 
