@@ -97,8 +97,8 @@ def task() -> Task:
         floor="letter counts",
         about=(
             f"{len(found)} docstrings of this Python's standard library and its {len(topics())} help topics, as bytes; "
-            f"a third of the docstrings held out by content hash; the task: which of the {LETTERS} most frequent letters "
-            f"is hidden in {WINDOW} bytes, equally many of each"
+            f"a third of the docstrings held out by content hash; the task: which of the {LETTERS} most frequent "
+            f"letters is hidden in {WINDOW} bytes, equally many of each"
         ),
     )
 

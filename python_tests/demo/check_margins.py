@@ -13,7 +13,7 @@ from pathlib import Path
 POINTS = {"vision": 25.0, "speech": 5.0, "text": 5.0}
 """Least gain of the student's kNN accuracy, in points; it must also be three standard errors of the difference.
 
-The teacher is printed only: text-tiny's follows so slowly that it hardly leaves its start."""
+The teacher is printed only: how far it has come in a short run depends on how slowly it follows."""
 
 
 def check(path: Path) -> list[str]:
