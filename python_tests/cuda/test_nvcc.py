@@ -24,7 +24,7 @@ def form(name: str) -> str:
 @pytest.mark.parametrize("arch", cuda_compiler.ARCHITECTURES)
 @pytest.mark.parametrize(("source", "kernels"), [(EMA, 1), (TARGETS, 12)], ids=["ema", "layer_targets"])
 def test_resources(source, kernels, arch):
-    if why := cuda_compiler.missing():
+    if why := cuda_compiler.missing(arch):
         pytest.skip(why)
     _, resources = cuda_compiler.cubin(source, arch)
     assert len(resources) == kernels
@@ -37,7 +37,7 @@ def test_resources(source, kernels, arch):
 
 @pytest.mark.parametrize("arch", cuda_compiler.ARCHITECTURES)
 def test_accesses_are_wide(arch):
-    if why := cuda_compiler.disassembly_missing():
+    if why := cuda_compiler.disassembly_missing(arch):
         pytest.skip(why)
     for source in (EMA, TARGETS):
         for name, code in cuda_compiler.disassembly(source, arch).items():
@@ -54,12 +54,12 @@ def test_accesses_are_wide(arch):
                 assert accesses.count("STG.E.64") >= 12
 
 
+@pytest.mark.parametrize("arch", cuda_compiler.ARCHITECTURES)
 @pytest.mark.parametrize("source", [EMA, TARGETS], ids=["ema", "layer_targets"])
-def test_ptx_is_for_the_architecture(source):
-    if why := cuda_compiler.missing():
+def test_ptx_is_for_the_architecture(source, arch):
+    if why := cuda_compiler.missing(arch):
         pytest.skip(why)
-    for arch in cuda_compiler.ARCHITECTURES:
-        text = cuda_compiler.ptx(source, arch)
-        assert f".target sm_{arch}" in text
-        assert text.count(".entry") == (1 if source == EMA else 12)
-        assert ".local" not in text  # arrays that the compiler could not keep in registers
+    text = cuda_compiler.ptx(source, arch)
+    assert f".target sm_{arch}" in text
+    assert text.count(".entry") == (1 if source == EMA else 12)
+    assert ".local" not in text  # arrays that the compiler could not keep in registers

@@ -26,9 +26,13 @@ class Resources:
     shared: int
 
 
-def missing() -> str | None:
-    """Why nothing can be compiled here, or None."""
-    return None if shutil.which("nvcc") else "nvcc is not installed"
+@functools.cache
+def missing(arch: int = ARCHITECTURES[0]) -> str | None:
+    """Why nothing can be compiled for this GPU here, or None."""
+    if shutil.which("nvcc") is None:
+        return "nvcc is not installed"
+    known = subprocess.run(["nvcc", "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    return None if f"sm_{arch}" in known else f"this nvcc does not know sm_{arch}"
 
 
 def _compile(source: Path, arch: int, defines: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[str]:
@@ -80,9 +84,9 @@ def _cuobjdump() -> str | None:
     return str(path) if path.exists() else None
 
 
-def disassembly_missing() -> str | None:
+def disassembly_missing(arch: int = ARCHITECTURES[0]) -> str | None:
     """Why nothing can be disassembled here, or None."""
-    return missing() or (None if _cuobjdump() else "no cuobjdump, neither CUDA's nor Triton's")
+    return missing(arch) or (None if _cuobjdump() else "no cuobjdump, neither CUDA's nor Triton's")
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,9 +25,15 @@ _WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 _LIBRARIES = {"address": ("asan", "ubsan"), "thread": ("tsan",)}
 
 
+@functools.cache
 def compiler() -> str | None:
-    """The C++ compiler: CXX, or g++."""
-    return os.environ.get("CXX") or shutil.which("g++")
+    """GCC's g++, if it is here: the simulator knows that compiler's sanitizers."""
+    name = shutil.which("g++")
+    if name is None or platform.system() != "Linux":
+        return None
+    macros = [name, "-dM", "-E", "-x", "c++", os.devnull]
+    is_clang = "__clang__" in subprocess.run(macros, capture_output=True, text=True, check=True).stdout
+    return None if is_clang else name
 
 
 class Builder:
@@ -45,7 +53,7 @@ class Builder:
     def _look_for(self, form: str) -> str | None:
         name = compiler()
         if name is None:
-            return "no g++ to build the CUDA kernels for the CPU"
+            return "no g++ of GCC on Linux to build the CUDA kernels for the CPU"
         for library in _LIBRARIES.get(form, ()):
             # The compiler answers with a whole path when it has the library.
             answer = [name, f"-print-file-name=lib{library}.so"]
