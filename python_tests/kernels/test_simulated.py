@@ -6,14 +6,17 @@ Nothing here was measured on a GPU. D2V_FAST_SIMULATE=all adds the architectures
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
+import compile_offline
 from compile_offline import CASES
 from d2v_fast.kernels import launch
+from ptx import Coverage, Fault, Race, parse
 from simulated import Device, Run
 from torch import Tensor
 
@@ -303,3 +306,31 @@ def test_targets_by_columns(name, arch, no_worse_than):
         visits = sum(len((part // frames).unique()) if instance else 1 for part in data.rows.split(rows))
         check_traffic(name, report, moved + statistics * (batch if instance else 1), moved + statistics * visits)
     run.coverage.check(ALLOWED.get(name, {}))
+
+
+def test_a_chunk_that_is_one_too_long_is_found():
+    run, device = Run("ema f32", 90), Device()
+    teacher, student = (device.put(noise(1030, seed=i), name) for i, name in enumerate(("teacher", "student")))
+    table = device.put(torch.tensor([[teacher.address, student.address, 0, 1031]]), "table")
+    decay = device.put(torch.tensor([0.9], dtype=torch.float64), "decay")
+    with pytest.raises(Fault, match=r"out of bounds.*byte 4120 of buffer 'teacher'.*\[PTX line \d+: .*ld\.global"):
+        run(device, (1,), table=table, decay=decay)
+
+
+def test_a_barrier_dropped_from_the_real_ptx_is_found():
+    name, found = "statistics bf16 K8", []
+    text = compile_offline.compile_case(name, 90).asm["ptx"]
+    pieces = re.split(r"bar\.sync\s+0;", text)
+    for at in range(1, len(pieces)):
+        run = Run(name, 90)
+        without = "bar.sync 0;".join([*pieces[: at - 1], pieces[at - 1] + pieces[at], *pieces[at + 1 :]])
+        (run.kernel,) = parse(without).values()
+        run.coverage = Coverage(run.kernel)
+        data = Layers(run, 1, 97, 64)
+        means, scales = (data.device.empty((8, 1, 64), torch.float32, name) for name in ("means", "scales"))
+        try:
+            run(data.device, (1, 1, 8), **data.values, means=means, scales=scales)
+        except Race as race:
+            found.append(str(race))
+    assert len(pieces) > 1
+    assert len(found) == len(pieces) - 1, found
