@@ -1,9 +1,129 @@
-"""Types of the compiled module (csrc/bind.cpp)."""
+"""Types of the compiled module (csrc/bind.cpp). Addresses and enumerations are integers; nothing is checked there."""
 
-from typing import Any
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+_Integers = npt.NDArray[np.int64]
 
 compiler: str
 instruction_sets: str
 
 def isa() -> str: ...
-def __getattr__(name: str) -> Any: ...
+def rng_text(text: str, /) -> int: ...
+def rng_key(words: Sequence[int], /) -> int: ...
+def rng_uniform(key: int, ids: _Integers, count: int, out: int, /) -> None: ...
+def rng_permutation(key: int, n: int, out: int, /) -> None: ...
+def span_masks(
+    seed: int,
+    epoch: int,
+    ids: _Integers,
+    views: int,
+    lengths: _Integers,
+    width: int,
+    probability: float,
+    span: int,
+    min_spans: int,
+    mask: int,
+    /,
+) -> int: ...
+def block_masks(
+    seed: int,
+    epoch: int,
+    ids: _Integers,
+    views: int,
+    height: int,
+    width: int,
+    count: int,
+    min_area: int,
+    min_aspect: float,
+    mask: int,
+    /,
+) -> int: ...
+def inverse_block_masks(
+    seed: int,
+    epoch: int,
+    ids: _Integers,
+    views: int,
+    height: int,
+    width: int,
+    kept: int,
+    centres: int,
+    block: int,
+    mask: int,
+    /,
+) -> int: ...
+def token_masks(
+    seed: int,
+    epoch: int,
+    ids: _Integers,
+    views: int,
+    tokens: int,
+    lengths: _Integers,
+    width: int,
+    probability: float,
+    span: int,
+    keep: float,
+    random: float,
+    mask_id: int,
+    vocab_size: int,
+    excluded: Sequence[int],
+    mask: int,
+    masked_tokens: int,
+    /,
+) -> int: ...
+def flat_rows(mask: int, masked: int, rows: int, /) -> None: ...
+def ema(table: int, count: int, decay: float, threads: int, /) -> None: ...
+def smooth_l1_forward(
+    pred: int,
+    target: int,
+    rows: int,
+    gradient: int,
+    loss: int,
+    count: int,
+    positions: int,
+    channels: int,
+    pred_dtype: int,
+    target_dtype: int,
+    reduction: int,
+    beta: float,
+    scale: float,
+    gradient_factor: float,
+    threads: int,
+    /,
+) -> None: ...
+def smooth_l1_backward(
+    gradient: int,
+    incoming: int,
+    rows: int,
+    out: int,
+    count: int,
+    positions: int,
+    channels: int,
+    dtype: int,
+    incoming_dtype: int,
+    incoming_per_row: bool,
+    factor: float,
+    threads: int,
+    /,
+) -> None: ...
+def first_bad_row(rows: int, count: int, limit: int, /) -> int: ...
+def streaming_copy(dst: int, src: int, bytes: int, threads: int, /) -> None: ...
+def layer_targets(
+    layers: Sequence[int],
+    strides: Sequence[int],
+    rows: int,
+    lengths: int,
+    out: int,
+    batch: int,
+    frames: int,
+    channels: int,
+    count: int,
+    dtype: int,
+    layer_norm: int,
+    final_norm: int,
+    eps: float,
+    threads: int,
+    /,
+) -> None: ...
