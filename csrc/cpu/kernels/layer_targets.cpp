@@ -30,7 +30,7 @@ static bool targets(const LayerTargets& x, int threads) {
     return true;
   }
   if (x.layer_norm == NORM_BATCH || !tiles_fit(x)) return with_statistics<T>(x, threads);
-  instance_tiles(x, threads);
+  if (!instance_tiles(x, threads)) return false;
   if (x.final_norm == NORM_LAYER) {
     const void* layer = x.out;
     const int64_t strides[2] = {0, x.channels};

@@ -8,7 +8,10 @@
 //
 // Blocks of 8 or 32 frames, several registers side by side, several layers at a time, and normalising one layer while the next one is
 // summed were tried and were not faster. Asking for the next block's frames ahead is worth 10 %.
+#include <stdlib.h>
+
 #include "layer_targets.h"
+#include "stream.h"
 
 namespace d2v {
 namespace D2V_ISA {
@@ -17,6 +20,7 @@ static constexpr int64_t kBlock = 16;
 static constexpr int64_t kMaxWidth = 512;      // channels of a tile, at most
 static constexpr int64_t kWidthStep = 64;      // tiles start at multiples of it: a channel always meets the same code
 static constexpr int64_t kCacheBytes = 480 << 10;  // of a tile: its frames of one layer, and its rows of the result
+static constexpr int64_t kStreamed = 1 << 20;      // results of so many bytes are written past the caches
 
 template <typename Real>
 struct alignas(64) Moments {
@@ -72,8 +76,11 @@ static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealO
   if (t < frames) add_frames<0>(x + t * stride, stride, frames - t, t, moments, width);
 }
 
+// `sums` has room for all rows of the tile. Summing in the result itself would let two threads that work on neighbouring tiles take
+// each other's cache lines away, by the processor's own prefetching (twice the time, where the memory is fast).
 template <typename T>
-static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width, int64_t first_row, int64_t end_row) {
+static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width, int64_t first_row, int64_t end_row,
+                          RealOf<T>* sums) {
   typedef RealOf<T> Real;
   const int64_t frames = valid_frames(x, sample), start = sample * x.frames;
   Real* out = static_cast<Real*>(x.out) + channel;
@@ -95,8 +102,14 @@ static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel
     }
     for (int64_t i = first_row; i < padded; ++i) {
       const Normalised<T> of = {source + (row_index(x, i) - start) * stride, moments.mean, scale};
-      add_layers<true>(&of, 1, k == 0, k + 1 == x.layer_count, bias, x.layer_count, out + i * x.channels, width);
+      add_layers<true>(&of, 1, k == 0, k + 1 == x.layer_count, bias, x.layer_count, sums + (i - first_row) * width, width);
     }
+  }
+  const int64_t bytes = width * static_cast<int64_t>(sizeof(Real));
+  const bool streamed = x.count * x.channels * static_cast<int64_t>(sizeof(Real)) >= kStreamed;
+  for (int64_t i = first_row; i < padded; ++i) {
+    if (streamed) stream_copy(out + i * x.channels, sums + (i - first_row) * width, bytes);
+    else memcpy(out + i * x.channels, sums + (i - first_row) * width, static_cast<size_t>(bytes));
   }
 }
 
@@ -122,24 +135,41 @@ static int64_t tile_width(const LayerTargets& x, int64_t widest, int64_t samples
   return up((x.channels + tiles - 1) / tiles, kWidthStep);
 }
 
+// False when memory is short.
 template <typename T>
-static void run_tiles(const LayerTargets& x, int threads) {
+static bool run_tiles(const LayerTargets& x, int threads) {
+  typedef RealOf<T> Real;
   int64_t widest = kCacheBytes / (channel_bytes(x) + 1) / kWidthStep * kWidthStep;
   widest = widest < kWidthStep ? kWidthStep : widest > kMaxWidth ? kMaxWidth : widest;
   const int64_t width = tile_width(x, widest, x.batch, threads), tiles = (x.channels + width - 1) / width;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t task = 0; task < x.batch * tiles; ++task) {
-    const int64_t sample = task / tiles, channel = task % tiles * width;
-    const int64_t left = x.channels - channel;
-    instance_tile<T>(x, sample, channel, left < width ? left : width, first_row_of(x, sample), first_row_of(x, sample + 1));
+  int64_t most = 0;  // rows of a sample
+  for (int64_t b = 0; b < x.batch; ++b) {
+    const int64_t rows = first_row_of(x, b + 1) - first_row_of(x, b);
+    most = rows > most ? rows : most;
   }
+  const int64_t together = x.batch >= 2 * threads ? tiles : 1;  // a thread takes whole samples if there are enough
+  bool enough = true;
+#pragma omp parallel num_threads(threads) reduction(&& : enough)
+  {
+    Real* sums = static_cast<Real*>(malloc(static_cast<size_t>(most * width) * sizeof(Real) + 1));
+    enough = sums != nullptr;
+#pragma omp for schedule(dynamic, together)
+    for (int64_t task = 0; task < x.batch * tiles; ++task) {
+      const int64_t sample = task / tiles, channel = task % tiles * width, left = x.channels - channel;
+      if (sums)
+        instance_tile<T>(x, sample, channel, left < width ? left : width, first_row_of(x, sample), first_row_of(x, sample + 1), sums);
+    }
+    stream_fence();
+    free(sums);
+  }
+  return enough;
 }
 
-void instance_tiles(const LayerTargets& x, int threads) {
-  if (x.dtype == F32) run_tiles<float>(x, threads);
-  else if (x.dtype == F64) run_tiles<double>(x, threads);
-  else if (x.dtype == BF16) run_tiles<bf16>(x, threads);
-  else run_tiles<f16>(x, threads);
+bool instance_tiles(const LayerTargets& x, int threads) {
+  if (x.dtype == F32) return run_tiles<float>(x, threads);
+  if (x.dtype == F64) return run_tiles<double>(x, threads);
+  if (x.dtype == BF16) return run_tiles<bf16>(x, threads);
+  return run_tiles<f16>(x, threads);
 }
 
 // --- statistics alone --------------------------------------------------------------------------------------------------------------
