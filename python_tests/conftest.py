@@ -16,6 +16,15 @@ from torch import Tensor
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_the_source_tree(tmp_path_factory) -> Iterator[None]:
+    """Tests start processes; from the root these would import the unbuilt source tree, not the installed package."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request) -> torch.dtype:
     """Every number format that the operations take."""

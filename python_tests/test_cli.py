@@ -108,7 +108,7 @@ def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
     config = json.loads((out / "config.json").read_text())
     assert (config["steps"], config["seed"], config["checkpoint"]["every"]) == (3, 7, 2)
     assert (config["optim"]["lr"], config["optim"]["clip_norm"]) == (0.01, None)
-    assert config["mask"]["kind"] == "BlockMask"
+    assert config["mask"]["kind"] == "InverseBlockMask"
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3", f"finished {out}: 3 steps"]
     main([*command, "--steps", "4"])
@@ -120,7 +120,7 @@ def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
 def test_another_configuration_is_refused(pictures, tmp_path, fails):
     command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
     main([*command, "--steps", "1"])
-    assert "optim.lr: the run has 0.001, this command 0.5" in fails([*command, "--steps", "1", "--optim.lr", "0.5"])
+    assert "optim.lr: the run has 0.002, this command 0.5" in fails([*command, "--steps", "1", "--optim.lr", "0.5"])
 
 
 def test_init_from(pictures, tmp_path):
@@ -172,7 +172,7 @@ def test_a_run_that_stops_by_itself_exits_with_1(pictures, tmp_path, fails):
 
 def test_a_mask_that_does_not_fit_is_named(pictures, tmp_path, fails):
     command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
-    assert "mask: BlockMask.count is 17, more than the 16 patches" in fails([*command, "--mask.count", "17"])
+    assert "mask: InverseBlockMask.block" in fails([*command, "--mask.block", "5"])
 
 
 def test_ctrl_c_and_full_disks_are_one_line(pictures, tmp_path, fails, monkeypatch):

@@ -98,7 +98,10 @@ def speak(lines: Sequence[tuple[str, str, int, int]]) -> tuple[int, list[np.ndar
     """
     require("espeakng_loader")
     command = [sys.executable, "-m", "d2v_fast.demo.espeak"]
-    done = subprocess.run(command, input=json.dumps(list(lines)).encode(), capture_output=True, check=False)
+    # From a folder without a d2v_fast in it: -m would prefer an unbuilt source tree to the installed package.
+    folder = Path(__file__).parent
+    asked = json.dumps(list(lines)).encode()
+    done = subprocess.run(command, input=asked, capture_output=True, check=False, cwd=folder)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
         raise DemoError(f"speech could not be made: {reason[-1]}")

@@ -16,8 +16,8 @@ def run_interpreted(file: Path) -> None:
     # Not this process's options: coverage would write over the file of the outer run.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", str(file)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, cwd=root)
+    # Not from the root: -m would prefer its unbuilt source tree to the installed package.
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, cwd=file.parent)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
