@@ -172,7 +172,7 @@ def test_a_run_that_stops_by_itself_exits_with_1(pictures, tmp_path, fails):
 
 def test_a_mask_that_does_not_fit_is_named(pictures, tmp_path, fails):
     command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
-    assert "mask: InverseBlockMask.block" in fails([*command, "--mask.block", "5"])
+    assert "mask: InverseBlockMask.ratio" in fails([*command, "--mask.ratio", "1.5"])
 
 
 def test_ctrl_c_and_full_disks_are_one_line(pictures, tmp_path, fails, monkeypatch):
