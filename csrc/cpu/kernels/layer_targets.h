@@ -52,7 +52,7 @@ struct Normalised {
   const RealOf<T>*mean, *scale;
 };
 
-// Fetches nothing meanwhile; see Ahead in layer_targets_rows.cpp.
+// What to ask memory for meanwhile; here nothing. one() is called for every second register of every layer.
 struct Nothing {
   void one() {}
 };

@@ -19,7 +19,7 @@ namespace D2V_ISA {
 static constexpr int64_t kBlock = 16;
 static constexpr int64_t kMaxWidth = 512;      // channels of a tile, at most
 static constexpr int64_t kWidthStep = 64;      // tiles start at multiples of it: a channel always meets the same code
-static constexpr int64_t kCacheBytes = 480 << 10;  // of a tile: its frames of one layer, and its rows of the result
+static constexpr int64_t kCacheBytes = 384 << 10;  // of a tile: its frames of one layer, and its rows of the result
 static constexpr int64_t kStreamed = 1 << 20;      // results of so many bytes are written past the caches
 
 template <typename Real>
@@ -76,6 +76,17 @@ static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealO
   if (t < frames) add_frames<0>(x + t * stride, stride, frames - t, t, moments, width);
 }
 
+// Frames of the next layer that are asked for while this one is normalised from the cache: memory would be idle.
+template <typename T>
+struct NextLayer {
+  const T* at;
+  void one() {
+    const int64_t step = 2 * lane_count<T>();  // add_layers calls it for every second register
+    for (int64_t c = 0; c < step; c += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(at + c);
+    at += step;
+  }
+};
+
 // `sums` has room for all rows of the tile. Summing in the result itself would let two threads that work on neighbouring tiles take
 // each other's cache lines away, by the processor's own prefetching (twice the time, where the memory is fast).
 template <typename T>
@@ -100,9 +111,11 @@ static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel
       scale[c] = inverse_deviation(moments.squares[c], static_cast<Real>(frames), static_cast<Real>(x.eps));
       bias[c] -= moments.rest[c] * scale[c];
     }
+    const bool last = k + 1 == x.layer_count;
     for (int64_t i = first_row; i < padded; ++i) {
       const Normalised<T> of = {source + (row_index(x, i) - start) * stride, moments.mean, scale};
-      add_layers<true>(&of, 1, k == 0, k + 1 == x.layer_count, bias, x.layer_count, sums + (i - first_row) * width, width);
+      NextLayer<T> next = {last ? source : frame_of<T>(x, k + 1, sample, i - first_row) + channel};
+      add_layers<true>(&of, 1, k == 0, last, bias, x.layer_count, sums + (i - first_row) * width, width, next);
     }
   }
   const int64_t bytes = width * static_cast<int64_t>(sizeof(Real));
