@@ -92,8 +92,9 @@ def margins():
     return module
 
 
+@pytest.mark.parametrize(("weak", "strong"), [("student", "teacher"), ("teacher", "student")])
 @pytest.mark.parametrize(
-    ("modality", "student", "error", "code"),
+    ("modality", "mean", "error", "code"),
     [
         ("vision", 0.251, 0.02, 0),
         ("vision", 0.249, 0.02, 1),
@@ -102,18 +103,17 @@ def margins():
         ("text", 0.049, 0.001, 1),
     ],
 )
-def test_margins(modality, student, error, code, tmp_path, capsys):
-    gain = {"mean": 0.4, "standard_error": 0.01}
+def test_margins_of_both_networks(modality, mean, error, code, weak, strong, tmp_path, capsys):
     results = {
         "modality": modality,
         "gain_over_random": {
-            "student": {"knn": {"mean": student, "standard_error": error}},
-            "teacher": {"knn": gain},
+            weak: {"knn": {"mean": mean, "standard_error": error}},
+            strong: {"knn": {"mean": 0.4, "standard_error": 0.01}},
         },
     }
     (tmp_path / "demo.json").write_text(json.dumps(results))
     assert margins().main([str(tmp_path)]) == margins().main([str(tmp_path / "demo.json")]) == code
-    assert (f"{modality}: kNN accuracy of the student {100 * student:+.1f}" in capsys.readouterr().err) == bool(code)
+    assert (f"{modality}: kNN accuracy of the {weak} {100 * mean:+.1f}" in capsys.readouterr().err) == bool(code)
 
 
 def test_margins_of_nothing_are_an_error():
