@@ -39,11 +39,16 @@ def must(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def fresh_environment(folder: Path) -> Path:
-    """A virtual environment that sees this one's packages behind its own."""
+    """A virtual environment that sees this one's packages behind its own, but for d2v_fast: that one is to be installed."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     own = must(run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])", cwd=folder)).strip()
-    (Path(own) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    borrowed = folder / "borrowed"
+    borrowed.mkdir()
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if "d2v_fast" not in entry.name:
+            (borrowed / entry.name).symlink_to(entry)
+    (Path(own) / "borrowed.pth").write_text(f"{borrowed}\n")
     return python
 
 
