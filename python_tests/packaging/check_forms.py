@@ -39,7 +39,7 @@ def must(result: subprocess.CompletedProcess[str]) -> str:
 
 
 def fresh_environment(folder: Path) -> Path:
-    """A virtual environment that sees this one's packages behind its own, all but d2v_fast, which is to be installed."""
+    """A virtual environment that sees this one's packages behind its own, all but d2v_fast, which will be installed."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     own = must(run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])", cwd=folder)).strip()
