@@ -1,23 +1,42 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from torchvision.io import write_jpeg, write_png
 
 from d2v_fast.data import LoaderConfig, SpeechInputs, VisionInputs
 from d2v_fast.masking import BlockMask, SpanMask, block_masks, span_masks
 
 
-def smooth_picture(height, width, seed=0, channels=3):
-    """Low frequencies only, so that JPEG keeps it nearly as it is: uint8 [channels, height, width]."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, channels, 5, 6, generator=generator)
-    fine = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
-    return (fine[0].clamp(0, 1) * 255).to(torch.uint8)
+_spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
+zoo = importlib.util.module_from_spec(_spec)
+sys.modules["zoo"] = zoo  # for its dataclass
+_spec.loader.exec_module(zoo)
+smooth_picture = zoo.smooth
+
+
+@pytest.fixture
+def picture_zoo(tmp_path):
+    """Pictures of every kind, odd and broken, and what to make of each; `extra_good` adds plain ones."""
+    return partial(zoo.make_pictures, tmp_path / "picture zoo")
+
+
+@pytest.fixture
+def clip_zoo(tmp_path):
+    """The same of clips."""
+    return partial(zoo.make_clips, tmp_path / "clip zoo")
+
+
+@pytest.fixture
+def tar_zoo(tmp_path):
+    """The same of tar shards of pictures."""
+    return partial(zoo.make_tars, tmp_path / "tar zoo")
 
 
 @pytest.fixture
