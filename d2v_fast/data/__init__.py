@@ -1,9 +1,9 @@
 """From files to batches: sources that know every sample's size, a plan of pure functions, a loader of threads."""
 
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.data.engine import MaskMaker
 from d2v_fast.data.errors import DataError, SampleError
 from d2v_fast.data.loader import Loader
-from d2v_fast.data.making import MaskMaker
 from d2v_fast.data.source import ArraySource, DataSource, open_source
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +70,26 @@ class LoaderConfig:
     batch_seconds: float | None = None
     """Speech: a micro-batch holds clips of about equal length, at most this much sound; None: any clips, by number."""
 
+    batch_tokens: int | None = None
+    """Text: a micro-batch holds sequences of about equal length, at most this many tokens, padding included."""
+
+    pad: bool = False
+    """Speech: fill the clips of a batch up with silence to the longest, instead of cropping them to the shortest."""
+
     accumulation: int = 1
-    """Micro-batches in an optimizer step."""
+    """Micro-batches in an optimizer step, on all processes together."""
+
+    engine: Literal["auto", "dali", "native"] = "auto"
+    """What decodes: NVIDIA DALI, or threads of our own; auto is DALI on a GPU if it is installed."""
 
     threads: int = 2
     """Decoding threads; they change no bit."""
 
     prefetch: int = 2
     """Optimizer steps that are prepared ahead."""
+
+    max_skipped: float = 0.01
+    """Share of unreadable samples beyond which the run stops (a few are always let pass; 0: none)."""
 
     holdout: float = 0.0
     """Share of the samples kept for the validation loss."""

@@ -11,11 +11,12 @@ from itertools import islice
 from types import TracebackType
 
 import numpy as np
+import torch
 
 from d2v_fast.batch import Batch
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
+from d2v_fast.data.engine import Made, MaskMaker, make_engine
 from d2v_fast.data.errors import DataError, report, tell
-from d2v_fast.data.making import Made, Maker, MaskMaker
 from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.source import DataSource
 
@@ -36,6 +37,7 @@ class Loader:
         masks: Makes the masks; called from a worker thread.
         image_size: Vision: height and width of the model's input, in pixels.
         first_step: The step that will be asked for first; its batches are begun at once.
+        device: Where the batches will be used; the CPU by default.
 
     Raises:
         DataError: A setting or the source does not fit, or too few samples are left.
@@ -51,6 +53,7 @@ class Loader:
         masks: MaskMaker,
         image_size: int | None = None,
         first_step: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         if isinstance(inputs, VisionInputs) and image_size is None:
             raise DataError("Loader: pictures need image_size")
@@ -79,7 +82,9 @@ class Loader:
         self._reported: set[int] = set()
         self._coming: dict[int, list[Future[Made]]] = {}
         self._closed = False
-        self._maker = Maker(source, inputs, masks, image_size, config.threads)
+        self._engine = make_engine(
+            config.engine, source, inputs, masks, image_size, config.threads, device or torch.device("cpu")
+        )
         self._request(first_step)
 
     def epoch(self, step: int) -> int:
@@ -107,11 +112,11 @@ class Loader:
     def validation(self) -> Iterator[Batch]:
         """The held-out samples, each once, with the same crops, windows and masks every time."""
         plans = iter(self._held_out.in_order() if self._held_out else ())
-        coming = [self._maker.begin(partial(_same, plan)) for plan in islice(plans, 2)]
+        coming = [self._engine.begin(partial(_same, plan)) for plan in islice(plans, 2)]
         try:
             while coming:
                 made = coming.pop(0).result()
-                coming += [self._maker.begin(partial(_same, plan)) for plan in islice(plans, 1)]
+                coming += [self._engine.begin(partial(_same, plan)) for plan in islice(plans, 1)]
                 yield self._hand_over(made)
         finally:
             for future in coming:
@@ -121,7 +126,7 @@ class Loader:
         """Stops the threads; batches that were being made are dropped."""
         self._closed = True
         self._drop(list(self._coming))
-        self._maker.close()
+        self._engine.close()
 
     def __enter__(self) -> Loader:
         return self
@@ -139,7 +144,7 @@ class Loader:
         for step in wanted:
             if step not in self._coming:
                 numbers = range(step * each, (step + 1) * each)
-                self._coming[step] = [self._maker.begin(partial(self._plan.batch, m)) for m in numbers]
+                self._coming[step] = [self._engine.begin(partial(self._plan.batch, m)) for m in numbers]
 
     def _drop(self, steps: list[int]) -> None:
         for step in steps:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -13,30 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2v_fast.batch import Batch
 from d2v_fast.data.config import InputsConfig, SpeechInputs, VisionInputs
+from d2v_fast.data.engine import Made, MaskMaker, assemble
 from d2v_fast.data.errors import DataError, SampleError
 from d2v_fast.data.plan import BatchPlan, ClipPlan, PicturePlan
 from d2v_fast.data.source import DataSource
 from d2v_fast.data.transforms import clip_into, picture_into, tokens_into
-from d2v_fast.masking import Masks
-
-MaskMaker = Callable[[Tensor, Tensor | None, np.ndarray, int], Masks]
-"""(inputs [B, ...], lengths [B] or None, sample ids int64 [B], epoch) -> the masks of a batch."""
 
 _PIECES_PER_THREAD = 4
 """A batch is read in this many pieces for each thread: few enough to cost nothing, enough to end together."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """A finished micro-batch."""
-
-    batch: Batch | None
-    """None if no sample could be read."""
-
-    failures: dict[int, SampleError]
-    """What went wrong, by sample id."""
 
 
 class Maker:
@@ -48,14 +32,22 @@ class Maker:
         masks: Makes the masks of a batch.
         image_size: Vision: height and width of the model's input.
         threads: Threads that decode. Each computes alone: torch uses no further threads within them.
+        device: Where the batches will be used; for CUDA they are made in page-locked memory.
     """
 
     def __init__(
-        self, source: DataSource, inputs: InputsConfig, masks: MaskMaker, image_size: int | None, threads: int
+        self,
+        source: DataSource,
+        inputs: InputsConfig,
+        masks: MaskMaker,
+        image_size: int | None,
+        threads: int,
+        device: torch.device,
     ) -> None:
         self._source, self._inputs, self._masks, self._image_size = source, inputs, masks, image_size
+        self._pad_id: int = getattr(source, "pad_id", 0)  # of a text source
         self._pieces = threads * _PIECES_PER_THREAD
-        self._pin = torch.cuda.is_available()
+        self._pin = device.type == "cuda"
         self._pool = _start_pool(threads)
 
     def begin(self, plan: Callable[[], BatchPlan]) -> Future[Made]:
@@ -98,7 +90,7 @@ class Maker:
                 left -= 1
                 last = left == 0
             if last:
-                made = self._finish(inputs, plan, failures)
+                made = assemble(inputs, plan, failures, self._masks, pin=self._pin)
                 if not future.cancelled():
                     future.set_result(made)
 
@@ -112,9 +104,10 @@ class Maker:
             assert self._image_size is not None
             shape = (count, len(self._inputs.mean), self._image_size, self._image_size)
             return torch.empty(shape, dtype=torch.float32, pin_memory=self._pin)
+        width = plan.details.width
         if isinstance(plan.details, ClipPlan):
-            return torch.empty((count, plan.details.length), dtype=torch.float32, pin_memory=self._pin)
-        return torch.empty((count, int(self._source.sizes[plan.ids[0]])), dtype=torch.int64, pin_memory=self._pin)
+            return torch.empty((count, width), dtype=torch.float32, pin_memory=self._pin)
+        return torch.empty((count, width), dtype=torch.int64, pin_memory=self._pin)
 
     def _read(self, out: Tensor, plan: BatchPlan, row: int) -> None:
         """Reads one sample into its row."""
@@ -129,37 +122,17 @@ class Maker:
                 picture_into(out, raw, box, flip, colours, self._source.sizes[sample], self._inputs, name)
             elif isinstance(details, ClipPlan):
                 assert isinstance(self._inputs, SpeechInputs)
-                size, start = int(self._source.sizes[sample]), int(details.starts[row])
-                clip_into(out, raw, start, size, normalize=self._inputs.normalize, name=name)
+                size, start, length = int(self._source.sizes[sample]), int(details.starts[row]), details.lengths[row]
+                clip_into(out[:length], raw, start, size, normalize=self._inputs.normalize, name=name)
+                out[length:] = 0
             else:
-                tokens_into(out, raw, name)
+                length = details.lengths[row]
+                tokens_into(out[:length], raw, name)
+                out[length:] = self._pad_id
         except SampleError:
             raise
         except Exception as error:
             raise DataError(f"reading sample {sample} ({name}) failed: {type(error).__name__}: {error}") from error
-
-    def _finish(self, inputs: Tensor, plan: BatchPlan, failures: dict[int, SampleError]) -> Made:
-        ids = plan.ids
-        named = {int(ids[row]): error for row, error in sorted(failures.items())}
-        if failures:
-            keep = [row for row in range(len(ids)) if row not in failures]
-            inputs, ids = inputs[keep], ids[keep]
-        if len(ids) == 0:
-            return Made(None, named)
-        masks = self._masks(inputs, None, ids, plan.epoch)
-        batch = Batch(
-            inputs=self._pinned(inputs),
-            masked_inputs=None if masks.tokens is None else self._pinned(masks.tokens),
-            mask=self._pinned(masks.mask),
-            rows=self._pinned(masks.rows),
-            views=len(masks.mask) // len(ids),
-            sample_ids=self._pinned(torch.from_numpy(ids.copy())),
-            skipped=len(failures),
-        )
-        return Made(batch, named)
-
-    def _pinned(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory() if self._pin and not tensor.is_pinned() else tensor
 
 
 def _start_pool(threads: int) -> ThreadPoolExecutor:

@@ -47,8 +47,26 @@ class ClipPlan:
     starts: np.ndarray
     """int64 [B], first sample."""
 
-    length: int
-    """Samples, the same for the whole batch."""
+    lengths: np.ndarray
+    """int64 [B], samples of the window; what a row has more is silence."""
+
+    @property
+    def width(self) -> int:
+        """Samples of a row: of the longest window."""
+        return int(self.lengths.max())
+
+
+@dataclass(frozen=True)
+class TokenPlan:
+    """How many tokens each sequence has; nothing is random about text but its mask."""
+
+    lengths: np.ndarray
+    """int64 [B], tokens; what a row has more is padding."""
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row: of the longest sequence."""
+        return int(self.lengths.max())
 
 
 @dataclass(frozen=True)
@@ -61,8 +79,15 @@ class BatchPlan:
     epoch: int
     """Keys what is random about a sample: crops, windows, masks."""
 
-    details: PicturePlan | ClipPlan | None
-    """None for text, where nothing is random but the mask."""
+    details: PicturePlan | ClipPlan | TokenPlan
+    """What becomes of each sample."""
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """int64 [B], valid samples or tokens of each row; None if all rows are full, as pictures always are."""
+        if isinstance(self.details, PicturePlan) or (self.details.lengths == self.details.width).all():
+            return None
+        return self.details.lengths
 
 
 class Plan:
@@ -88,7 +113,7 @@ class Plan:
             raise DataError(f"loader.batch_size is {config.batch_size}; a batch needs at least one sample")
         self._inputs, self._seed, self._ids = inputs, seed, ids
         self._sizes = _known_lengths(sizes, inputs)
-        self._budget = _budget(inputs, config)
+        self._budget, self._pad = _budget(inputs, config), config.pad
         self._ends = self._cut(self._sizes[ids], config.batch_size)
         self._lock = threading.Lock()
         self._orders: dict[int, list[np.ndarray]] = {}
@@ -122,12 +147,18 @@ class Plan:
         if isinstance(self._inputs, VisionInputs):
             return BatchPlan(ids, epoch, plan_pictures(self._sizes[ids], ids, self._inputs, self._seed, epoch))
         if isinstance(self._inputs, SpeechInputs):
-            length = int(self._sizes[ids].min())
-            length = min(length, max_samples(self._inputs))
-            if self._budget is not None:
-                length = min(length, self._budget // len(ids))
-            return BatchPlan(ids, epoch, plan_clips(self._sizes[ids], ids, length, self._seed, epoch))
-        return BatchPlan(ids, epoch, None)
+            sizes = self._sizes[ids]
+            lengths = np.minimum(sizes, self._longest(len(ids)))
+            if not self._pad:
+                lengths = np.full_like(lengths, lengths.min())
+            return BatchPlan(ids, epoch, plan_clips(sizes, ids, lengths, self._seed, epoch))
+        return BatchPlan(ids, epoch, TokenPlan(self._sizes[ids]))
+
+    def _longest(self, count: int) -> int:
+        """Samples that a window may have in a batch of `count` clips."""
+        assert isinstance(self._inputs, SpeechInputs)
+        longest = max_samples(self._inputs)
+        return longest if self._budget is None else min(longest, self._budget // count)
 
     def _cut(self, sizes: np.ndarray, batch_size: int) -> np.ndarray:
         """Where batches end in an epoch's order, int64 [batches]: the same in every epoch, so all have as many."""
@@ -187,10 +218,10 @@ def _known_lengths(sizes: np.ndarray, inputs: InputsConfig) -> np.ndarray:
     return np.where(sizes > 0, sizes, int(np.median(known)) if len(known) else 1)
 
 
-def plan_clips(sizes: np.ndarray, ids: np.ndarray, length: int, seed: int, epoch: int) -> ClipPlan:
-    """A window of `length` samples at a random place in each clip."""
+def plan_clips(sizes: np.ndarray, ids: np.ndarray, lengths: np.ndarray, seed: int, epoch: int) -> ClipPlan:
+    """A window of `lengths` samples, int64 [B], at a random place in each clip."""
     u = rng.uniform(seed, "window", epoch, ids, 1)[:, 0]
-    return ClipPlan(np.floor(u * (sizes - length + 1)).astype(np.int64), length)
+    return ClipPlan(np.floor(u * (sizes - lengths + 1)).astype(np.int64), lengths)
 
 
 def plan_pictures(sizes: np.ndarray, ids: np.ndarray, inputs: VisionInputs, seed: int, epoch: int) -> PicturePlan:

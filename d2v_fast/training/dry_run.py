@@ -32,7 +32,7 @@ def dry_run(config: Config, data: str | Path | DataSource) -> list[tuple[str, st
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # One step ahead is enough to look at.
     ahead = replace(config, loader=replace(config.loader, prefetch=1))
-    with open_loader(ahead, source) as loader:
+    with open_loader(ahead, source, device=device) as loader:
         steps_per_epoch = loader.steps_per_epoch
         batches = loader.step(0)
     with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,8 +37,8 @@ class Modality:
     """(configuration, data source) to the maker of its masks."""
 
 
-def open_loader(config: Config, source: DataSource, first_step: int = 0) -> Loader:
-    """The batches of a run, from optimizer step `first_step` on.
+def open_loader(config: Config, source: DataSource, first_step: int = 0, device: torch.device | None = None) -> Loader:
+    """The batches of a run, from optimizer step `first_step` on, for use on `device` (the CPU by default).
 
     Raises:
         DataError: The source, or the sections `inputs` or `loader`, do not fit.
@@ -51,6 +52,7 @@ def open_loader(config: Config, source: DataSource, first_step: int = 0) -> Load
         masks=_explained(MODALITIES[config.model.modality].mask_maker(config, source)),
         image_size=embedding.image_size if isinstance(embedding, VisionEmbedding) else None,
         first_step=first_step,
+        device=device,
     )
 
 

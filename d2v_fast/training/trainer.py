@@ -136,7 +136,7 @@ class Data2VecTrainer:
             sinks = open_sinks(run.path, first, to_dict(config), wandb=config.log.wandb)
             with (
                 Journal(lines, Display(config.steps, first), sinks, config.monitor) as journal,
-                open_loader(config, source, first) as loader,
+                open_loader(config, source, first, self.device) as loader,
                 StopSignals() as stop,
                 torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             ):

@@ -44,7 +44,7 @@ class Numbered(ArraySource):
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_each_sample_gets_its_own_row(threads, count):
     source = Numbered(count)
-    maker = Maker(source, INPUTS, no_masks, 8, threads)
+    maker = Maker(source, INPUTS, no_masks, 8, threads, torch.device("cpu"))
     order = np.random.default_rng(0).permutation(count).tolist()
     made = maker.begin(lambda: plan_of(*order)).result(30)
     maker.close()
@@ -58,7 +58,7 @@ def test_each_sample_gets_its_own_row(threads, count):
 def test_a_batch_that_nobody_wants_is_not_read():
     source = Numbered(4)
     source.gate.clear()
-    maker = Maker(source, INPUTS, no_masks, 8, 1)
+    maker = Maker(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
     first, second = maker.begin(lambda: plan_of(0)), maker.begin(lambda: plan_of(1, 2, 3))
     second.cancel()
     source.gate.set()
@@ -72,7 +72,7 @@ def test_a_batch_that_nobody_wants_is_not_read():
 def test_closing_drops_what_is_not_begun():
     source = Numbered(3)
     source.gate.clear()
-    maker = Maker(source, INPUTS, no_masks, 8, 1)
+    maker = Maker(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
     futures = [maker.begin(lambda i=i: plan_of(i)) for i in range(3)]
     threading.Timer(0.05, source.gate.set).start()
     maker.close()
@@ -81,7 +81,7 @@ def test_closing_drops_what_is_not_begun():
 
 
 def test_an_error_in_the_plan_becomes_the_batchs():
-    maker = Maker(Numbered(3), INPUTS, no_masks, 8, 1)
+    maker = Maker(Numbered(3), INPUTS, no_masks, 8, 1, torch.device("cpu"))
     with pytest.raises(KeyError, match="oh"):
         maker.begin(lambda: {}["oh"]).result(30)
     maker.close()
@@ -97,7 +97,7 @@ def test_decoding_uses_one_core_per_thread_and_leaves_torchs_setting():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        maker = Maker(Numbered(3), INPUTS, masks, 8, 2)
+        maker = Maker(Numbered(3), INPUTS, masks, 8, 2, torch.device("cpu"))
         for _ in range(4):
             maker.begin(lambda: plan_of(0, 1, 2)).result(30)
         maker.close()

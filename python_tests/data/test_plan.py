@@ -79,9 +79,9 @@ def test_batches_without_a_budget_are_cut_to_the_shortest():
     plan = speech_plan(sizes, batch_size=8)
     for k in range(plan.batches_per_epoch):
         batch = plan.batch(k)
-        assert batch.details.length == min(sizes[batch.ids].min(), 20 * RATE)
+        assert batch.details.width == min(sizes[batch.ids].min(), 20 * RATE)
         assert (batch.details.starts >= 0).all()
-        assert (batch.details.starts + batch.details.length <= sizes[batch.ids]).all()
+        assert (batch.details.starts + batch.details.width <= sizes[batch.ids]).all()
 
 
 def test_windows_reach_every_place():
@@ -97,7 +97,7 @@ def test_windows_reach_every_place():
 
 def test_long_clips_give_windows_of_the_longest_length():
     plan = speech_plan(np.array([50_000] * 4), batch_size=4)
-    assert plan.batch(0).details.length == 20_000
+    assert plan.batch(0).details.width == 20_000
     assert len(set(plan.batch(0).details.starts)) == 4
 
 
@@ -106,7 +106,7 @@ def cut_share(plan, sizes, epoch):
     used, whole = 0, 0
     for number in range(epoch * plan.batches_per_epoch, (epoch + 1) * plan.batches_per_epoch):
         batch = plan.batch(number)
-        used += batch.details.length * len(batch.ids)
+        used += batch.details.width * len(batch.ids)
         whole += np.minimum(sizes[batch.ids], 20 * RATE).sum()
     return 1 - used / whole
 
@@ -122,7 +122,7 @@ def test_a_budget_brings_clips_of_equal_length_together():
         assert len(set(ids)) == len(ids)
         assert len(ids) > 0.98 * len(sizes)
         sound = [plan.batch(epoch * plan.batches_per_epoch + k) for k in range(plan.batches_per_epoch)]
-        seconds = np.array([len(b.ids) * b.details.length / RATE for b in sound])
+        seconds = np.array([len(b.ids) * b.details.width / RATE for b in sound])
         assert seconds.max() <= 120
         assert seconds.min() > 50  # the batch of the shortest clips
         assert np.median(seconds) > 110
@@ -132,7 +132,7 @@ def test_bucketed_batches_differ_between_epochs():
     plan = speech_plan(lognormal(2000), batch_seconds=120, batch_size=1000)
     first, second = ({frozenset(ids.tolist()) for ids in epoch_ids(plan, epoch)} for epoch in (0, 1))
     assert len(first & second) < 0.1 * len(first)
-    lengths = [plan.batch(k).details.length for k in range(plan.batches_per_epoch)]
+    lengths = [plan.batch(k).details.width for k in range(plan.batches_per_epoch)]
     order = np.argsort(np.argsort(lengths))
     assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.3  # batches are not sorted by length
 
@@ -157,7 +157,7 @@ def test_one_small_batch_is_kept():
 def test_a_clip_longer_than_the_budget_is_cut_to_it():
     plan = speech_plan(np.array([18_000] * 3), batch_seconds=10)
     assert plan.batches_per_epoch == 3
-    assert plan.batch(0).details.length == 10_000
+    assert plan.batch(0).details.width == 10_000
 
 
 def test_budgets_that_make_no_sense():
@@ -176,7 +176,7 @@ def test_an_unreadable_clip_keeps_its_place(config):
     ids = [np.concatenate(epoch_ids(plan, epoch)) for epoch in range(20)]
     assert sum(17 in epoch for epoch in ids) > 10
     assert all((plan.batch(k).details.starts >= 0).all() for k in range(plan.batches_per_epoch))
-    assert min(plan.batch(k).details.length for k in range(plan.batches_per_epoch)) >= 2 * RATE
+    assert min(plan.batch(k).details.width for k in range(plan.batches_per_epoch)) >= 2 * RATE
 
 
 def test_validation_takes_every_sample_once_in_a_fixed_way():
@@ -188,7 +188,7 @@ def test_validation_takes_every_sample_once_in_a_fixed_way():
     again = speech_plan(sizes, batch_size=10).in_order()
     for one, two in zip(speech_plan(sizes, batch_size=10).in_order(), again, strict=True):
         assert np.array_equal(one.details.starts, two.details.starts)
-        assert one.details.length == sizes[one.ids].min() or one.details.length == 20 * RATE
+        assert one.details.width == sizes[one.ids].min() or one.details.width == 20 * RATE
 
 
 # pictures
@@ -301,4 +301,5 @@ def test_each_modality_has_its_details():
     config = LoaderConfig(batch_size=2)
     assert isinstance(Plan(np.ones((3, 2)), np.arange(3), VisionInputs(), config, 0).batch(0).details, PicturePlan)
     assert isinstance(speech_plan(lognormal(3)).batch(0).details, ClipPlan)
-    assert text_plan(3, 2).batch(0).details is None
+    assert text_plan(3, 2).batch(0).details.lengths.tolist() == [64, 64]
+    assert text_plan(3, 2).batch(0).lengths is None
