@@ -30,8 +30,8 @@ _REMEDY = 'install it with `pip install "d2v_fast[dali]"`'
 class Made:
     """A finished micro-batch."""
 
-    batch: Batch | None
-    """None if no sample could be read."""
+    batch: Batch
+    """Of the samples that could be read; none, if it comes to that."""
 
     failures: dict[int, SampleError]
     """What went wrong, by sample id."""
@@ -109,9 +109,9 @@ def make_engine(
         from d2v_fast.data.dali import DaliEngine
 
         return DaliEngine(*arguments)
-    from d2v_fast.data.making import Maker
+    from d2v_fast.data.native import NativeEngine
 
-    return Maker(*arguments)
+    return NativeEngine(*arguments)
 
 
 def assemble(
@@ -137,12 +137,14 @@ def assemble(
         inputs, ids = inputs[torch.from_numpy(keep).to(inputs.device)], ids[keep]
         lengths = None if lengths is None else lengths[keep]
     if len(ids) == 0:
-        return Made(None, named)
+        nothing = torch.zeros(0, dtype=torch.int64)
+        mask = torch.zeros(0, 0, dtype=torch.bool)
+        return Made(Batch(inputs=inputs, mask=mask, rows=nothing, sample_ids=nothing, skipped=len(failures)), named)
     valid = None if lengths is None else torch.from_numpy(lengths.copy())
     made = masks(inputs, valid, ids, plan.epoch)
     batch = Batch(
         inputs=pinned(inputs),
-        lengths=None if valid is None else pinned(valid),
+        lengths=valid,
         masked_inputs=None if made.tokens is None else pinned(made.tokens),
         mask=pinned(made.mask),
         rows=pinned(made.rows),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d2v_fast.data import ArraySource, VisionInputs
-from d2v_fast.data.making import Maker
+from d2v_fast.data.native import NativeEngine
 from d2v_fast.data.plan import BatchPlan, PicturePlan
 from d2v_fast.masking import Masks
 
@@ -44,10 +44,10 @@ class Numbered(ArraySource):
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_each_sample_gets_its_own_row(threads, count):
     source = Numbered(count)
-    maker = Maker(source, INPUTS, no_masks, 8, threads, torch.device("cpu"))
+    engine = NativeEngine(source, INPUTS, no_masks, 8, threads, torch.device("cpu"))
     order = np.random.default_rng(0).permutation(count).tolist()
-    made = maker.begin(lambda: plan_of(*order)).result(30)
-    maker.close()
+    made = engine.begin(lambda: plan_of(*order)).result(30)
+    engine.close()
     assert (made.batch.inputs[:, 0] * 255).round().amax((1, 2)).tolist() == order
     assert made.batch.sample_ids.tolist() == order
     assert made.batch.views == 2
@@ -58,12 +58,12 @@ def test_each_sample_gets_its_own_row(threads, count):
 def test_a_batch_that_nobody_wants_is_not_read():
     source = Numbered(4)
     source.gate.clear()
-    maker = Maker(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
-    first, second = maker.begin(lambda: plan_of(0)), maker.begin(lambda: plan_of(1, 2, 3))
+    engine = NativeEngine(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
+    first, second = engine.begin(lambda: plan_of(0)), engine.begin(lambda: plan_of(1, 2, 3))
     second.cancel()
     source.gate.set()
     assert first.result(30).batch is not None
-    maker.close()
+    engine.close()
     assert source.read_ids == [0]
     with pytest.raises(CancelledError):
         second.result()
@@ -72,19 +72,19 @@ def test_a_batch_that_nobody_wants_is_not_read():
 def test_closing_drops_what_is_not_begun():
     source = Numbered(3)
     source.gate.clear()
-    maker = Maker(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
-    futures = [maker.begin(lambda i=i: plan_of(i)) for i in range(3)]
+    engine = NativeEngine(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
+    futures = [engine.begin(lambda i=i: plan_of(i)) for i in range(3)]
     threading.Timer(0.05, source.gate.set).start()
-    maker.close()
+    engine.close()
     assert len(source.read_ids) <= 1
     assert not any(future.done() for future in futures[1:])
 
 
 def test_an_error_in_the_plan_becomes_the_batchs():
-    maker = Maker(Numbered(3), INPUTS, no_masks, 8, 1, torch.device("cpu"))
+    engine = NativeEngine(Numbered(3), INPUTS, no_masks, 8, 1, torch.device("cpu"))
     with pytest.raises(KeyError, match="oh"):
-        maker.begin(lambda: {}["oh"]).result(30)
-    maker.close()
+        engine.begin(lambda: {}["oh"]).result(30)
+    engine.close()
 
 
 def test_decoding_uses_one_core_per_thread_and_leaves_torchs_setting():
@@ -97,10 +97,10 @@ def test_decoding_uses_one_core_per_thread_and_leaves_torchs_setting():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        maker = Maker(Numbered(3), INPUTS, masks, 8, 2, torch.device("cpu"))
+        engine = NativeEngine(Numbered(3), INPUTS, masks, 8, 2, torch.device("cpu"))
         for _ in range(4):
-            maker.begin(lambda: plan_of(0, 1, 2)).result(30)
-        maker.close()
+            engine.begin(lambda: plan_of(0, 1, 2)).result(30)
+        engine.close()
         assert torch.get_num_threads() == 2
         later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
         later.start()
