@@ -20,7 +20,8 @@ class Batch:
     """What the teacher sees: float32 [B, samples] or [B, channels, height, width], or int64 tokens [B, T]."""
 
     lengths: Tensor | None = None
-    """int64 [B], valid samples (speech) or tokens (text) of each row; None when every row is full."""
+    """int64 [B], valid samples (speech) or tokens (text) of each row; None when every row is full. They stay on the
+    CPU: the host has to know how many tokens there are, and must not wait for the device to tell it."""
 
     masked_inputs: Tensor | None = None
     """Text only: int64 [B * V, T], the tokens after masking. Speech and images are masked in the encoder, by `mask`."""
@@ -41,10 +42,10 @@ class Batch:
     """Samples of this batch that could not be read and were left out."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device` (asynchronously from pinned memory)."""
+        """The same batch with its tensors, but for the lengths, on `device` (asynchronously from pinned memory)."""
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
+            if field.name != "lengths" and isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **moved)

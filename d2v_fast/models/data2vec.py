@@ -19,6 +19,7 @@ from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder
 from d2v_fast.models.registry import build_encoder, initialise_head
 from d2v_fast.modules.head import RegressionHead
+from d2v_fast.modules.packing import to_device
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,20 @@ class Data2Vec(nn.Module):
                 local = self.teacher.embed(batch.inputs)
             elif not autocast:
                 local = local.to(next(self.teacher.parameters()).dtype)
-            features = self.teacher.forward_layers(local, lengths, keep=options.top_k, feature=options.feature).features
+            # The released code counts padded frames in the statistics over time, so they are computed then.
+            counted = not options.exclude_padding and not {"instance", "batch"}.isdisjoint(
+                options.layer_norm + options.final_norm
+            )
+            features = self.teacher.forward_layers(
+                local, lengths, keep=options.top_k, feature=options.feature, padding=counted
+            ).features
         single = batch.views == 1
         target = ops.layer_targets(
             features,
             batch.rows if single else None,
             layer_norm=options.layer_norm,
             final_norm=options.final_norm,
-            lengths=lengths if options.exclude_padding else None,
+            lengths=to_device(lengths, local.device) if lengths is not None and options.exclude_padding else None,
         )
         if single:
             return target

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.modules.block import Block, BlockOutput
+from d2v_fast.modules.packed_attention import KERNELS, Choice, choose
+from d2v_fast.modules.packing import Packing, plan_packing, to_device
 
 
 class Layers(NamedTuple):
@@ -32,6 +34,7 @@ class Encoder(nn.Module):
 
     Attributes:
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+        attention: the kernel for sequences of different lengths, see `modules.packed_attention`.
     """
 
     extra_tokens = 0
@@ -44,7 +47,10 @@ class Encoder(nn.Module):
         self.norm_first = network.norm_first
         self.dropout = network.dropout
         self.layer_drop = network.layer_drop
+        self.heads = network.heads
+        self.attention_dropout = network.attention_dropout
         self.checkpoint_activations = False
+        self.attention: Choice = "auto"
         self.embedding = embedding
         self.norm = nn.LayerNorm(network.dim, network.norm_eps) if norm else None
         self.blocks = nn.ModuleList(
@@ -96,7 +102,7 @@ class Encoder(nn.Module):
             lengths: int64 [B], valid samples or tokens of each row; None if all rows are full.
 
         Returns:
-            [B, T, C].
+            [B, T, C]; what stands at padded positions means nothing.
         """
         return self.forward_layers(self.embed(inputs), self.token_lengths(lengths)).output
 
@@ -109,6 +115,7 @@ class Encoder(nn.Module):
         rows: Tensor | None = None,
         keep: int = 0,
         feature: Literal["ffn", "block"] = "block",
+        padding: bool = False,
     ) -> Layers:
         """Run the context network on local features.
 
@@ -117,15 +124,18 @@ class Encoder(nn.Module):
 
         Args:
             local: [N, T, C], what `embed` gave.
-            lengths: int64 [N], valid tokens of each row; padding is not attended to.
+            lengths: int64 [N], valid tokens of each row; padding is not attended to. On the CPU, also for an encoder on
+                a GPU, they let the blocks leave the padding out where a kernel for it works (see `attention`).
             mask: bool [N, T], positions replaced by the mask token.
             rows: int64 [M], flat indices into N * T: the output holds these positions only, and the last block's
                 feed-forward network runs on no others.
             keep: number of last blocks whose features are returned (of all positions, so not together with `rows`).
             feature: which features: of the feed-forward branch before the residual sum, or of the block's end.
+            padding: whether features of padded positions are wanted, too, so that they cannot be left out.
 
         Returns:
-            The output and the kept features. A block skipped by layer drop has no features.
+            The output and the kept features, zero at the padding that was left out. A block skipped by layer drop has
+            no features.
         """
         if keep and rows is not None:
             raise ValueError(
@@ -136,8 +146,20 @@ class Encoder(nn.Module):
         if mask is not None:
             token = self.embedding.get_parameter("mask_token")
             x = torch.where(mask.unsqueeze(2), token.to(x.dtype), x)
-        valid = None if lengths is None else torch.arange(length, device=x.device) < lengths.unsqueeze(1)
+        valid = None
+        if lengths is not None:
+            valid = torch.arange(length, device=x.device) < to_device(lengths, x.device).unsqueeze(1)
+        bias: Tensor | Packing | None
         x, bias = self.enter(x, valid)
+        packing = None
+        if lengths is not None and lengths.is_cpu and not torch.compiler.is_compiling():  # known without waiting
+            if lengths.numel() and lengths.min() >= length:
+                bias = None  # nothing is padding
+            elif not padding:
+                packing = self._packing(lengths, x)
+        if packing is not None:
+            x, bias = packing.pack(x), packing
+            rows = None if rows is None else packing.rows(rows)
         if self.norm is not None and not self.norm_first:
             x = self.norm(x)
         x = F.dropout(x, self.dropout, self.training)
@@ -157,24 +179,39 @@ class Encoder(nn.Module):
                 features.append((result.ffn if feature == "ffn" else x)[:, self.extra_tokens :])
         if self.norm is not None and self.norm_first:
             x = self.norm(x)
+        if packing is not None:
+            return Layers(x if rows is not None else packing.unpack(x), [packing.unpack(kept) for kept in features])
         return Layers(x if rows is not None else x[:, self.extra_tokens :], features)
 
-    def _run(self, block: nn.Module, x: Tensor, bias: Tensor | None, rows: Tensor | None) -> BlockOutput | None:
+    def _packing(self, lengths: Tensor, x: Tensor) -> Packing | None:
+        """How the blocks leave the padding of x [N, T, C] out; None if they do not."""
+        dtype = x.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+        dropout = self.training and self.attention_dropout > 0
+        kernel = choose(self.attention, x.device, dtype, x.shape[2] // self.heads, dropout=dropout).name
+        return None if kernel == "sdpa" else plan_packing(lengths, x.shape[1], x.device, KERNELS[kernel])
+
+    def _run(
+        self, block: nn.Module, x: Tensor, bias: Tensor | Packing | None, rows: Tensor | None
+    ) -> BlockOutput | None:
         """One block, or None if layer drop skips it."""
         skip = None
         if self.training and self.layer_drop:
-            skip = torch.rand(()) < self.layer_drop
-            if not torch.compiler.is_compiling() and skip:
-                return None
+            if not torch.compiler.is_compiling():
+                if torch.rand(()) < self.layer_drop:
+                    return None
+            else:
+                skip = torch.rand((), device=x.device) < self.layer_drop
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
             result: BlockOutput = checkpoint(block, x, bias, rows, use_reentrant=False)
         else:
             result = block(x, bias, rows)
-        if skip is None or not torch.compiler.is_compiling():
+        if skip is None:
             return result
         # A compiled graph has no branches that depend on numbers: it computes the block and then may not use it.
         old = x if rows is None else x.reshape(-1, x.shape[2]).index_select(0, rows)
-        return BlockOutput(torch.where(skip.to(x.device), old, result.output), result.ffn)
+        return BlockOutput(torch.where(skip, old, result.output), result.ffn)
 
 
 def require_floating(inputs: Tensor, shape: str, dims: int) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v_fast.modules.attention import Attention
+from d2v_fast.modules.packing import Packing
 
 
 class BlockOutput(NamedTuple):
@@ -67,12 +68,12 @@ class Block(nn.Module):
         self.attention_scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
         self.ffn_scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, rows: Tensor | None = None) -> BlockOutput:
+    def forward(self, x: Tensor, bias: Tensor | Packing | None = None, rows: Tensor | None = None) -> BlockOutput:
         """Run the block.
 
         Args:
-            x: [N, S, C].
-            bias: on the attention scores, see `Attention`.
+            x: [N, S, C]; packed sequences are [1, S, C].
+            bias: on the attention scores, or the packing of x, see `Attention`.
             rows: int64 [M], flat indices into N * S: the feed-forward half runs on these positions only (attention
                 needs all of them), for the last block of a student.
         """
@@ -80,12 +81,13 @@ class Block(nn.Module):
         branch = self.attention(self.attention_norm(x) if self.norm_first else x, bias)
         if self.attention_scale is not None:
             branch = self.attention_scale * branch
-        h = x + self._drop(branch, self._drop_path(x))
-        factor = self._drop_path(x)
+        packing = bias if isinstance(bias, Packing) else None
+        h = x + self._drop(branch, self._drop_path(x, packing))
+        factor = self._drop_path(x, packing)
         if rows is not None:  # before the norm: it works on each position alone
             h = h.reshape(samples * length, dim).index_select(0, rows)
             if factor is not None:
-                factor = factor.view(samples, 1).index_select(0, rows // length)
+                factor = factor.expand(samples, length, 1).reshape(-1, 1).index_select(0, rows)
         if not self.norm_first:
             h = self.attention_norm(h)
         feature = self.ffn(self.ffn_norm(h) if self.norm_first else h)
@@ -94,12 +96,17 @@ class Block(nn.Module):
         output = h + self._drop(feature, factor)
         return BlockOutput(output if self.norm_first else self.ffn_norm(output), feature)
 
-    def _drop_path(self, x: Tensor) -> Tensor | None:
-        """[N, 1, 1]: 0 for a sample that skips the branch, else 1 / (1 - drop_path); None if none can skip."""
+    def _drop_path(self, x: Tensor, packing: Packing | None) -> Tensor | None:
+        """0 for a sample that skips the branch, else 1 / (1 - drop_path); None if none can skip.
+
+        [N, 1, 1], or for packed sequences [1, S, 1].
+        """
         if not self.training or self.drop_path == 0:
             return None
         keep = 1 - self.drop_path
-        return x.new_empty(x.shape[0], 1, 1).bernoulli_(keep).div_(keep)
+        samples = x.shape[0] if packing is None else len(packing.lengths)
+        factor = x.new_empty(samples, 1, 1).bernoulli_(keep).div_(keep)
+        return factor if packing is None else packing.spread(factor)
 
     def _drop(self, branch: Tensor, factor: Tensor | None) -> Tensor:
         branch = F.dropout(branch, self.dropout, self.training)

@@ -78,6 +78,9 @@ class PrecisionConfig:
     compile: bool = False
     """Compile student and teacher with torch.compile."""
 
+    attention: Literal["auto", "sdpa", "varlen", "xformers", "blocks"] = "auto"
+    """Kernel for sequences of different lengths; "sdpa" computes the padding too, "auto" only if no other one works."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:

@@ -1,12 +1,15 @@
-"""Number formats: the autocast context, and the loss scale that float16 needs."""
+"""Number formats: the autocast context, the kernel for attention, and the loss scale that float16 needs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from d2v_fast.training.config import PrecisionConfig
+from d2v_fast.modules.packed_attention import choose
+from d2v_fast.training.config import Config, PrecisionConfig
 from d2v_fast.training.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def autocast(config: PrecisionConfig, device: torch.device) -> torch.autocast:
@@ -20,8 +23,27 @@ def autocast(config: PrecisionConfig, device: torch.device) -> torch.autocast:
             f"precision.autocast is 'float16', which needs CUDA, but this run is on {device.type}; "
             "use bfloat16 or float32"
         )
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.autocast]
+    dtype = DTYPES[config.autocast]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def check_attention(config: Config, device: torch.device) -> None:
+    """Refuse a kernel for attention that does not work on `device`, before anything is built.
+
+    Raises:
+        ConfigError: `precision.attention` names one that does not serve the run's student.
+    """
+    network, precision = config.model.transformer, config.precision
+    try:
+        choose(
+            precision.attention,
+            device,
+            DTYPES[precision.autocast],
+            network.dim // network.heads,
+            dropout=network.attention_dropout > 0,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 class LossScale:

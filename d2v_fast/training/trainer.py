@@ -25,7 +25,7 @@ from d2v_fast.training.metrics import Clock, Window, finite
 from d2v_fast.training.modalities import open_data, open_loader
 from d2v_fast.training.monitors import effective_rank, mean_std
 from d2v_fast.training.optimizer import Optimizer
-from d2v_fast.training.precision import LossScale, autocast
+from d2v_fast.training.precision import LossScale, autocast, check_attention
 from d2v_fast.training.progress import Display, open_sinks
 from d2v_fast.training.run_directory import MetricsFile, RunDirectory
 from d2v_fast.training.schedules import ema_decay, learning_rate
@@ -73,6 +73,7 @@ class Data2VecTrainer:
         self.out = Path(out)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._autocast = autocast(config.precision, self.device)
+        check_attention(config, self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(config.seed, "weights"))
             try:
@@ -84,6 +85,7 @@ class Data2VecTrainer:
         self.model.to(self.device).train()
         for encoder in (self.model.student.encoder, self.model.teacher):
             encoder.checkpoint_activations = config.precision.checkpoint_activations
+            encoder.attention = config.precision.attention
         if config.precision.compile:
             self.model.compile()
         self._optimizer = Optimizer(self.model.student.named_parameters(), config.optim)

@@ -5,7 +5,7 @@ import torch
 
 from d2v_fast.training.config import PrecisionConfig
 from d2v_fast.training.errors import ConfigError
-from d2v_fast.training.precision import LossScale, autocast
+from d2v_fast.training.precision import LossScale, autocast, check_attention
 
 CPU = torch.device("cpu")
 
@@ -42,3 +42,10 @@ def test_other_formats_are_not_scaled():
     scale = LossScale(PrecisionConfig(autocast="bfloat16"), CPU)
     scale.update(torch.ones(()))
     assert scale.value == 1
+
+
+def test_a_kernel_for_attention_that_does_not_work_is_refused(make_config):
+    check_attention(make_config("speech"), CPU)
+    check_attention(make_config("speech", precision={"attention": "sdpa"}), CPU)
+    with pytest.raises(ConfigError, match=r"precision\.attention is 'varlen', which does not work here: it "):
+        check_attention(make_config("speech", precision={"attention": "varlen"}), CPU)
