@@ -155,8 +155,10 @@ class Data2VecTrainer:
             # The mean over the masked positions of the whole step: their number is known on the host before any forward
             # pass. (With several processes this is the number to sum over them.)
             rows = sum(batch.rows.numel() for batch in batches)
-            loss = torch.zeros((), device=self.device)
+            loss, output = torch.zeros((), device=self.device), None
             for i, batch in enumerate(batches):
+                if len(batch.sample_ids) == 0:  # none of its samples could be read
+                    continue
                 torch.manual_seed(rng.derive(config.seed, "noise", n, i))  # dropout, layer drop and drop path
                 output = self._forward(batch.to(self.device))
                 share = output.loss / max(rows, 1)
@@ -275,9 +277,11 @@ FIELDS = (
 """Fields of a line of metrics.jsonl, in order; samples_per_second and data_wait follow. No finite value: null."""
 
 
-def _monitors(output: Data2VecOutput) -> dict[str, float]:
-    """Standard deviations and effective ranks of one micro-batch; one transfer from the device."""
+def _monitors(output: Data2VecOutput | None) -> dict[str, float | None]:
+    """Standard deviations and effective ranks of one micro-batch, if there was one; one transfer from the device."""
+    names = ("local_std", "pred_std", "target_std", "pred_rank", "target_rank")
+    if output is None:
+        return dict.fromkeys(names)
     values: list[Tensor] = [mean_std(z).double() for z in (output.local, output.prediction, output.target)]
     values += [effective_rank(z) for z in (output.prediction, output.target)]
-    names = ("local_std", "pred_std", "target_std", "pred_rank", "target_rank")
     return dict(zip(names, torch.stack(values).tolist(), strict=True))
