@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -47,7 +50,7 @@ class RowMaker:
         """
         sample = int(plan.ids[row])
         name = self.source.name(sample)
-        try:
+        with self.explained(sample):
             raw = self.source.read(sample)
             details = plan.details
             if isinstance(details, PicturePlan):
@@ -63,7 +66,14 @@ class RowMaker:
                 length = details.lengths[row]
                 tokens_into(out[:length], raw, name)
                 out[length:] = self._pad_id
+
+    @contextmanager
+    def explained(self, sample: int) -> Iterator[None]:
+        """Gives an error that nobody foresaw the name of the sample."""
+        try:
+            yield
         except SampleError:
             raise
         except Exception as error:
+            name = self.source.name(sample)
             raise DataError(f"reading sample {sample} ({name}) failed: {type(error).__name__}: {error}") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 from d2v_fast.data.config import VisionInputs
 from d2v_fast.data.errors import SampleError
 
-_GREY = (0.299, 0.587, 0.114)
+GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the grey value (ITU-R 601, as JPEG, Pillow and torchvision have it)."""
 
 
@@ -110,7 +110,7 @@ def jitter_(image: Tensor, colours: np.ndarray) -> None:
 
 def _grey(image: Tensor) -> Tensor:
     red, green, blue = image
-    return (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])[None]
+    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])[None]
 
 
 @lru_cache(maxsize=16)

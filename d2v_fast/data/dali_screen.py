@@ -1,0 +1,86 @@
+"""Which files DALI may decode: those it is known to make the same of as the native engine.
+
+Everything else - other formats, odd sizes, files that are cut off - is read by the native engine's code, which also
+finds the words for what is wrong. So a file that is let through here by mistake costs time, and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+_JPEG = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
+_TAIL = 1024
+"""A JPEG may have a little behind its end; what lies further behind it is taken for a cut."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
+"""Baseline, extended and progressive Huffman coding."""
+
+_PCM, _EXTENSIBLE = 1, 0xFFFE
+_PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")
+
+
+def is_plain_picture(data: bytes, height: int, width: int) -> bool:
+    """Whether these are the bytes of a whole JPEG or PNG file of this size, in one of the usual forms."""
+    if data.startswith(_JPEG):
+        return _JPEG_END in data[-_TAIL:] and _frame_size(data) == (height, width)
+    return data.startswith(_PNG) and _is_whole_png(data, height, width)
+
+
+def is_plain_clip(data: bytes, samples: int, rate: int) -> bool:
+    """Whether these are the bytes of a whole WAV or FLAC file of integers with this length, at this rate in Hz."""
+    if data.startswith(b"fLaC"):
+        return _flac_length(data) == (samples, rate)
+    return data[:4] == b"RIFF" and data[8:12] == b"WAVE" and _wav_length(data) == (samples, rate)
+
+
+def _frame_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a JPEG with 8 bits and one or three colours."""
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        code, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if code in _START_OF_FRAME:
+            bits, height, width, colours = struct.unpack_from(">BHHB", data, at + 4)
+            return (height, width) if bits == 8 and colours in (1, 3) else None
+        at += 2 + length
+    return None
+
+
+def _is_whole_png(data: bytes, height: int, width: int) -> bool:
+    """Whether all chunks are there with right checksums; Pillow reads them, DALI does not always."""
+    at, kind = len(_PNG), b""
+    while at + 12 <= len(data) and kind != b"IEND":
+        (length,) = struct.unpack_from(">I", data, at)
+        kind, end = data[at + 4 : at + 8], at + 8 + length
+        if end + 4 > len(data) or zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        if at == len(_PNG) and (kind != b"IHDR" or struct.unpack_from(">II", data, at + 8) != (width, height)):
+            return False
+        at = end + 4
+    return kind == b"IEND"
+
+
+def _flac_length(data: bytes) -> tuple[int, int] | None:
+    """Samples and rate, from the STREAMINFO block, which is always the first."""
+    if len(data) < 42 or data[4] & 0x7F:
+        return None
+    packed = int.from_bytes(data[18:26], "big")  # 20 bits rate, 3 channels, 5 bits per sample, 36 samples
+    return packed & ((1 << 36) - 1), packed >> 44
+
+
+def _wav_length(data: bytes) -> tuple[int, int] | None:
+    """Samples and rate, if the format is PCM and all samples are there."""
+    at, rate, block = 12, 0, 0
+    while at + 8 <= len(data):
+        kind, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
+        if kind == b"data":
+            whole = block > 0 and length % block == 0 and at + 8 + length <= len(data)
+            return (length // block, rate) if whole else None
+        if kind == b"fmt " and length >= 16 and at + 24 <= len(data):
+            code, _, rate, _, block, _ = struct.unpack_from("<HHIIHH", data, at + 8)
+            if code != _PCM and not (code == _EXTENSIBLE and data[at + 32 : at + 48] == _PCM_GUID):
+                return None
+        at += 8 + length + length % 2
+    return None
