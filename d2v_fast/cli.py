@@ -100,14 +100,14 @@ def _dispatch(arguments: list[str]) -> None:
 @contextlib.contextmanager
 def _expected_errors() -> Iterator[None]:
     """Turns the errors that a run may end with, which explain themselves, into a line and an exit code."""
-    from d2v_fast.data import DataError
+    from d2v_fast.data import DataError, TooManySkipped
     from d2v_fast.training.errors import ConfigError, Interrupted, RunError, RunStopped
 
     try:
         yield
     except Interrupted as error:
         raise Failure(str(error), 128 + error.signum) from error
-    except (RunStopped, OSError) as error:  # OSError: disks and permissions; its message has the path
+    except (RunStopped, TooManySkipped, OSError) as error:  # OSError: disks and permissions; its message has the path
         raise Failure(str(error), 1) from error
     except (ConfigError, DataError, RunError) as error:
         raise Failure(str(error)) from error

@@ -2,7 +2,7 @@
 
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
 from d2v_fast.data.engine import MaskMaker
-from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.data.errors import DataError, SampleError, TooManySkipped
 from d2v_fast.data.loader import Loader
 from d2v_fast.data.source import ArraySource, DataSource, open_source
 
@@ -17,6 +17,7 @@ __all__ = [
     "SampleError",
     "SpeechInputs",
     "TextInputs",
+    "TooManySkipped",
     "VisionInputs",
     "open_source",
 ]

@@ -53,6 +53,9 @@ class TextInputs:
     block_size: int = 512
     """Tokens in a block, its begin and end token included."""
 
+    packed: bool = True
+    """Join documents into full blocks; False: each document is a sequence of its own, cut where it is longer."""
+
     tokenizer: str | None = None
     """Path of a `tokenizers` JSON file; None trains a byte-level BPE of the model's vocabulary size on the corpus."""
 
@@ -93,3 +96,6 @@ class LoaderConfig:
 
     holdout: float = 0.0
     """Share of the samples kept for the validation loss."""
+
+    allow_roots: tuple[str, ...] = ()
+    """Folders, besides its own, from which a manifest may name files."""

@@ -9,6 +9,10 @@ class DataError(ValueError):
     """The data cannot be used as it is; the message names the place and the remedy."""
 
 
+class TooManySkipped(DataError):
+    """More samples cannot be read than `loader.max_skipped` allows; the run can be continued."""
+
+
 class SampleError(Exception):
     """One sample cannot be read. The loader names it once, leaves it out of its batch and goes on.
 

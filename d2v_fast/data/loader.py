@@ -16,8 +16,9 @@ import torch
 from d2v_fast.batch import Batch
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
 from d2v_fast.data.engine import Made, MaskMaker, make_engine
-from d2v_fast.data.errors import DataError, report, tell
+from d2v_fast.data.errors import DataError, tell
 from d2v_fast.data.plan import BatchPlan, Plan
+from d2v_fast.data.skipped import Skipped
 from d2v_fast.data.source import DataSource
 
 
@@ -27,7 +28,8 @@ class Loader:
     Micro-batches are counted on over epochs: step n takes micro-batches n * accumulation and the following ones, and
     an epoch ends where the count passes a multiple of `batches_per_epoch`.
 
-    A sample that cannot be read is named once on stderr and left out: its batch shrinks, nothing else shifts.
+    A sample that cannot be read is named once on stderr and left out: its batch shrinks, maybe to nothing, and nothing
+    else shifts. More of them than `config.max_skipped` allows are an error.
 
     Args:
         source: Where samples come from.
@@ -38,9 +40,13 @@ class Loader:
         image_size: Vision: height and width of the model's input, in pixels.
         first_step: The step that will be asked for first; its batches are begun at once.
         device: Where the batches will be used; the CPU by default.
+        rank: Which of `world` processes this is: of the micro-batches of each step it makes every `world`-th, from the
+            `rank`-th on.
+        world: Number of processes.
 
     Raises:
         DataError: A setting or the source does not fit, or too few samples are left.
+        TooManySkipped: More samples are known to be unreadable than `config.max_skipped` allows.
     """
 
     def __init__(
@@ -54,13 +60,20 @@ class Loader:
         image_size: int | None = None,
         first_step: int = 0,
         device: torch.device | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         if isinstance(inputs, VisionInputs) and image_size is None:
             raise DataError("Loader: pictures need image_size")
         for name, least in (("accumulation", 1), ("threads", 1), ("prefetch", 1)):
             if getattr(config, name) < least:
                 raise DataError(f"loader.{name} is {getattr(config, name)}; it must be at least {least}")
-        self._source, self._config = source, config
+        if config.accumulation % world:
+            raise DataError(
+                f"loader.accumulation is {config.accumulation}, which {world} processes cannot share equally: "
+                f"set it to a multiple of {world} (it counts the micro-batches of all processes)"
+            )
+        self._config, self._rank, self._world = config, rank, world
         usable = _usable(source, inputs)
         self.left_out: int = len(source) - len(usable)
         """Clips shorter than `inputs.min_seconds`."""
@@ -68,6 +81,7 @@ class Loader:
             tell(f"left out {self.left_out} of {len(source)} clips, shorter than inputs.min_seconds")
         if image_size is not None and np.median(np.min(source.sizes, axis=-1)) < image_size:
             tell(f"most pictures are smaller than the model's input of {image_size} pixels and are enlarged")
+        self._broken = Skipped(source, usable, config.max_skipped)
         train, held_out = split(source, usable, config.holdout)
         self._plan = Plan(source.sizes, train, inputs, config, seed)
         self._held_out = Plan(source.sizes, held_out, inputs, config, seed) if len(held_out) else None
@@ -76,10 +90,10 @@ class Loader:
         self.steps_per_epoch: int = max(1, self.batches_per_epoch // config.accumulation)
         """Optimizer steps in an epoch, rounded down."""
         self.skipped = 0
-        """Samples missing from the batches handed out so far."""
+        """Samples missing from the batches handed out so far, each as often as it was to be in one."""
+        self._handed_out = 0
         self.wait = 0.0
         """Seconds that `step` has waited for batches so far."""
-        self._reported: set[int] = set()
         self._coming: dict[int, list[Future[Made]]] = {}
         self._closed = False
         self._engine = make_engine(
@@ -92,10 +106,11 @@ class Loader:
         return step * self._config.accumulation // self.batches_per_epoch
 
     def step(self, n: int) -> list[Batch]:
-        """The micro-batches of optimizer step `n`; cheapest in order, but any step can be asked for.
+        """This rank's micro-batches of optimizer step `n`; cheapest in order, but any step can be asked for.
 
         Raises:
-            DataError: No sample of a micro-batch can be read, or reading failed in an unexpected way.
+            TooManySkipped: More samples cannot be read than `max_skipped` allows.
+            DataError: Reading failed in an unexpected way.
             RuntimeError: The loader is closed.
         """
         if self._closed:
@@ -110,14 +125,16 @@ class Loader:
         return [self._hand_over(one) for one in made]
 
     def validation(self) -> Iterator[Batch]:
-        """The held-out samples, each once, with the same crops, windows and masks every time."""
-        plans = iter(self._held_out.in_order() if self._held_out else ())
+        """This rank's held-out samples, each once, with the same crops, windows and masks every time."""
+        plans = iter(self._held_out.in_order()[self._rank :: self._world] if self._held_out else ())
         coming = [self._engine.begin(partial(_same, plan)) for plan in islice(plans, 2)]
         try:
             while coming:
                 made = coming.pop(0).result()
                 coming += [self._engine.begin(partial(_same, plan)) for plan in islice(plans, 1)]
-                yield self._hand_over(made)
+                batch = self._hand_over(made)
+                if len(batch.sample_ids):
+                    yield batch
         finally:
             for future in coming:
                 future.cancel()
@@ -140,10 +157,9 @@ class Loader:
         """Sees to it that `prefetch` steps from n on are being made, and no others."""
         wanted = range(n, n + self._config.prefetch)
         self._drop([step for step in self._coming if step not in wanted])
-        each = self._config.accumulation
         for step in wanted:
             if step not in self._coming:
-                numbers = range(step * each, (step + 1) * each)
+                numbers = self._plan.step(step, self._rank, self._world)
                 self._coming[step] = [self._engine.begin(partial(self._plan.batch, m)) for m in numbers]
 
     def _drop(self, steps: list[int]) -> None:
@@ -152,14 +168,9 @@ class Loader:
                 future.cancel()
 
     def _hand_over(self, made: Made) -> Batch:
-        for sample, error in made.failures.items():
-            if sample not in self._reported:
-                self._reported.add(sample)
-                report(error.name, error.reason)
         self.skipped += len(made.failures)
-        if made.batch is None:
-            first = next(iter(made.failures.values()))
-            raise DataError(f"no sample of a batch of {len(made.failures)} can be read; the first is {first}")
+        self._handed_out += len(made.batch.sample_ids) + len(made.failures)
+        self._broken.add(made.failures, self._handed_out)
         return made.batch
 
 

@@ -1,8 +1,10 @@
 """The plan: which samples, crops, flips, colours and windows make up a micro-batch.
 
 Everything here is a pure function of (sizes, configuration, seed, micro-batch number): no state is kept, so a run
-resumes from its step number, and threads or read-ahead change nothing. Micro-batches are counted through all epochs;
-micro-batch m belongs to epoch m // batches_per_epoch.
+resumes from its step number, and threads or read-ahead change nothing. Micro-batches are counted through all epochs:
+micro-batch m belongs to epoch m // batches_per_epoch, and step n is made of the `accumulation` micro-batches from
+n * accumulation on. With W processes, rank r computes every W-th of these from the r-th on, so the samples of a step
+and of an epoch are the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2v_fast import rng
-from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
+from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
 from d2v_fast.data.errors import DataError
 
 VALIDATION_EPOCH = (1 << 31) - 1
@@ -23,7 +25,7 @@ _ATTEMPTS = 10
 """Tries at a random crop before the middle of the picture is taken, as torchvision has it."""
 
 _LENGTH_NOISE = 0.01
-"""Spread of the sort key of clips, relative to their length: neighbours change from epoch to epoch."""
+"""Spread of the key that samples are sorted by, relative to their length: neighbours change from epoch to epoch."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,11 @@ class Plan:
         sizes: int64 [N] or [N, 2], `DataSource.sizes` of the whole source.
         ids: int64 [n], the samples to use.
         inputs: Says which modality this is.
-        config: Batch size or sound per batch.
+        config: Batch size, or sound or tokens per batch, and the micro-batches of a step.
         seed: Of the run.
 
     Raises:
-        DataError: No samples.
+        DataError: No samples, or a batch that cannot hold one.
     """
 
     def __init__(
@@ -111,17 +113,35 @@ class Plan:
             raise DataError("no samples are left to train on")
         if config.batch_size < 1:
             raise DataError(f"loader.batch_size is {config.batch_size}; a batch needs at least one sample")
-        self._inputs, self._seed, self._ids = inputs, seed, ids
+        self._inputs, self._seed, self._ids, self._pad = inputs, seed, ids, config.pad
         self._sizes = _known_lengths(sizes, inputs)
-        self._budget, self._pad = _budget(inputs, config), config.pad
-        self._ends = self._cut(self._sizes[ids], config.batch_size)
+        self._accumulation = config.accumulation
+        self._longest = int(self._sizes.max())
+        self._budget = _budget(inputs, config, self._longest)
+        if isinstance(inputs, SpeechInputs):
+            self._longest = min(max_samples(inputs), self._budget or self._longest)
+        self._cut(config.batch_size)
         self._lock = threading.Lock()
         self._orders: dict[int, list[np.ndarray]] = {}
 
     @property
     def batches_per_epoch(self) -> int:
-        """Micro-batches in every epoch; the samples that fill no whole one are dropped, others in each epoch."""
-        return len(self._ends)
+        """Micro-batches in every epoch, as many as make whole steps, if the samples are enough for one.
+
+        The samples that are left are dropped, others in each epoch.
+        """
+        count = len(self._ends)
+        return count - count % self._accumulation if count >= self._accumulation else count
+
+    def step(self, n: int, rank: int = 0, world: int = 1) -> range:
+        """The micro-batches of optimizer step `n` that this rank computes.
+
+        Args:
+            n: From 0.
+            rank: Of this process.
+            world: Number of processes; divides `loader.accumulation`.
+        """
+        return range(n * self._accumulation + rank, (n + 1) * self._accumulation, world)
 
     def batch(self, number: int) -> BatchPlan:
         """Micro-batch `number` of the run, counted through all epochs."""
@@ -136,7 +156,7 @@ class Plan:
     def in_order(self) -> list[BatchPlan]:
         """All samples once, without a remainder, by the fixed draws of `VALIDATION_EPOCH`."""
         ids = self._ids
-        if isinstance(self._inputs, SpeechInputs):
+        if not isinstance(self._inputs, VisionInputs):
             ids = ids[np.argsort(-self._sizes[ids], kind="stable")]
         starts = [0, *self._ends]
         pieces = [ids[low:high] for low, high in zip(starts, [*self._ends, len(ids)], strict=True) if low < high]
@@ -144,51 +164,60 @@ class Plan:
 
     def fill(self, ids: np.ndarray, epoch: int) -> BatchPlan:
         """Draws crops or windows for these samples."""
+        sizes = self._sizes[ids]
         if isinstance(self._inputs, VisionInputs):
-            return BatchPlan(ids, epoch, plan_pictures(self._sizes[ids], ids, self._inputs, self._seed, epoch))
+            return BatchPlan(ids, epoch, plan_pictures(sizes, ids, self._inputs, self._seed, epoch))
         if isinstance(self._inputs, SpeechInputs):
-            sizes = self._sizes[ids]
-            lengths = np.minimum(sizes, self._longest(len(ids)))
+            lengths = np.minimum(sizes, self._longest)
             if not self._pad:
                 lengths = np.full_like(lengths, lengths.min())
             return BatchPlan(ids, epoch, plan_clips(sizes, ids, lengths, self._seed, epoch))
-        return BatchPlan(ids, epoch, TokenPlan(self._sizes[ids]))
+        return BatchPlan(ids, epoch, TokenPlan(sizes))
 
-    def _longest(self, count: int) -> int:
-        """Samples that a window may have in a batch of `count` clips."""
-        assert isinstance(self._inputs, SpeechInputs)
-        longest = max_samples(self._inputs)
-        return longest if self._budget is None else min(longest, self._budget // count)
+    def _cut(self, batch_size: int) -> None:
+        """Decides where batches end in an epoch's order: the same in every epoch, so all have as many.
 
-    def _cut(self, sizes: np.ndarray, batch_size: int) -> np.ndarray:
-        """Where batches end in an epoch's order, int64 [batches]: the same in every epoch, so all have as many."""
-        count = len(sizes)
-        if self._budget is None:
+        Within a budget, batches are cut from the samples sorted by length. What is random in an epoch's order puts a
+        sample at most `_reach` places further back, and makes its key at most `_LENGTH_NOISE` larger, so a batch that
+        has room for the sample so many places before it, and a little more, never holds more than the budget.
+        """
+        count, budget = len(self._ids), self._budget
+        self._reach = 0
+        lengths = np.ones(1, dtype=np.int64)
+        if budget is not None:
+            lengths = np.minimum(np.sort(self._sizes[self._ids])[::-1], self._longest)
+            batch_size = max(1, min(batch_size, budget // int(lengths[-1])))
+        self._bucketed = bool(lengths[0] > lengths[-1])
+        if not self._bucketed:
             size = min(batch_size, count)
-            return np.arange(size, count + 1, size, dtype=np.int64)
-        assert isinstance(self._inputs, SpeechInputs)
-        longest_first = np.minimum(np.sort(sizes)[::-1], max_samples(self._inputs))
+            self._ends = np.arange(size, count + 1, size, dtype=np.int64)
+            return
+        assert budget is not None
+        self._reach = max(1, round(0.5 * min(batch_size, budget / lengths.mean())))
+        longest = np.ceil(lengths * (1 + _LENGTH_NOISE)).clip(max=lengths[0]).astype(np.int64).tolist()
         ends, position = [], 0
         while position < count:
-            position += max(1, min(batch_size, self._budget // int(longest_first[position])))
+            position += max(1, min(batch_size, budget // longest[max(0, position - self._reach)]))
             ends.append(position)
         if ends[-1] > count:  # the last one is not full: dropped, unless there is no other
             ends = ends[:-1] or [count]
-        return np.array(ends, dtype=np.int64)
+        self._ends = np.array(ends, dtype=np.int64)
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """The samples of each batch of an epoch."""
-        ids = self._ids[rng.permutation(self._seed, "order", epoch, len(self._ids))[: self._ends[-1]]]
-        if self._budget is None:
-            return np.split(ids, self._ends[:-1])
-        # Clips of about equal length together: sorted by a length that is a little blurred, anew in every epoch, and
-        # then moved by up to half a batch, which also mixes clips that are few.
+        batches = self.batches_per_epoch
+        order = self._ids[rng.permutation(self._seed, "order", epoch, len(self._ids))]
+        if not self._bucketed:
+            return np.split(order[: self._ends[batches - 1]], self._ends[: batches - 1])
+        ids = order[: self._ends[-1]]
+        # Samples of about equal length together: sorted by a length that is a little blurred, anew in every epoch, and
+        # then moved by up to half a batch, which also mixes samples that are few.
         blur = rng.uniform(self._seed, "bucket", epoch, ids, 2)
-        ids = ids[np.argsort(-self._sizes[ids] * (1 + _LENGTH_NOISE * blur[:, 0]), kind="stable")]
-        half = 0.5 * len(ids) / len(self._ends)
-        ids = ids[np.argsort(np.arange(len(ids)) + half * blur[:, 1], kind="stable")]
-        batches = np.split(ids, self._ends[:-1])
-        return [batches[i] for i in rng.permutation(self._seed, "batches", epoch, len(batches))]
+        lengths = np.minimum(self._sizes[ids], self._longest)
+        ids = ids[np.argsort(-lengths * (1 + _LENGTH_NOISE * blur[:, 0]), kind="stable")]
+        ids = ids[np.argsort(np.arange(len(ids)) + self._reach * blur[:, 1], kind="stable")]
+        pieces = np.split(ids, self._ends[:-1])
+        return [pieces[i] for i in rng.permutation(self._seed, "batches", epoch, len(pieces))[:batches]]
 
 
 def max_samples(inputs: SpeechInputs) -> int:
@@ -196,17 +225,31 @@ def max_samples(inputs: SpeechInputs) -> int:
     return round(inputs.max_seconds * inputs.sample_rate)
 
 
-def _budget(inputs: InputsConfig, config: LoaderConfig) -> int | None:
-    if config.batch_seconds is None:
-        return None
-    if not isinstance(inputs, SpeechInputs):
+def _budget(inputs: InputsConfig, config: LoaderConfig, longest: int) -> int | None:
+    """Samples or tokens that a batch may hold; None if only their number counts. `longest` is the largest size."""
+    if config.batch_seconds is not None and not isinstance(inputs, SpeechInputs):
         raise DataError("loader.batch_seconds is for speech only; use loader.batch_size")
-    if config.batch_seconds < inputs.min_seconds:
+    if config.batch_tokens is not None and not isinstance(inputs, TextInputs):
+        raise DataError("loader.batch_tokens is for text only; use loader.batch_size")
+    if config.pad and not isinstance(inputs, SpeechInputs):
         raise DataError(
-            f"loader.batch_seconds is {config.batch_seconds}, less than one clip "
-            f"of inputs.min_seconds {inputs.min_seconds}: raise it"
+            "loader.pad is for speech only: pictures have one size, and sequences of tokens are always padded"
         )
-    return round(config.batch_seconds * inputs.sample_rate)
+    if isinstance(inputs, SpeechInputs) and config.batch_seconds is not None:
+        if config.batch_seconds < inputs.min_seconds:
+            raise DataError(
+                f"loader.batch_seconds is {config.batch_seconds}, less than one clip "
+                f"of inputs.min_seconds {inputs.min_seconds}: raise it"
+            )
+        return round(config.batch_seconds * inputs.sample_rate)
+    if isinstance(inputs, TextInputs) and config.batch_tokens is not None:
+        if config.batch_tokens < longest:
+            raise DataError(
+                f"loader.batch_tokens is {config.batch_tokens}, less than one sequence of {longest}: "
+                "raise it, or lower inputs.block_size"
+            )
+        return config.batch_tokens
+    return None
 
 
 def _known_lengths(sizes: np.ndarray, inputs: InputsConfig) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast.batch import Batch
-from d2v_fast.data import DataSource
+from d2v_fast.data import DataError, DataSource
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.config import Config
 from d2v_fast.training.modalities import open_data, open_loader
@@ -34,7 +34,9 @@ def dry_run(config: Config, data: str | Path | DataSource) -> list[tuple[str, st
     ahead = replace(config, loader=replace(config.loader, prefetch=1))
     with open_loader(ahead, source, device=device) as loader:
         steps_per_epoch = loader.steps_per_epoch
-        batches = loader.step(0)
+        batches = [batch for batch in loader.step(0) if len(batch.sample_ids)]
+    if not batches:
+        raise DataError("no sample of the first step can be read")
     with torch.random.fork_rng(devices=[]):
         model = Data2Vec(config.model)
         model.to(device).train()

@@ -13,9 +13,19 @@ from d2v_fast.training.config import Config
 from d2v_fast.training.config_json import differences, from_dict, to_dict
 from d2v_fast.training.errors import ConfigError, RunError
 
-MAY_CHANGE = ("checkpoint.", "log.", "monitor.", "loader.threads", "loader.prefetch", "inputs.tokenizer")
-"""Fields that decide no bit of the weights: intervals, threads, paths, and when a collapse is called one. (What is in a
-tokenizer is part of the data's fingerprint, only its path may change.) `steps` may grow."""
+MAY_CHANGE = (
+    "checkpoint.",
+    "log.",
+    "monitor.",
+    "loader.threads",
+    "loader.prefetch",
+    "loader.max_skipped",
+    "loader.allow_roots",
+    "inputs.tokenizer",
+)
+"""Fields that decide no bit of the weights: intervals, threads, paths, when a collapse is called one and when broken
+files are too many. (What is in a tokenizer is part of the data's fingerprint, only its path may change.) `steps` may
+grow. (The engine may not change: two engines give the same pictures only to within a rounding.)"""
 
 _held: set[Path] = set()  # a POSIX lock does not keep the same process out, this does
 

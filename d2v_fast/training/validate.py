@@ -22,6 +22,7 @@ def validate(config: Config) -> None:
         ("seed", config.seed, config.seed >= 0, "0 or more"),
         ("loader.batch_size", loader.batch_size, loader.batch_size >= 1, "at least 1"),
         ("loader.accumulation", loader.accumulation, loader.accumulation >= 1, "at least 1"),
+        ("loader.max_skipped", loader.max_skipped, 0 <= loader.max_skipped <= 1, "a share between 0 and 1"),
         ("loader.holdout", loader.holdout, 0 <= loader.holdout < 1, "at least 0 and below 1"),
         ("optim.lr", optim.lr, optim.lr > 0, "above 0"),
         ("optim.betas", optim.betas, all(0 <= beta < 1 for beta in optim.betas), "at least 0 and below 1"),

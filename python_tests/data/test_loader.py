@@ -16,11 +16,12 @@ from d2v_fast.data import (
     SampleError,
     SpeechInputs,
     TextInputs,
+    TooManySkipped,
     VisionInputs,
     open_source,
 )
 from d2v_fast.data.loader import split
-from d2v_fast.masking import TokenMask, token_masks
+from d2v_fast.masking import SpanMask, TokenMask, span_masks, token_masks
 
 
 def bits(batches):
@@ -29,20 +30,46 @@ def bits(batches):
     return [[v.numpy().tobytes() if isinstance(v, torch.Tensor) else v for v in row] for row in values]
 
 
-@pytest.fixture(params=["vision", "speech", "speech buckets", "text"])
+class Documents:
+    """Sequences of tokens of different lengths, a source of one's own."""
+
+    modality, fingerprint = "text", "documents"
+    mask_id, pad_id, special_ids, vocab_size = 1, 2, (0, 1, 2), 50
+
+    def __init__(self, sizes):
+        self.sizes = np.array(sizes)
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def name(self, index):
+        return f"document {index}"
+
+    def read(self, index):
+        return np.full(self.sizes[index], 3 + index)
+
+
+def text_masks(source):
+    def make(tokens, lengths, sample_ids, epoch):
+        special = {"mask_id": source.mask_id, "vocab_size": source.vocab_size, "special_ids": source.special_ids}
+        config = TokenMask(probability=0.3)
+        return token_masks(config, tokens, lengths, seed=5, epoch=epoch, sample_ids=sample_ids, **special)
+
+    return make
+
+
+@pytest.fixture(params=["vision", "speech", "speech buckets", "speech padded", "text", "documents"])
 def open_loader(request, tmp_path, pictures, clips, picture_masks, clip_masks):
     """(LoaderConfig fields, first_step) to a loader of each modality, over files."""
     kind = request.param
-    if kind == "text":
+    if kind in ("text", "documents"):
         (tmp_path / "a.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60)
         inputs = TextInputs(block_size=16)
-        source = open_source(tmp_path / "a.txt", "text", inputs, vocab_size=270)
-
-        def masks(tokens, lengths, sample_ids, epoch):
-            special = {"mask_id": source.mask_id, "special_ids": source.special_ids}
-            return token_masks(
-                TokenMask(), tokens, vocab_size=source.vocab_size, seed=5, epoch=epoch, sample_ids=sample_ids, **special
-            )
+        if kind == "text":
+            source = open_source(tmp_path / "a.txt", "text", inputs, vocab_size=270)
+        else:
+            source = open_source(Documents(range(4, 17)), "text", inputs)
+        masks = text_masks(source)
 
     elif kind == "vision":
         inputs, masks = VisionInputs(), picture_masks
@@ -51,14 +78,15 @@ def open_loader(request, tmp_path, pictures, clips, picture_masks, clip_masks):
         inputs, masks = SpeechInputs(min_seconds=0.1, max_seconds=1.0), clip_masks
         source = open_source(clips, "speech", inputs)
 
-    def make(first_step=0, seed=3, **config):
-        if kind == "speech buckets":
-            config |= {"batch_seconds": 2.5}
+    def make(first_step=0, seed=3, rank=0, world=1, **config):
+        if kind in ("speech buckets", "speech padded"):
+            config |= {"batch_seconds": 2.5, "pad": kind == "speech padded"}
+        if kind == "documents":
+            config |= {"batch_tokens": 40}
         config = LoaderConfig(**{"batch_size": 4, "accumulation": 2} | config)
         size = 32 if kind == "vision" else None
-        return Loader(
-            source, inputs=inputs, config=config, seed=seed, masks=masks, image_size=size, first_step=first_step
-        )
+        place = {"first_step": first_step, "rank": rank, "world": world}
+        return Loader(source, inputs=inputs, config=config, seed=seed, masks=masks, image_size=size, **place)
 
     return make
 
@@ -67,8 +95,9 @@ def test_the_same_bits_whatever_the_threads_the_prefetch_and_the_order(open_load
     with open_loader(threads=1, prefetch=1) as loader:
         expected = [bits(loader.step(n)) for n in range(6)]
     assert len({str(step) for step in expected}) == 6
-    with open_loader(threads=3, prefetch=4) as loader:
-        assert [bits(loader.step(n)) for n in range(6)] == expected
+    for threads, prefetch in ((2, 2), (4, 3)):
+        with open_loader(threads=threads, prefetch=prefetch) as loader:
+            assert [bits(loader.step(n)) for n in range(6)] == expected
     with open_loader(threads=2) as loader:
         for n in (5, 0, 1, 1, 4, 2, 5, 3):
             assert bits(loader.step(n)) == expected[n]
@@ -79,15 +108,37 @@ def test_the_same_bits_whatever_the_threads_the_prefetch_and_the_order(open_load
 
 
 def test_an_epoch_holds_every_sample_at_most_once_also_across_steps(open_loader):
-    """With three micro-batches in a step, steps and epochs end at different places."""
-    with open_loader(accumulation=3) as loader:
+    """A step of seven micro-batches may be more than an epoch: steps and epochs then end at different places."""
+    with open_loader(accumulation=7) as loader:
         n = loader.batches_per_epoch
-        assert loader.steps_per_epoch == max(1, n // 3)
-        batches = [batch for step in range(n) for batch in loader.step(step)]
-        assert [loader.epoch(step) for step in range(n)] == [3 * step // n for step in range(n)]
+        assert loader.steps_per_epoch == max(1, n // 7)
+        steps = -(-3 * n // 7)
+        batches = [batch for step in range(steps) for batch in loader.step(step)]
+        assert [loader.epoch(step) for step in range(steps)] == [7 * step // n for step in range(steps)]
     for epoch in range(3):
         ids = torch.cat([batch.sample_ids for batch in batches[epoch * n : (epoch + 1) * n]])
         assert len(set(ids.tolist())) == len(ids)
+
+
+def test_processes_share_each_step(open_loader):
+    """Together they make what one process makes, the same bits, also of the held-out samples."""
+    with open_loader(accumulation=6, holdout=0.3) as loader:
+        whole = [bits(loader.step(n)) for n in range(3)]
+        held_out = bits(loader.validation())
+    for world in (2, 3):
+        shares, held = [], []
+        for rank in range(world):
+            with open_loader(accumulation=6, holdout=0.3, rank=rank, world=world) as loader:
+                shares.append([bits(loader.step(n)) for n in range(3)])
+                held.append(bits(loader.validation()))
+        for n in range(3):
+            assert [shares[i % world][n][i // world] for i in range(6)] == whole[n]
+        assert [held[i % world][i // world] for i in range(len(held_out))] == held_out
+
+
+def test_processes_that_cannot_share_a_step(open_loader):
+    with pytest.raises(DataError, match=r"loader.accumulation is 2, which 4 processes cannot share .* multiple of 4"):
+        open_loader(world=4)
 
 
 def test_batches_are_whole(open_loader):
@@ -96,11 +147,56 @@ def test_batches_are_whole(open_loader):
             count = len(batch.sample_ids)
             assert len(batch.inputs) == len(batch.mask) == count
             assert batch.views == 1
-            assert batch.lengths is None
+            assert batch.lengths is None or len(batch.lengths) == count
             assert torch.equal(batch.rows, batch.mask.flatten().nonzero()[:, 0])
             assert 0 < batch.mask.float().mean() < 1
             assert (batch.masked_inputs is not None) == (batch.inputs.dtype == torch.int64)
             assert batch.inputs.isfinite().all()
+
+
+def test_documents_are_padded_and_the_padding_is_not_masked():
+    source = Documents([5, 9, 7])
+    config, inputs = LoaderConfig(batch_size=3), TextInputs(block_size=9, packed=False)
+    with Loader(source, inputs=inputs, config=config, seed=0, masks=text_masks(source)) as loader:
+        batches = [loader.step(n)[0] for n in range(10)]
+    for batch in batches:
+        assert batch.inputs.shape == batch.masked_inputs.shape == batch.mask.shape == (3, 9)
+        assert batch.mask.any()
+        for row, (sample, length) in enumerate(zip(batch.sample_ids.tolist(), batch.lengths.tolist(), strict=True)):
+            assert length == source.sizes[sample]
+            assert batch.inputs[row].tolist() == [3 + sample] * length + [2] * (9 - length)
+            assert not batch.mask[row, length:].any()
+            assert (batch.masked_inputs[row, length:] == 2).all()
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_clips_are_padded_or_cropped(pad):
+    noise = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    source = ArraySource("speech", [noise[:2400], noise[:4000], noise[:3200]])
+
+    def masks(inputs, lengths, sample_ids, epoch):
+        frames = torch.full((len(inputs),), inputs.shape[1] // 80) if lengths is None else lengths // 80
+        return span_masks(SpanMask(), frames, width=inputs.shape[1] // 80, seed=5, epoch=epoch, sample_ids=sample_ids)
+
+    inputs = SpeechInputs(min_seconds=0.1, max_seconds=0.225)  # 3600 samples
+    config = LoaderConfig(batch_size=3, pad=pad)
+    with Loader(source, inputs=inputs, config=config, seed=0, masks=masks) as loader:
+        batch = loader.step(0)[0]
+    if not pad:
+        assert batch.inputs.shape == (3, 2400)
+        assert batch.lengths is None
+        return
+    assert batch.inputs.shape == (3, 3600)
+    for row, sample in enumerate(batch.sample_ids.tolist()):
+        length = (2400, 3600, 3200)[sample]
+        assert batch.lengths[row] == length
+        clip = torch.from_numpy(source.read(sample))
+        whole = (clip - clip.mean()) / torch.sqrt(clip.var(unbiased=False) + 1e-5)
+        windows = whole.unfold(0, length, 1)
+        assert (windows - batch.inputs[row, :length]).abs().amax(1).min() < 1e-5
+        assert (batch.inputs[row, length:] == 0).all()
+        assert batch.mask[row, : length // 80].any()
+        assert not batch.mask[row, length // 80 :].any()
 
 
 def test_validation_is_the_same_every_time_and_apart_from_training(open_loader):
@@ -181,14 +277,36 @@ def test_an_unreadable_header_is_skipped_and_counted(vision, pictures, capsys):
     assert capsys.readouterr().err.count("zz.png: is empty") == 1
 
 
-def test_a_batch_without_a_readable_sample_is_an_error(vision, pictures):
+def test_a_batch_without_a_readable_sample_is_empty(vision, pictures):
+    """Batches of one: a broken file is no reason to stop."""
+    source = open_source(pictures, "vision", VisionInputs())
+    (pictures / source.name(4)).unlink()
+    with vision(source, batch_size=1) as loader:
+        batches = [loader.step(n)[0] for n in range(10)]
+        assert loader.skipped == 1
+    assert sorted(len(batch.sample_ids) for batch in batches) == [0] + [1] * 9
+    (empty,) = (batch for batch in batches if batch.skipped)
+    assert empty.rows.numel() == 0
+    assert len(empty.inputs) == 0
+
+
+def test_an_unreadable_sample_is_left_out_of_the_validation(vision, pictures):
+    source = open_source(pictures, "vision", VisionInputs())
+    with vision(source, holdout=0.3, batch_size=1) as loader:
+        held_out = [batch.sample_ids.item() for batch in loader.validation()]
+        (pictures / source.name(held_out[1])).unlink()
+        assert [batch.sample_ids.item() for batch in loader.validation()] == [held_out[0], held_out[2]]
+        assert loader.skipped == 1
+
+
+def test_vanished_files_stop_the_run(vision, pictures):
     source = open_source(pictures, "vision", VisionInputs())
     shutil.rmtree(pictures)
-    with (
-        vision(source) as loader,
-        pytest.raises(DataError, match=r"no sample of a batch of 5 can be read; .*No such"),
-    ):
-        loader.step(0)
+    told = r"4 of 10 samples cannot be read, .* No such file.*; and 1 more\. .*--loader.max-skipped 0.8"
+    with vision(source, batch_size=2) as loader:
+        assert len(loader.step(0)[0].sample_ids) == 0
+        with pytest.raises(TooManySkipped, match=told):
+            loader.step(1)
 
 
 class Failing(ArraySource):

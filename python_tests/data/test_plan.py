@@ -10,9 +10,15 @@ RATE = 1000
 SPEECH = SpeechInputs(sample_rate=RATE, min_seconds=1, max_seconds=20)
 
 
-def text_plan(count, batch_size, seed=0, ids=None):
+def text_plan(count, batch_size, seed=0, ids=None, **config):
     ids = np.arange(count) if ids is None else ids
-    return Plan(np.full(count, 64), ids, TextInputs(block_size=64), LoaderConfig(batch_size=batch_size), seed)
+    config = LoaderConfig(batch_size=batch_size, **config)
+    return Plan(np.full(count, 64), ids, TextInputs(block_size=64), config, seed)
+
+
+def document_plan(sizes, seed=0, **config):
+    inputs = TextInputs(block_size=512, packed=False)
+    return Plan(sizes, np.arange(len(sizes)), inputs, LoaderConfig(batch_size=1000, **config), seed)
 
 
 def speech_plan(sizes, seed=0, **config):
@@ -69,6 +75,39 @@ def test_no_samples_or_no_batch_size():
         text_plan(3, 2, ids=np.arange(0))
     with pytest.raises(DataError, match=r"loader.batch_size is 0"):
         text_plan(3, 0)
+
+
+def test_an_epoch_is_made_of_whole_steps():
+    plan = text_plan(100, 9, accumulation=4)  # eleven micro-batches, two steps
+    assert plan.batches_per_epoch == 8
+    for epoch in range(3):
+        ids = np.concatenate(epoch_ids(plan, epoch))
+        assert len(set(ids)) == len(ids) == 72
+        assert {plan.batch(m).epoch for n in (2 * epoch, 2 * epoch + 1) for m in plan.step(n)} == {epoch}
+    left = [set(range(100)) - set(np.concatenate(epoch_ids(plan, epoch))) for epoch in range(3)]
+    assert left[0] != left[1] != left[2]
+
+
+def test_a_step_larger_than_the_data_takes_several_epochs():
+    plan = text_plan(10, 4, accumulation=5)  # two micro-batches in an epoch
+    assert plan.batches_per_epoch == 2
+    assert [plan.batch(m).epoch for m in plan.step(0)] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("make", [lambda: text_plan(97, 5, accumulation=6), lambda: few_clips(accumulation=6)])
+def test_the_number_of_processes_changes_nothing_but_who_computes(make):
+    plan = make()
+    for n in range(9):
+        whole = [plan.batch(m).ids.tolist() for m in plan.step(n)]
+        assert len(whole) == 6
+        for world in (2, 3, 6):
+            shares = [[plan.batch(m).ids.tolist() for m in plan.step(n, rank, world)] for rank in range(world)]
+            assert {len(share) for share in shares} == {6 // world}
+            assert [shares[i % world][i // world] for i in range(6)] == whole
+
+
+def few_clips(**config):
+    return speech_plan(lognormal(300), batch_seconds=60, batch_size=100, **config)
 
 
 # speech
@@ -128,6 +167,88 @@ def test_a_budget_brings_clips_of_equal_length_together():
         assert np.median(seconds) > 110
 
 
+def padding_share(plan, epoch):
+    """Share of the rows that is padding."""
+    valid, whole = 0, 0
+    for number in range(epoch * plan.batches_per_epoch, (epoch + 1) * plan.batches_per_epoch):
+        details = plan.batch(number).details
+        valid += details.lengths.sum()
+        whole += details.width * len(details.lengths)
+    return 1 - valid / whole
+
+
+def test_padding_is_little_with_a_budget_and_much_without():
+    sizes = lognormal(2000)
+    plan = speech_plan(sizes, batch_seconds=120, batch_size=1000, pad=True)
+    assert max(padding_share(plan, epoch) for epoch in range(3)) < 0.03
+    assert padding_share(speech_plan(sizes, batch_size=13, pad=True), 0) > 0.25
+    for number in range(plan.batches_per_epoch):
+        batch = plan.batch(number)
+        assert (batch.details.lengths == np.minimum(sizes[batch.ids], 20 * RATE)).all()  # nothing is cropped
+        assert (batch.details.starts + batch.details.lengths <= sizes[batch.ids]).all()
+        assert len(batch.ids) * batch.details.width <= 120 * RATE
+
+
+def test_lengths_are_given_where_rows_are_not_full():
+    plan = speech_plan(np.array([3000, 4000, 3000]), batch_size=3, pad=True)
+    batch = plan.batch(0)
+    assert dict(zip(batch.ids.tolist(), batch.lengths.tolist(), strict=True)) == {0: 3000, 1: 4000, 2: 3000}
+    assert speech_plan(np.array([3000, 4000, 3000]), batch_size=3).batch(0).lengths is None
+    assert speech_plan(np.array([3000, 3000]), batch_size=2, pad=True).batch(0).lengths is None
+
+
+def documents(count, seed=0):
+    """Lengths of 8 to 512 tokens."""
+    draw = np.random.default_rng(seed).lognormal(np.log(120), 0.6, count)
+    return np.clip(draw, 8, 512).astype(np.int64)
+
+
+def test_documents_of_like_length_come_together_within_a_budget():
+    sizes = documents(20_000)
+    plan = document_plan(sizes, batch_tokens=8192)
+    for epoch in range(2):
+        assert padding_share(plan, epoch) < 0.03
+        found = [plan.batch(epoch * plan.batches_per_epoch + k) for k in range(plan.batches_per_epoch)]
+        ids = np.concatenate([batch.ids for batch in found])
+        assert len(set(ids)) == len(ids) > 0.99 * len(sizes)
+        tokens = np.array([len(batch.ids) * batch.details.width for batch in found])
+        assert tokens.max() <= 8192
+        assert np.median(tokens) > 0.95 * 8192
+        assert all((batch.details.lengths == sizes[batch.ids]).all() for batch in found)
+    random = Plan(sizes, np.arange(len(sizes)), TextInputs(packed=False), LoaderConfig(batch_size=54), 0)
+    assert padding_share(random, 0) > 0.25
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_batch_is_larger_than_the_budget(seed):
+    draw = np.random.default_rng(seed)
+    for count in (1, 2, 7, 50):
+        sizes = draw.integers(1, 500, count)
+        plan = document_plan(sizes, seed, batch_tokens=512)
+        for number in range(3 * plan.batches_per_epoch):
+            batch = plan.batch(number)
+            assert len(batch.ids) * batch.details.width <= 512
+        held_out = plan.in_order()
+        assert sorted(np.concatenate([batch.ids for batch in held_out])) == list(range(count))
+        assert max(len(batch.ids) * batch.details.width for batch in held_out) <= 512
+
+
+def test_full_blocks_need_no_buckets():
+    plan = text_plan(100, 50, batch_tokens=640)
+    assert {len(ids) for ids in epoch_ids(plan, 0)} == {10}
+    assert plan.batches_per_epoch == 10
+    by_size = text_plan(100, 10)
+    assert np.array_equal(plan.batch(3).ids, by_size.batch(3).ids)
+
+
+def test_clips_beyond_the_longest_window_mix():
+    """Their length no longer matters, so they are not kept apart by it."""
+    sizes = np.arange(21, 421) * RATE
+    plan = speech_plan(sizes, batch_seconds=200, batch_size=100)
+    spread = [np.ptp(sizes[plan.batch(k).ids]) for k in range(plan.batches_per_epoch)]
+    assert min(spread) > 100 * RATE
+
+
 def test_bucketed_batches_differ_between_epochs():
     plan = speech_plan(lognormal(2000), batch_seconds=120, batch_size=1000)
     first, second = ({frozenset(ids.tolist()) for ids in epoch_ids(plan, epoch)} for epoch in (0, 1))
@@ -163,8 +284,15 @@ def test_a_clip_longer_than_the_budget_is_cut_to_it():
 def test_budgets_that_make_no_sense():
     with pytest.raises(DataError, match=r"loader.batch_seconds is 0.5, less than one clip of inputs.min_seconds 1"):
         speech_plan(lognormal(9), batch_seconds=0.5)
-    with pytest.raises(DataError, match="for speech only"):
-        Plan(np.ones((3, 2)), np.arange(3), VisionInputs(), LoaderConfig(batch_seconds=9), 0)
+    with pytest.raises(DataError, match=r"loader.batch_tokens is 400, less than one sequence of 512"):
+        document_plan(documents(2000), batch_tokens=400)
+    for config, told in (
+        (LoaderConfig(batch_seconds=9), "batch_seconds is for speech only"),
+        (LoaderConfig(batch_tokens=9), "batch_tokens is for text only"),
+        (LoaderConfig(pad=True), "pad is for speech only"),
+    ):
+        with pytest.raises(DataError, match=told):
+            Plan(np.ones((3, 2)), np.arange(3), VisionInputs(), config, 0)
 
 
 @pytest.mark.parametrize("config", [{"batch_size": 5}, {"batch_seconds": 60, "batch_size": 100}])

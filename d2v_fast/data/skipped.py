@@ -1,0 +1,83 @@
+"""Samples that cannot be read: named once, counted, and too many of them stop the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from d2v_fast.data.errors import DataError, SampleError, TooManySkipped, report
+from d2v_fast.data.source import DataSource
+
+_FEW = 3
+"""So many broken samples never stop a run (unless none is allowed): one of twenty is no reason to."""
+
+_FIRST = 1000
+"""Samples that the share is taken of at least, if there are so many: the first few handed out are no measure."""
+
+_NAMED = 3
+"""Broken samples that the error names."""
+
+
+class Skipped:
+    """The broken samples met so far. Each counts once, however many epochs it is met in.
+
+    Args:
+        source: Where samples come from.
+        samples: int64 [n], those that take part.
+        most: `loader.max_skipped`, the share of broken samples that is let pass.
+
+    Raises:
+        DataError: `most` is no share.
+        TooManySkipped: More samples are known to be broken before anything is read.
+    """
+
+    def __init__(self, source: DataSource, samples: np.ndarray, most: float) -> None:
+        if not 0 <= most <= 1:
+            raise DataError(f"loader.max_skipped is {most}; it is a share of the samples, between 0 and 1")
+        self._most, self._samples = most, len(samples)
+        self._reasons: dict[int, SampleError] = {}
+        sizes = np.asarray(source.sizes)[samples].reshape(len(samples), -1)
+        known = samples[(sizes == 0).any(axis=1)]
+        if len(known) > self._allowed(len(samples)):
+            raise self._error(len(known), len(samples), [_reason(source, i) for i in known[:_NAMED].tolist()])
+
+    def add(self, failures: Mapping[int, SampleError], handed_out: int) -> None:
+        """Names those that are new on stderr, and stops a run that meets too many.
+
+        Args:
+            failures: What went wrong, by sample id.
+            handed_out: Samples read or skipped so far. The share is taken of these, of the first 1000 at least and of
+                all samples at most.
+
+        Raises:
+            TooManySkipped: Names the first of them and the remedy.
+        """
+        for sample, error in failures.items():
+            if sample not in self._reasons:
+                self._reasons[sample] = error
+                report(error.name, error.reason)
+        seen = min(self._samples, max(handed_out, _FIRST))
+        if len(self._reasons) > self._allowed(seen):
+            raise self._error(len(self._reasons), seen, list(self._reasons.values())[:_NAMED])
+
+    def _allowed(self, seen: int) -> float:
+        return max(_FEW, self._most * seen) if self._most > 0 else 0
+
+    def _error(self, broken: int, seen: int, first: Sequence[SampleError]) -> TooManySkipped:
+        more = f"; and {broken - len(first)} more" if broken > len(first) else ""
+        named = "; ".join(map(str, first)) + more
+        return TooManySkipped(
+            f"{broken} of {seen} samples cannot be read, more than loader.max_skipped {self._most:g} allows: {named}. "
+            "If files are gone, put them back: the same command then continues the run. To go on without them, add "
+            f"--loader.max-skipped {min(1.0, 2 * broken / seen):.2g}"
+        )
+
+
+def _reason(source: DataSource, sample: int) -> SampleError:
+    """Why a sample without a size cannot be read."""
+    try:
+        source.read(sample)
+    except SampleError as error:
+        return error
+    return SampleError(source.name(sample), "has no size")
