@@ -170,6 +170,22 @@ def test_a_run_that_stops_by_itself_exits_with_1(pictures, tmp_path, fails):
     assert "the targets have collapsed" in fails([*command, "--monitor.warmup-steps", "1", "--steps", "3"], code=1)
 
 
+def test_too_many_broken_files_stop_a_run_unless_they_are_let_pass(tmp_path, fails, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(9):
+        Image.fromarray(np.full((8, 8), 20 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+    for i in range(5, 9):
+        (folder / f"{i}.png").write_bytes(b"")
+    command = ["pretrain", "vision-tiny", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    message = fails([*command, "--steps", "2"], code=1)
+    assert "4 of 9 samples cannot be read" in message
+    assert f"{folder / '5.png'}: is empty" in message
+    assert "--loader.max-skipped 0.89" in message
+    main([*command, "--steps", "2", "--loader.max-skipped", "0.89"])
+    assert "finished" in capsys.readouterr().out
+
+
 def test_a_mask_that_does_not_fit_is_named(pictures, tmp_path, fails):
     command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
     assert "mask: InverseBlockMask.ratio" in fails([*command, "--mask.ratio", "1.5"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2v_fast import rng
 from d2v_fast.batch import Batch
-from d2v_fast.data import DataSource, Loader
+from d2v_fast.data import DataSource, Loader, TooManySkipped
 from d2v_fast.models import Data2Vec
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.training import checkpoint as checkpoints
@@ -151,7 +151,12 @@ class Data2VecTrainer:
     ) -> None:
         config, clock, self._trained = self.config, Clock(), True
         for n in range(first, config.steps):  # n counts attempted optimizer steps
-            batches = loader.step(n)
+            try:
+                batches = loader.step(n)
+            except TooManySkipped:  # the files may come back, or be given up for lost: no step is to be done again
+                if n > first:
+                    self._save(run, n, journal.lines.sync(), fingerprint)
+                raise
             # The mean over the masked positions of the whole step: their number is known on the host before any forward
             # pass. (With several processes this is the number to sum over them.)
             rows = sum(batch.rows.numel() for batch in batches)
