@@ -1,4 +1,4 @@
-// The only file that sees Python. Tensors arrive as addresses and sizes; d2v_fast/ops checks them before.
+// The only file of the CPU side that sees Python. Tensors arrive as addresses and sizes; d2v_fast/ops checks them before.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -105,6 +105,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of d2v_fast; use d2v_fast.ops and d2v_fast.masking instead.";
   m.def("isa", [] { return d2v::kernels().isa; }, "Name of the instruction set in use: baseline, avx2 or avx512.");
   m.attr("compiler") = D2V_COMPILER;
+  m.attr("cuda") = D2V_CUDA;  // what d2v_fast._cuda was built for, or why it was not built
   bind_random(m);
   bind_ema_and_loss(m);
   bind_layer_targets(m);

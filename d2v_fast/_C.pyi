@@ -8,6 +8,7 @@ import numpy.typing as npt
 _Integers = npt.NDArray[np.int64]
 
 compiler: str
+cuda: str
 instruction_sets: str
 
 def isa() -> str: ...

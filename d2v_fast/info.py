@@ -56,14 +56,19 @@ def collect() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in REQUIRED}},
         "optional": {name: _version(name) for name in OPTIONAL},
-        "build": {"compiler": _C.compiler, "instruction sets": _C.instruction_sets, "file": _C.__file__},
+        "build": {
+            "compiler": _C.compiler,
+            "instruction sets": _C.instruction_sets,
+            "CUDA C++": _C.cuda,
+            "file": _C.__file__,
+        },
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),
             "torch threads": torch.get_num_threads(),
             "instruction set": _C.isa(),
-            "D2V_FAST_ISA": os.environ.get("D2V_FAST_ISA"),
             "GPUs": devices,
+            **{name: os.environ.get(name) for name in ("D2V_FAST_ISA", "D2V_FAST_GPU", "D2V_FAST_DEBUG")},
         },
         "operations": {
             operation: {device: backend._asdict() for device, backend in served.items()}

@@ -7,6 +7,12 @@
 namespace d2v {
 namespace cuda {
 
+// Makes a device the calling thread's current one for the kernels here: this library has a CUDA runtime of its own.
+const char* use_device(int device);
+
+// Why the kernels cannot run on the current device with its driver, or null.
+const char* unusable();
+
 // A piece of one tensor of the EMA's list; a row of four int64 in the device table.
 struct alignas(16) EmaChunk {
   void* teacher;
@@ -27,6 +33,10 @@ const char* ema(const EmaChunk* chunks, int64_t count, const double* decay, void
 // layer_norm must be NORM_INSTANCE, final_norm NORM_NONE, dtype F32, BF16 or F16. In host memory: `layers` and `strides`; on the
 // device: what they point to, `rows`, `lengths` and `out`. Lengths above `frames` count as `frames`.
 const char* layer_targets(const LayerTargets& x, void* stream);
+
+// How often layer_targets would read the wanted rows of each layer on the current device: once where a layer's piece fits into shared
+// memory, twice where not, 0 where `x` is refused. Pointers are not looked at.
+const char* layer_targets_reads(const LayerTargets& x, int& reads);
 
 }  // namespace cuda
 }  // namespace d2v

@@ -192,6 +192,30 @@ static const char* start(const Layers& x, int64_t blocks, size_t bytes, cudaStre
   return failure(launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), bytes, stream, x));
 }
 
+// How the shared memory of a block is used.
+struct Plan {
+  bool staged;       // a layer's piece fits, so it is read once
+  int64_t capacity;  // rows with room
+  size_t bytes;
+};
+
+template <typename T>
+static const char* plan(const LayerTargets& given, Plan& made) {
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return failure(error);
+  const int64_t room = most - static_cast<int64_t>(sizeof(Moments) * kWarps * kWidth<T> + 4 * kWarps + 12 * kWidth<T>);
+  // An eighth more than the average leaves room for samples with more rows than others.
+  const int64_t average = (given.count + given.batch - 1) / given.batch, generous = average + average / 8 + 8;
+  made.capacity = generous < given.frames ? generous : given.frames;
+  made.staged = static_cast<int64_t>(Room<T>::bytes(given.frames, made.capacity)) <= room;
+  const int64_t most_rows = room / static_cast<int64_t>(Room<T>::bytes(0, 1));
+  if (!made.staged && made.capacity > most_rows) made.capacity = most_rows;
+  made.bytes = Room<T>::bytes(made.staged ? given.frames : 0, made.capacity);
+  return nullptr;
+}
+
 template <typename T>
 static const char* run(const LayerTargets& given, cudaStream_t stream) {
   Layers x = {};
@@ -211,36 +235,39 @@ static const char* run(const LayerTargets& given, cudaStream_t stream) {
   x.channels = static_cast<int>(given.channels);
   x.eps = static_cast<float>(given.eps);
 
-  int device = 0, most = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (error != cudaSuccess) return failure(error);
-  const int64_t room = most - static_cast<int64_t>(sizeof(Moments) * kWarps * kWidth<T> + 4 * kWarps + 12 * kWidth<T>);
-  // An eighth more than the average leaves room for samples with more rows than others.
-  const int64_t average = (given.count + given.batch - 1) / given.batch, generous = average + average / 8 + 8;
-  int64_t capacity = generous < given.frames ? generous : given.frames;
-  const bool staged = static_cast<int64_t>(Room<T>::bytes(given.frames, capacity)) <= room;
-  const int64_t most_rows = room / static_cast<int64_t>(Room<T>::bytes(0, 1));
-  if (!staged && capacity > most_rows) capacity = most_rows;
-  x.capacity = static_cast<int>(capacity);
-  const size_t bytes = Room<T>::bytes(staged ? given.frames : 0, capacity);
-
+  Plan made = {};
+  if (const char* error = plan<T>(given, made)) return error;
+  x.capacity = static_cast<int>(made.capacity);
   const int64_t blocks = given.batch * ((given.channels + kWidth<T> - 1) / kWidth<T>);
   if (blocks > INT32_MAX) return "batch * channels is beyond the largest grid";
-  if (vector) return staged ? start<T, true, true>(x, blocks, bytes, stream) : start<T, true, false>(x, blocks, bytes, stream);
-  return staged ? start<T, false, true>(x, blocks, bytes, stream) : start<T, false, false>(x, blocks, bytes, stream);
+  if (vector) return made.staged ? start<T, true, true>(x, blocks, made.bytes, stream) : start<T, true, false>(x, blocks, made.bytes, stream);
+  return made.staged ? start<T, false, true>(x, blocks, made.bytes, stream) : start<T, false, false>(x, blocks, made.bytes, stream);
 }
 
-const char* layer_targets(const LayerTargets& x, void* stream) {
+static const char* refused(const LayerTargets& x) {
   if (x.layer_norm != NORM_INSTANCE || x.final_norm != NORM_NONE)
     return "the CUDA kernel takes instance norm of the layers, without a final norm";
   if (x.layer_count < 1 || x.layer_count > kMaxLayers) return "the CUDA kernel takes 1 to 64 layers";
   if (x.frames > INT32_MAX || x.channels > INT32_MAX) return "the CUDA kernel takes fewer than 2^31 frames and channels";
+  if (x.dtype != F32 && x.dtype != BF16 && x.dtype != F16) return "the CUDA kernel takes float32, bfloat16 and float16 layers";
+  return nullptr;
+}
+
+const char* layer_targets_reads(const LayerTargets& x, int& reads) {
+  reads = 0;
+  if (refused(x) || x.batch < 1) return nullptr;
+  Plan made = {};
+  const char* const error = x.dtype == F32 ? plan<float>(x, made) : plan<bf16>(x, made);  // both 16-bit formats take the same room
+  if (!error) reads = made.staged ? 1 : 2;
+  return error;
+}
+
+const char* layer_targets(const LayerTargets& x, void* stream) {
+  if (const char* why = refused(x)) return why;
   if (x.count == 0 || x.channels == 0) return nullptr;
   if (x.dtype == F32) return run<float>(x, static_cast<cudaStream_t>(stream));
   if (x.dtype == BF16) return run<bf16>(x, static_cast<cudaStream_t>(stream));
-  if (x.dtype == F16) return run<f16>(x, static_cast<cudaStream_t>(stream));
-  return "the CUDA kernel takes float32, bfloat16 and float16 layers";
+  return run<f16>(x, static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace cuda

@@ -15,6 +15,9 @@ library = torch.library.Library("d2v_fast", "DEF")
 # The kernels' codes of the number formats (enum DType in csrc/cpu/kernels.h).
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
+# enum Reduction in csrc/cpu/kernels.h
+REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
+
 
 class Backend(NamedTuple):
     """Which code serves an operation on one kind of device."""
@@ -26,11 +29,16 @@ class Backend(NamedTuple):
     """Why it runs and no other one does."""
 
 
-_backends: dict[str, dict[str, Backend]] = {}
+_backends: dict[str, dict[str, Callable[[], Backend]]] = {}
 
 
 def register(
-    schema: str, *, cpu: Callable[..., Any], fake: Callable[..., Any], other: Callable[..., Any] | None = None
+    schema: str,
+    *,
+    cpu: Callable[..., Any],
+    cuda: Callable[..., Any],
+    fake: Callable[..., Any],
+    other: Callable[..., Any] | None = None,
 ) -> Any:
     """Defines one operator of the namespace and returns its overload, ready to be called.
 
@@ -39,19 +47,21 @@ def register(
     Args:
         schema: name and signature in torch's schema language, mutated arguments marked.
         cpu: the implementation for CPU tensors.
+        cuda: the implementation for tensors of a GPU, NVIDIA's or AMD's.
         fake: the same without data: checks the metadata and returns empty results.
-        other: the implementation for every other device; without it the operator is for CPU tensors only.
+        other: the implementation for every other device, if there is one.
     """
     name = library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     library.impl(name, cpu, "CPU")
+    library.impl(name, cuda, "CUDA")
     if other is not None:
         library.impl(name, other, "CompositeExplicitAutograd")
     torch.library.register_fake(f"d2v_fast::{name}", fake, lib=library)
     return getattr(torch.ops.d2v_fast, name).default
 
 
-def serve(operation: str, **devices: Backend) -> None:
-    """Notes for `backends()` which code serves a public operation on each kind of device."""
+def serve(operation: str, **devices: Callable[[], Backend]) -> None:
+    """Notes for `backends()` who tells which code serves a public operation on each kind of device."""
     _backends[operation] = devices
 
 
@@ -60,18 +70,13 @@ def compiled() -> Backend:
     return Backend(f"compiled C++ ({_C.isa()})", "the best instruction set of this processor, or that of D2V_FAST_ISA")
 
 
-def plain_torch() -> Backend:
-    """The entry of an operation without a GPU kernel."""
-    return Backend("plain torch (d2v_fast.reference)", "Triton kernels are not written yet, nor CUDA C++ ones")
-
-
 def backends() -> dict[str, dict[str, Backend]]:
     """Which implementation serves each operation on each kind of device, and why no other one does.
 
     Returns:
         operation -> device type ("cpu", "cuda") -> `Backend(implementation, reason)`.
     """
-    return {operation: dict(devices) for operation, devices in _backends.items()}
+    return {name: {device: tell() for device, tell in devices.items()} for name, devices in _backends.items()}
 
 
 def dtype_code(tensor: Tensor, what: str) -> int:
@@ -101,3 +106,16 @@ def check_rows(rows: Tensor, limit: int) -> None:
     raise IndexError(
         f"rows[{bad}] is {value} after {int(rows[bad - 1])}: rows must be ascending and unique (use torch.unique)"
     )
+
+
+def check_lengths(lengths: Tensor, frames: int) -> None:
+    """Checks the values of lengths, int64 [B]; those of a GPU are waited for.
+
+    Raises:
+        ValueError: a length is not in [1, frames].
+    """
+    for sample, length in enumerate(lengths.tolist()):
+        if not 1 <= length <= frames:
+            raise ValueError(
+                f"lengths[{sample}] is {length}; it must lie in [1, T = {frames}]: leave out samples without a frame"
+            )

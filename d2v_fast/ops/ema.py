@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import DTYPE_CODES, compiled, dtype_code, plain_torch, register, serve
+from d2v_fast.ops._library import DTYPE_CODES, compiled, dtype_code, register, serve
 from d2v_fast.ops._overlap import find_overlap
+from d2v_fast.ops.device import ema as device
 
 
 def ema_update_(
@@ -125,6 +126,13 @@ def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
     return tensors if all(map(Tensor.is_contiguous, tensors)) else [tensor.contiguous() for tensor in tensors]
 
 
+def _on_gpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
+    _check(teacher, student, decay, shadow)
+    _check_bytes(teacher, student, shadow)
+    device.update_(teacher, student, _number(decay) if decay.is_cpu else decay, shadow)
+    torch.autograd.graph.increment_version([*teacher, *shadow])
+
+
 def _elsewhere(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
     _check(teacher, student, decay, shadow)
     _check_bytes(teacher, student, shadow)
@@ -134,7 +142,8 @@ def _elsewhere(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shad
 _ema_update = register(
     "ema_update_(Tensor(a!)[] teacher, Tensor[] student, Tensor decay, Tensor(b!)[] shadow) -> ()",
     cpu=_on_cpu,
+    cuda=_on_gpu,
     other=_elsewhere,
     fake=_check,
 )
-serve("ema_update_", cpu=compiled(), cuda=plain_torch())
+serve("ema_update_", cpu=compiled, cuda=device.backend)

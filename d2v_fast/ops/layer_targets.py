@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import check_rows, compiled, dtype_code, plain_torch, register, serve
+from d2v_fast.ops._library import check_lengths, check_rows, compiled, dtype_code, register, serve
+from d2v_fast.ops.device import layer_targets as device
 
 Norm = Literal["instance", "layer", "batch"]
 
@@ -56,7 +57,7 @@ def layer_targets(
     layers = [layer.detach() for layer in layers]
     layer_norms, final_norms = _norms("layer_norm", layer_norm), _norms("final_norm", final_norm)
     _check(layers, rows, lengths, eps)
-    if layers[0].device.type != "cpu":
+    if layers[0].device.type not in ("cpu", "cuda"):
         return reference.layer_targets(
             layers, rows, layer_norm=tuple(layer_norms), final_norm=tuple(final_norms), lengths=lengths, eps=eps
         )
@@ -104,14 +105,6 @@ def _check(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, ep
         raise ValueError(f"eps is {eps}; it must be finite and not negative")
 
 
-def _check_lengths(lengths: Tensor, frames: int) -> None:
-    for sample, length in enumerate(lengths.tolist()):
-        if not 1 <= length <= frames:
-            raise ValueError(
-                f"lengths[{sample}] is {length}; it must lie in [1, T = {frames}]: leave out samples without a frame"
-            )
-
-
 def _empty(layer: Tensor, rows: Tensor | None) -> Tensor:
     dtype = torch.float64 if layer.dtype == torch.float64 else torch.float32
     return layer.new_empty(layer.shape if rows is None else (rows.shape[0], layer.shape[2]), dtype=dtype)
@@ -142,7 +135,7 @@ def _layer_targets_cpu(
         check_rows(rows, batch * frames)
     if lengths is not None:
         lengths = lengths.contiguous()
-        _check_lengths(lengths, frames)
+        check_lengths(lengths, frames)
     # One call of the kernel takes one norm of the layers, and a layer norm of their mean. Whatever else is asked for is
     # done by further calls: on each layer before, and on the mean after, which then must have all of its rows.
     for norm in layer_norms[:-1]:
@@ -194,6 +187,7 @@ _layer_targets = register(
     "layer_targets(Tensor[] layers, Tensor? rows, Tensor? lengths, str[] layer_norms, str[] final_norms, float eps) "
     "-> Tensor",
     cpu=_layer_targets_cpu,
+    cuda=device.layer_targets,
     fake=_layer_targets_fake,
 )
-serve("layer_targets", cpu=compiled(), cuda=plain_torch())
+serve("layer_targets", cpu=compiled, cuda=device.backend)

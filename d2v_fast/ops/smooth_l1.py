@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import DTYPE_CODES, check_rows, compiled, dtype_code, plain_torch, register, serve
-
-# enum Reduction in csrc/cpu/kernels.h
-_REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
+from d2v_fast.ops._library import DTYPE_CODES, REDUCTIONS, check_rows, compiled, dtype_code, register, serve
+from d2v_fast.ops.device import smooth_l1 as device
 
 
 def masked_smooth_l1(
@@ -49,12 +47,12 @@ def masked_smooth_l1(
         TypeError: a dtype is not one of the four, or rows are not int64.
         IndexError: rows are out of range, not ascending or not unique.
     """
-    code = _REDUCTIONS.get(reduction)
+    code = REDUCTIONS.get(reduction)
     if code is None:
         raise ValueError(f"reduction is {reduction!r}; use 'mean', 'sum' or 'none'")
     if target.requires_grad:
         raise ValueError("target requires grad, but only pred gets a gradient: pass target.detach()")
-    if not pred.is_cpu:
+    if pred.device.type not in ("cpu", "cuda"):
         _check(pred, target, rows, beta, scale)
         return reference.masked_smooth_l1(pred, target, rows, beta=beta, scale=scale, reduction=reduction)
     if torch.is_grad_enabled() and pred.requires_grad:
@@ -123,14 +121,18 @@ def _factors(dtype: torch.dtype, count: int, beta: float, scale: float, reductio
     All of it in the forward pass, so that a backward pass whose incoming gradient is 1 finds the work done; none of it
     for float16, where 1 / M would underflow: there it meets the incoming gradient (the loss scale) in float32.
     """
-    factor = (scale if beta > 0 else 2 * scale) / (max(count, 1) if reduction == _REDUCTIONS["mean"] else 1)
+    factor = (scale if beta > 0 else 2 * scale) / (max(count, 1) if reduction == REDUCTIONS["mean"] else 1)
     return (1.0, factor) if dtype == torch.float16 else (factor, 1.0)
 
 
 def _is_final(gradient: Tensor, incoming: Tensor) -> bool:
     """Whether the stored gradient needs no more factors; it is never written to again, so it can be handed out."""
     return (
-        gradient.dtype != torch.float16 and type(incoming) is Tensor and incoming.dim() == 0 and incoming.item() == 1.0
+        gradient.is_cpu
+        and gradient.dtype != torch.float16
+        and type(incoming) is Tensor
+        and incoming.dim() == 0
+        and incoming.item() == 1.0
     )
 
 
@@ -139,7 +141,7 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor]:
     _check(pred, target, rows, beta, scale)
     dtype = torch.float64 if torch.float64 in (pred.dtype, target.dtype) else torch.float32
-    loss = pred.new_empty(target.shape[:1] if reduction == _REDUCTIONS["none"] else (), dtype=dtype)
+    loss = pred.new_empty(target.shape[:1] if reduction == REDUCTIONS["none"] else (), dtype=dtype)
     return loss, pred.new_empty(pred.shape if with_gradient else (0,))
 
 
@@ -199,23 +201,32 @@ def _backward_cpu(
         channels,
         DTYPE_CODES[gradient.dtype],
         DTYPE_CODES[incoming.dtype],
-        reduction == _REDUCTIONS["none"],
+        reduction == REDUCTIONS["none"],
         _factors(gradient.dtype, count, beta, scale, reduction)[1],
         torch.get_num_threads(),
     )
     return out
 
 
+def _forward_gpu(
+    pred: Tensor, target: Tensor, rows: Tensor | None, beta: float, scale: float, reduction: int, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    _check(pred, target, rows, beta, scale)
+    return device.forward(pred, target, rows, beta, scale, reduction, with_gradient)
+
+
 _forward = register(
     "smooth_l1_forward(Tensor pred, Tensor target, Tensor? rows, float beta, float scale, int reduction, "
     "bool with_gradient) -> (Tensor loss, Tensor gradient)",
     cpu=_forward_cpu,
+    cuda=_forward_gpu,
     fake=_forward_fake,
 )
 _backward = register(
     "smooth_l1_backward(Tensor gradient, Tensor incoming, Tensor? rows, float beta, float scale, int reduction) "
     "-> Tensor",
     cpu=_backward_cpu,
+    cuda=device.backward,
     fake=_backward_fake,
 )
-serve("masked_smooth_l1", cpu=compiled(), cuda=plain_torch())
+serve("masked_smooth_l1", cpu=compiled, cuda=device.backend)

@@ -1,0 +1,1 @@
+"""The operations on CUDA tensors: one file per operation launches the kernels, `routes` says which kernels can run."""
