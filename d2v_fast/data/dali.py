@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -106,9 +106,10 @@ class DaliEngine:
 
     def _launch(self, reading: _Reading) -> None:
         """Starts a batch, or finishes it if there is nothing for DALI in it."""
-        samples = [sample for sample in reading.samples if sample is not None]
         if reading.future.done():
             return
+        reading.withdraw(row for row, i in enumerate(reading.plan.ids.tolist()) if i in self._refused)
+        samples = [sample for sample in reading.samples if sample is not None]
         if not samples:
             self._finish(reading, None)
             return
@@ -141,7 +142,9 @@ class DaliEngine:
         try:
             return dali_graph.Graph(self._inputs, self._image_size, batch_size, self._threads, self._device)
         except RuntimeError as error:
-            raise DataError(f"DALI cannot work on {self._device}: {error}. Use loader.engine native.") from error
+            raise DataError(
+                f"DALI cannot work on {self._device} ({_reason(error)}): use loader.engine native"
+            ) from error
 
     def _recover(self, error: RuntimeError) -> None:
         """The pipeline is dead: the oldest batch is made by the native code, a new pipeline begins with the next."""
@@ -160,18 +163,13 @@ class DaliEngine:
     def _judge(self, reading: _Reading, error: RuntimeError) -> None:
         """Makes a batch that DALI failed on; what cannot be read is known from now on."""
         rows = [row for row, sample in enumerate(reading.samples) if sample is not None]
-        for row in rows:
-            reading.samples[row] = None
-            try:
-                reading.read_natively(row)
-            except SampleError as failure:
-                reading.failures[row] = failure
+        reading.withdraw(rows)
         broken = [row for row in rows if row in reading.failures]
         self._refused.update(int(reading.plan.ids[row]) for row in broken or rows)
         if broken:
             return
         self._unexplained += 1
-        reason = " ".join(str(error).split())[:500]
+        reason = _reason(error)
         if self._unexplained >= _UNEXPLAINED:
             raise DataError(f"DALI fails on batch after batch ({reason}): use loader.engine native") from error
         tell(f"DALI cannot decode one of {len(rows)} samples that are whole; they are decoded natively ({reason})")
@@ -215,14 +213,19 @@ class _Reading:
         """Reads the file of a sample, or makes its row if DALI shall not."""
         self.samples[row] = self._sample(row)
         if self.samples[row] is None:
-            self.read_natively(row)
+            self._read_natively(row)
 
-    def read_natively(self, row: int) -> None:
-        """Makes a row by the native engine's code.
+    def withdraw(self, rows: Iterable[int]) -> None:
+        """Makes these rows natively after all, those that DALI was to make."""
+        for row in rows:
+            if self.samples[row] is not None:
+                self.samples[row] = None
+                try:
+                    self._read_natively(row)
+                except SampleError as error:
+                    self.failures[row] = error
 
-        Raises:
-            SampleError: The sample cannot be read.
-        """
+    def _read_natively(self, row: int) -> None:
         out = self._maker.allocate(self.plan, 1)[0]
         self._maker.make(out, self.plan, row)
         self._natives[row] = out
@@ -255,7 +258,8 @@ class _Reading:
         if isinstance(details, PicturePlan):
             assert isinstance(inputs, VisionInputs)
             assert self._maker.image_size is not None
-            if not is_plain_picture(data, *source.sizes[sample].tolist()):
+            height, width = source.sizes[sample].tolist()
+            if not is_plain_picture(data, height, width, grey=len(inputs.mean) == 1):
                 return None
             box, flip, colours = details.boxes[row], bool(details.flips[row]), details.colours[row]
             return dali_graph.picture(encoded, box, flip, colours, self._maker.image_size, inputs)
@@ -264,3 +268,9 @@ class _Reading:
         if not is_plain_clip(data, int(source.sizes[sample]), inputs.sample_rate):
             return None
         return dali_graph.clip(encoded, int(details.starts[row]), int(details.lengths[row]), details.width)
+
+
+def _reason(error: RuntimeError) -> str:
+    """What DALI says, without its traceback of the graph."""
+    message = str(error).rpartition("encountered:")[2].split("C++ context")[0]
+    return " ".join(message.replace("Current pipeline object is no longer valid.", "").split())

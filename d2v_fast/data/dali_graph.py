@@ -17,7 +17,7 @@ import nvidia.dali.math as dmath
 import soundfile
 import torch
 from nvidia.dali import Pipeline
-from nvidia.dali.types import Constant, DALIDataType, DALIImageType, DALIInterpType
+from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 from PIL import Image
 from torch import Tensor
 
@@ -119,7 +119,10 @@ def picture(
         "borders": np.concatenate([border(width, side), border(height, side)])[:, :, None],
         "flip": np.array(flip, np.int32),
     }
-    return fed | {"colours": colours.astype(np.float32)} if _jitters(inputs) else fed
+    if not _jitters(inputs):
+        return fed
+    saturation = colours[2] * np.eye(3) + (1 - colours[2]) * np.array([GREY] * 3)
+    return fed | {"factors": colours[:2].astype(np.float32), "saturation": saturation.astype(np.float32)}
 
 
 def clip(encoded: np.ndarray, start: int, length: int, width: int) -> Sample:
@@ -181,8 +184,8 @@ def _pictures(inputs: VisionInputs, side: int, decoder: str, put: Callable[[Any]
     )
     image = _resize(image, side, borders)
     if _jitters(inputs):
-        colours = put(_input("colours", DALIDataType.FLOAT, 1))
-        image = _jitter(image, colours[0], colours[1], colours[2])
+        factors = put(_input("factors", DALIDataType.FLOAT, 1))
+        image = _jitter(image, factors[0], factors[1], _input("saturation", DALIDataType.FLOAT, 2))
     mean, std = ([255 * value for value in values] for values in (inputs.mean, inputs.std))
     return fn.crop_mirror_normalize(
         image, dtype=DALIDataType.FLOAT, output_layout="CHW", mean=mean, std=std, mirror=flip
@@ -206,13 +209,12 @@ def _resize(image: Any, side: int, borders: Any) -> Any:
 
 
 def _jitter(image: Any, brightness: Any, contrast: Any, saturation: Any) -> Any:
-    """As `transforms.jitter_` has it."""
+    """As `transforms.jitter_` has it; `saturation` is the matrix that mixes the colours of a pixel."""
     image = dmath.clamp(image * brightness, 0.0, 255.0)
-    weights = Constant(np.array(GREY, np.float32))
-    mean = fn.reductions.sum(fn.reductions.mean(image, axes=[0, 1]) * weights)
+    colour = fn.reductions.mean(image, axes=[0, 1])
+    mean = GREY[0] * colour[0] + GREY[1] * colour[1] + GREY[2] * colour[2]
     image = dmath.clamp((image - mean) * contrast + mean, 0.0, 255.0)
-    rows = [saturation * float(i == j) + (1.0 - saturation) * GREY[j] for i in range(3) for j in range(3)]
-    mixed = fn.coord_transform(image, M=fn.reshape(fn.stack(*rows), shape=[3, 3]))
+    mixed = fn.coord_transform(image, M=saturation)
     return dmath.clamp(fn.reshape(mixed, layout="HWC"), 0.0, 255.0)
 
 

@@ -15,6 +15,9 @@ _TAIL = 1024
 """A JPEG may have a little behind its end; what lies further behind it is taken for a cut."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_GREY = (0, 4)
+"""Colour types of a PNG: grey, and grey with alpha."""
+
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended and progressive Huffman coding."""
 
@@ -22,11 +25,22 @@ _PCM, _EXTENSIBLE = 1, 0xFFFE
 _PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")
 
 
-def is_plain_picture(data: bytes, height: int, width: int) -> bool:
-    """Whether these are the bytes of a whole JPEG or PNG file of this size, in one of the usual forms."""
+def is_plain_picture(data: bytes, height: int, width: int, *, grey: bool) -> bool:
+    """Whether these are the bytes of a whole JPEG or PNG file of this size, in one of the usual forms.
+
+    Args:
+        data: The file.
+        height: In pixels.
+        width: In pixels.
+        grey: It is to become grey; the grey of a PNG's colours is not rounded alike everywhere.
+    """
     if data.startswith(_JPEG):
         return _JPEG_END in data[-_TAIL:] and _frame_size(data) == (height, width)
-    return data.startswith(_PNG) and _is_whole_png(data, height, width)
+    if not data.startswith(_PNG) or data[12:16] != b"IHDR" or len(data) < 33:
+        return False
+    *size, bits, colours = struct.unpack_from(">IIBB", data, 16)
+    usual = bits <= 8 and (colours in _PNG_GREY or not grey)
+    return usual and size == [width, height] and _is_whole_png(data)
 
 
 def is_plain_clip(data: bytes, samples: int, rate: int) -> bool:
@@ -48,15 +62,13 @@ def _frame_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _is_whole_png(data: bytes, height: int, width: int) -> bool:
+def _is_whole_png(data: bytes) -> bool:
     """Whether all chunks are there with right checksums; Pillow reads them, DALI does not always."""
     at, kind = len(_PNG), b""
     while at + 12 <= len(data) and kind != b"IEND":
         (length,) = struct.unpack_from(">I", data, at)
         kind, end = data[at + 4 : at + 8], at + 8 + length
         if end + 4 > len(data) or zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return False
-        if at == len(_PNG) and (kind != b"IHDR" or struct.unpack_from(">II", data, at + 8) != (width, height)):
             return False
         at = end + 4
     return kind == b"IEND"
