@@ -1,23 +1,42 @@
-"""A folder of audio files: WAV, FLAC, OGG, and MP3 where libsndfile can."""
+"""Clips of sound, from a folder, a manifest, archives or a table: WAV, FLAC, OGG, and what torchcodec adds."""
 
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
+from d2v_fast.data import compressed
 from d2v_fast.data.config import SpeechInputs
 from d2v_fast.data.errors import SampleError
-from d2v_fast.data.index import Index, check_formats, list_files, open_index
+from d2v_fast.data.index import Collection, Index, open_index
+from d2v_fast.data.store import Store
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus")
-_REMEDY = "Convert them to FLAC first, for example: for f in *{0}; do ffmpeg -i $f ${{f%{0}}}.flac; done"
-_REMEDIES = {e: _REMEDY.format(e) for e in (".mp3", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".aiff", ".ape")}
-_MAX_FRAMES = 1 << 40
-"""A file that claims more has an unknown length (a stream that was never finished)."""
+FORMATS = "WAV, FLAC or OGG"
+_NATIVE = (".wav", ".flac", ".ogg", ".oga", ".opus")
+_OTHERS = (*compressed.EXTENSIONS, ".amr", ".aiff", ".ape")
+_ENDLESS = 1 << 40
+"""A file that claims more frames has an unknown length (a stream that was never finished)."""
+
+_MAX_SAMPLES = 1 << 28
+"""Longer clips are refused: a clip is normalised as a whole, so it must fit into memory."""
+
+
+def extensions() -> tuple[str, ...]:
+    """Those of the files that can be read here."""
+    if compressed.missing() is None:
+        return _NATIVE + compressed.EXTENSIONS
+    return (*_NATIVE, ".mp3") if "MP3" in soundfile.available_formats() else _NATIVE
+
+
+def remedies() -> dict[str, str]:
+    """What to do about the files that cannot be read here, by extension."""
+    return {e: compressed.remedy(e) for e in _OTHERS if e not in extensions()}
 
 
 def resampled_length(frames: np.ndarray | int, rate: np.ndarray | int, target: int) -> np.ndarray:
@@ -25,16 +44,20 @@ def resampled_length(frames: np.ndarray | int, rate: np.ndarray | int, target: i
     return np.asarray(frames, dtype=np.int64) * target // np.maximum(rate, 1)
 
 
-class AudioFolder:
+class Clips:
     """Clips by number; made by `open_audio`."""
 
     modality = "speech"
 
-    def __init__(self, root: Path, index: Index, sample_rate: int) -> None:
-        self._root = root
+    def __init__(self, store: Store, index: Index, sample_rate: int) -> None:
+        self._store = store
         self._index = index
         self._rate = sample_rate
-        self.sizes = resampled_length(index.sizes[:, 0], index.sizes[:, 1], sample_rate)
+        self.frames: np.ndarray = index.sizes[:, 0]
+        """int64 [N], length in the file; 0 where it is unreadable."""
+        self.rates: np.ndarray = index.sizes[:, 1]
+        """int64 [N], Hz of the file; 0 where it is unreadable."""
+        self.sizes = resampled_length(self.frames, self.rates, sample_rate)
         self.fingerprint = index.fingerprint
 
     def __len__(self) -> int:
@@ -50,21 +73,10 @@ class AudioFolder:
         Raises:
             SampleError: The file is gone, truncated, damaged, or no longer of the length in the index.
         """
-        path = self._root / self._index.names[index]
-        if index in self._index.problems:
-            raise SampleError(str(path), self._index.problems[index])
-        frames, rate = self._index.sizes[index].tolist()
-        try:
-            with soundfile.SoundFile(os.fsencode(path)) as file:
-                # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
-                small = file.subtype == "PCM_16"
-                raw = file.read(dtype="int16" if small else "float32", always_2d=True)
-                found = (len(raw), file.samplerate)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise SampleError(str(path), _reason(path, error)) from error
-        if found != (frames, rate):
-            was = f"{frames} frames at {rate} Hz when the data was indexed"
-            raise SampleError(str(path), f"gives {found[0]} frames at {found[1]} Hz, but had {was}")
+        self._refuse_known(index)
+        raw, rate = self._decode(index)
+        self._check(len(raw), rate, index)
+        small = raw.dtype == np.int16
         if raw.shape[1] == 1 and rate == self._rate:
             return raw[:, 0]
         clip = raw[:, 0].astype(np.float32) if raw.shape[1] == 1 else raw.mean(axis=1, dtype=np.float32)
@@ -72,37 +84,99 @@ class AudioFolder:
             clip /= 32768
         return clip if rate == self._rate else soxr.resample(clip, rate, self._rate)[: self.sizes[index]]
 
+    def encoded(self, index: int) -> bytes:
+        """The clip's file as it is.
 
-def open_audio(root: Path, inputs: SpeechInputs, *, run: Path | None, threads: int) -> AudioFolder:
-    """Indexes a folder of audio files; see `open_source`."""
-    decoded = (*EXTENSIONS, ".mp3") if "MP3" in soundfile.available_formats() else EXTENSIONS
-    listing = list_files(root, decoded, run)
-    check_formats(root, listing, _REMEDIES, "WAV, FLAC or OGG")
-    index = open_index(root, "speech", listing, lambda name: read_length(root / name), run=run, threads=threads)
-    return AudioFolder(root, index, inputs.sample_rate)
+        Raises:
+            SampleError: It is gone, or its header is not that of the clip in the index.
+        """
+        self._refuse_known(index)
+        data = self._store.read(index).tobytes()
+        label = self._store.label(index)
+        if not _by_torchcodec(self._index.names[index]):
+            try:
+                with soundfile.SoundFile(BytesIO(data)) as file:
+                    self._check(file.frames, file.samplerate, index)
+            except (soundfile.SoundFileError, OSError) as error:
+                raise SampleError(label, _reason(error)) from error
+        return data
+
+    def _decode(self, index: int) -> tuple[np.ndarray, int]:
+        """[frames, channels] and the rate in Hz."""
+        label, path = self._store.label(index), self._store.path(index)
+        if _by_torchcodec(self._index.names[index]):
+            return compressed.decode(self._store.read(index).tobytes() if path is None else path, label)
+        try:
+            with _open(self._store, index, path, whole=True) as file:
+                self._check(file.frames, file.samplerate, index)  # before memory is taken for it
+                # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
+                dtype = "int16" if file.subtype == "PCM_16" else "float32"
+                return file.read(dtype=dtype, always_2d=True), file.samplerate
+        except (soundfile.SoundFileError, OSError) as error:
+            raise SampleError(label, _reason(error, path)) from error
+
+    def _refuse_known(self, index: int) -> None:
+        if index in self._index.problems:
+            raise SampleError(self._store.label(index), self._index.problems[index])
+
+    def _check(self, frames: int, rate: int, index: int) -> None:
+        if (frames, rate) != (self.frames[index], self.rates[index]):
+            was = f"{self.frames[index]} frames at {self.rates[index]} Hz when the data was indexed"
+            raise SampleError(self._store.label(index), f"gives {frames} frames at {rate} Hz, but had {was}")
 
 
-def read_length(path: Path) -> tuple[int, int]:
-    """(frames, sample rate in Hz) from the header of an audio file.
+def open_audio(found: Collection, inputs: SpeechInputs, *, run: Path | None, threads: int) -> Clips:
+    """Indexes clips; see `open_source`."""
+    index, store = open_index(found, "speech", read_length, run=run, threads=threads)
+    return Clips(store, index, inputs.sample_rate)
+
+
+def read_length(store: Store, index: int) -> tuple[int, int]:
+    """(frames, sample rate in Hz) from the header of an audio file; what needs torchcodec is decoded.
 
     Raises:
-        SampleError: The header cannot be read, or there is no sound.
+        SampleError: The header cannot be read, there is no sound, or more than fits into memory.
     """
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            frames, rate = file.frames, file.samplerate
-    except (soundfile.SoundFileError, OSError) as error:
-        raise SampleError(str(path), _reason(path, error)) from error
+    label, path = store.label(index), store.path(index)
+    if _by_torchcodec(store.names[index]):
+        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label)
+        frames, channels = raw.shape
+    else:
+        try:
+            with _open(store, index, path) as file:
+                frames, rate, channels = file.frames, file.samplerate, file.channels
+        except (soundfile.SoundFileError, OSError) as error:
+            raise SampleError(label, _reason(error, path)) from error
     if frames <= 0 or rate <= 0:
-        raise SampleError(str(path), "has no samples")
-    if frames > _MAX_FRAMES:
-        raise SampleError(str(path), "does not say how long it is: encode it again")
+        raise SampleError(label, "has no samples")
+    if frames > _ENDLESS:
+        raise SampleError(label, "does not say how long it is: encode it again")
+    if frames * channels > _MAX_SAMPLES:
+        hours = frames / rate / 3600
+        raise SampleError(label, f"has {frames * channels} samples, {hours:.1f} h (at most {_MAX_SAMPLES}): cut it")
     return frames, rate
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "is gone"
-    if path.stat().st_size == 0:
-        return "is empty"
+def _by_torchcodec(name: str) -> bool:
+    extension = os.path.splitext(name)[1].lower()
+    return extension in compressed.EXTENSIONS and not (extension == ".mp3" and "MP3" in soundfile.available_formats())
+
+
+def _open(store: Store, index: int, path: Path | None, whole: bool = False) -> soundfile.SoundFile:
+    if path is not None:
+        return soundfile.SoundFile(os.fsencode(path))
+    file: BinaryIO = BytesIO(store.read(index).data) if whole else store.open(index)
+    return soundfile.SoundFile(file)
+
+
+def _reason(error: Exception, path: Path | None = None) -> str:
+    if path is not None:
+        try:
+            with path.open("rb") as file:
+                if not file.read(1):
+                    return "is empty"
+        except FileNotFoundError:
+            return "is gone"
+        except OSError as why:
+            return why.strerror or str(why)
     return getattr(error, "error_string", None) or str(error)

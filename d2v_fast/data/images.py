@@ -1,4 +1,4 @@
-"""A folder of JPEG and PNG pictures."""
+"""JPEG and PNG pictures, from a folder, a manifest, archives or a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from d2v_fast.data.config import VisionInputs
 from d2v_fast.data.errors import SampleError
-from d2v_fast.data.index import Index, check_formats, list_files, open_index
+from d2v_fast.data.index import Collection, Index, open_index
+from d2v_fast.data.store import Store, check_bytes
 
 try:
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -24,8 +25,9 @@ except ImportError:  # deprecated in torchvision 0.29; Pillow gives the same (gr
     decode_jpeg = None
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
+FORMATS = "JPEG or PNG"
 _OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".ppm", ".pgm")
-_REMEDIES = {e: f"Convert them first, for example: mogrify -format png *{e}" for e in _OTHERS}
+REMEDIES = {e: f"Convert them first, for example: mogrify -format png *{e}" for e in _OTHERS}
 _MAX_PIXELS = 2 * 89_478_485
 """Larger pictures are refused, as Pillow refuses them: a small file can ask for all memory there is."""
 
@@ -34,13 +36,13 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 
-class ImageFolder:
+class Pictures:
     """Pictures by number; made by `open_images`."""
 
     modality = "vision"
 
-    def __init__(self, root: Path, index: Index, channels: int) -> None:
-        self._root = root
+    def __init__(self, store: Store, index: Index, channels: int) -> None:
+        self._store = store
         self._index = index
         self._grey = channels == 1
         self.sizes = index.sizes
@@ -62,19 +64,36 @@ class ImageFolder:
         Raises:
             SampleError: The file is gone, truncated, damaged, or no longer of the size in the index.
         """
-        name = str(self._root / self._index.names[index])
-        if index in self._index.problems:
-            raise SampleError(name, self._index.problems[index])
+        data, label = self._data(index), self._store.label(index)
+        self._check_size(_header_size(BytesIO(data.data), label), index)  # a bomb is refused before it goes off
         try:
-            data = np.fromfile(name, dtype=np.uint8)
             image = decode(data, grey=self._grey)
         except (OSError, RuntimeError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-            raise SampleError(name, _reason(error)) from error
-        height, width = image.shape[-2:]
-        if (height, width) != tuple(self.sizes[index]):
-            expected = "x".join(map(str, self.sizes[index]))
-            raise SampleError(name, f"is {height}x{width}, but was {expected} when the data was indexed")
+            raise SampleError(label, _reason(error)) from error
+        self._check_size(tuple(image.shape[-2:]), index)
         return image
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file as it is, JPEG or PNG.
+
+        Raises:
+            SampleError: It is gone, or its header is not that of the picture in the index.
+        """
+        data = self._data(index).tobytes()
+        self._check_size(_header_size(BytesIO(data), self._store.label(index)), index)
+        return data
+
+    def _data(self, index: int) -> np.ndarray:
+        if index in self._index.problems:
+            raise SampleError(self._store.label(index), self._index.problems[index])
+        return self._store.read(index)
+
+    def _check_size(self, size: tuple[int, ...], index: int) -> None:
+        if size != tuple(self.sizes[index]):
+            expected = "x".join(map(str, self.sizes[index]))
+            raise SampleError(
+                self._store.label(index), f"is {size[0]}x{size[1]}, but was {expected} when the data was indexed"
+            )
 
 
 def decode(data: np.ndarray, *, grey: bool) -> Tensor:
@@ -82,7 +101,7 @@ def decode(data: np.ndarray, *, grey: bool) -> Tensor:
     if decode_jpeg is not None and data[:2].tobytes() == _JPEG:
         return decode_jpeg(torch.from_numpy(data), ImageReadMode.GRAY if grey else ImageReadMode.RGB)
     # PNG never by torchvision: its decoder (0.29) takes the whole process down on some damaged files
-    with Image.open(BytesIO(data.tobytes()), formats=("JPEG", "PNG")) as image:
+    with Image.open(BytesIO(data.data), formats=("JPEG", "PNG")) as image:
         if image.mode.startswith("I"):  # 16-bit grey: the high byte, which is also what becomes of 16-bit colours
             high = (np.asarray(image).astype(np.int32) >> 8).astype(np.uint8)
             planes = high if grey else np.stack([high] * 3, axis=-1)
@@ -91,30 +110,35 @@ def decode(data: np.ndarray, *, grey: bool) -> Tensor:
     return torch.from_numpy(planes).reshape(*planes.shape[:2], -1).permute(2, 0, 1)
 
 
-def open_images(root: Path, inputs: VisionInputs, *, run: Path | None, threads: int) -> ImageFolder:
-    """Indexes a folder of pictures; see `open_source`."""
-    listing = list_files(root, EXTENSIONS, run)
-    check_formats(root, listing, _REMEDIES, "JPEG or PNG")
-    index = open_index(root, "vision", listing, lambda name: read_size(root / name), run=run, threads=threads)
-    return ImageFolder(root, index, len(inputs.mean))
+def open_images(found: Collection, inputs: VisionInputs, *, run: Path | None, threads: int) -> Pictures:
+    """Indexes pictures; see `open_source`."""
+    index, store = open_index(found, "vision", read_size, run=run, threads=threads)
+    return Pictures(store, index, len(inputs.mean))
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(store: Store, index: int) -> tuple[int, int]:
     """(height, width) in pixels from the header of a JPEG or PNG file, told by its content, not by its name.
 
     Raises:
         SampleError: Not such a file, or one that is cut off or too large.
     """
+    label = store.label(index)
     try:
-        with path.open("rb") as file:
-            size = _size(file)
+        with store.open(index) as file:
+            check_bytes(file.seek(0, os.SEEK_END), label)
+            file.seek(0)
+            return _header_size(file, label)
     except OSError as error:
-        raise SampleError(str(path), error.strerror or str(error)) from error
+        raise SampleError(label, error.strerror or str(error)) from error
+
+
+def _header_size(file: BinaryIO, label: str) -> tuple[int, int]:
+    try:
+        size = _size(file)
     except ValueError as error:
-        empty = os.path.getsize(path) == 0
-        raise SampleError(str(path), "is empty" if empty else str(error)) from error
+        raise SampleError(label, str(error)) from error
     if 0 in size or size[0] * size[1] > _MAX_PIXELS:
-        raise SampleError(str(path), f"claims to be {size[0]}x{size[1]} pixels (at most {_MAX_PIXELS} are read)")
+        raise SampleError(label, f"claims to be {size[0]}x{size[1]} pixels (at most {_MAX_PIXELS} are read)")
     return size
 
 
@@ -127,6 +151,8 @@ def _reason(error: Exception) -> str:
 
 def _size(file: BinaryIO) -> tuple[int, int]:
     head = file.read(24)
+    if not head:
+        raise ValueError("is empty")
     if head.startswith(_PNG) and head[12:16] == b"IHDR" and len(head) == 24:
         width, height = struct.unpack(">II", head[16:])
         return height, width

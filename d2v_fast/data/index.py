@@ -1,39 +1,24 @@
-"""The index: which files there are and how large each sample is, found once and kept in the run."""
+"""The index: which samples there are and how large each is, found once and kept in the run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, SampleError, tell
+from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.data.listing import Listing
+from d2v_fast.data.scan import scan
+from d2v_fast.data.store import Store
 
 FILE = "index.jsonl"
 _FORMAT = 1
-_PIECE = 128
-"""Headers that a thread reads at a time."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files below a folder that may be samples, sorted by name."""
-
-    names: list[str]
-    """Paths relative to the folder, with forward slashes."""
-
-    file_bytes: np.ndarray
-    """int64 [N], size of each file."""
-
-    ignored: Counter[str]
-    """How many files of each other extension there are."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +35,21 @@ class Index:
     """Why a file is unreadable, by its number."""
 
     extra: dict[str, Any] = field(default_factory=dict)
-    """What else the modality wants to keep (text: facts about tokens.bin)."""
+    """What else there is to keep: the files that must not change, where these are not the samples; archives; text:
+    facts about tokens.bin."""
+
+    places: np.ndarray | None = None
+    """int64 [N, 2], where in its archive a sample lies; see `Listing`."""
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Files that must not change, with their sizes in bytes."""
+        return self.extra.get("files") or dict(zip(self.names, self.file_bytes.tolist(), strict=True))
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """The archives, relative to the root."""
+        return tuple(self.extra.get("containers", ()))
 
     @property
     def fingerprint(self) -> str:
@@ -60,6 +59,8 @@ class Index:
         digest.update(self.file_bytes.astype("<i8").tobytes())
         digest.update(self.sizes.astype("<i8").tobytes())
         digest.update(json.dumps(self.extra, sort_keys=True).encode())
+        if self.places is not None:
+            digest.update(self.places.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -67,8 +68,12 @@ class Index:
         head = {"format": _FORMAT, "modality": self.modality, "files": len(self.names), "fingerprint": self.fingerprint}
         lines = [json.dumps(head | {"extra": self.extra})]
         for i, name in enumerate(self.names):
-            line = [name, int(self.file_bytes[i]), self.sizes[i].tolist()]
-            lines.append(json.dumps([*line, self.problems[i]] if i in self.problems else line))
+            line: list[Any] = [name, int(self.file_bytes[i]), self.sizes[i].tolist()]
+            if i in self.problems or self.places is not None:
+                line.append(self.problems.get(i))
+            if self.places is not None:
+                line.append(self.places[i].tolist())
+            lines.append(json.dumps(line))
         write_whole(path, "\n".join(lines) + "\n")
 
     @staticmethod
@@ -91,8 +96,9 @@ class Index:
                 [row[0] for row in rows],
                 np.array([row[1] for row in rows], dtype=np.int64),
                 np.array([row[2] for row in rows], dtype=np.int64),
-                {i: row[3] for i, row in enumerate(rows) if len(row) > 3},
+                {i: row[3] for i, row in enumerate(rows) if len(row) > 3 and row[3] is not None},
                 head["extra"],
+                np.array([row[4] for row in rows], dtype=np.int64) if rows and len(rows[0]) > 4 else None,
             )
             whole = head["format"] == _FORMAT and index.fingerprint == head["fingerprint"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -114,137 +120,112 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def list_files(root: Path, extensions: Sequence[str], run: Path | None = None) -> Listing:
-    """Finds the files below `root` with one of these extensions (".wav"), whatever their case.
+@dataclass(frozen=True)
+class Collection:
+    """Samples that were found but not looked at yet: a folder, a manifest, archives, rows of a table."""
 
-    Names that begin with a dot are left out. Links are followed; a folder is entered once, so loops end. The folder
-    `run` is not entered: what a run writes is not its data.
+    where: str
+    """For messages."""
 
-    Raises:
-        DataError: A folder cannot be listed, or the run is to be written into the data folder itself.
-    """
-    found: list[tuple[str, int]] = []
-    ignored: Counter[str] = Counter()
-    entered = {_identity(run)} if run is not None and run.exists() else set()
-    if _identity(root) in entered:
-        raise DataError(f"data: {root} is also the folder of the run: write the run into another one")
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        try:
-            if (identity := _identity(root / folder)) in entered:
-                continue
-            entered.add(identity)
-            entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise DataError(f"data: {root / folder} cannot be listed: {error.strerror}") from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
-                folders.append(name)
-            elif (extension := os.path.splitext(entry.name)[1].lower()) in extensions and _may_be_read(entry):
-                found.append((name, _file_bytes(entry)))
-            else:
-                ignored[extension] += 1
-    found.sort()
-    return Listing([name for name, _ in found], np.array([size for _, size in found], dtype=np.int64), ignored)
+    files: Mapping[str, int] | None
+    """What must not change during a run, and its size in bytes; None if that is the listing itself."""
 
+    listing: Callable[[], Listing]
+    """Finds the samples; may be slow."""
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _may_be_read(entry: os.DirEntry[str]) -> bool:
-    """Not a pipe or a device, which might keep us waiting; a link to nothing is kept, to be named as broken."""
-    return entry.is_file() or entry.is_symlink()
-
-
-def _file_bytes(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:  # a link to nothing
-        return -1
+    store: Callable[[Listing | Index], Store]
+    """Opens the samples of a listing, or those of an index that was made of it."""
 
 
 def open_index(
-    root: Path,
+    found: Collection,
     modality: str,
-    listing: Listing,
-    read_header: Callable[[str], tuple[int, ...]],
+    read_header: Callable[[Store, int], tuple[int, ...]],
     *,
     run: Path | None,
     threads: int,
-    complete: Callable[[Index], Index] | None = None,
-) -> Index:
+    complete: Callable[[Index, Store], Index] | None = None,
+) -> tuple[Index, Store]:
     """The index in `run`, after a check that the files are still the same, or a new one, saved there.
 
     Args:
-        root: The folder of the data, for messages.
+        found: The samples.
         modality: Written into the index.
-        listing: The files there are now.
-        read_header: Sizes of a file by its relative name; raises SampleError for a broken one.
+        read_header: Sizes of a sample by its number; raises SampleError for a broken one.
         run: Folder of the run; None keeps the index in memory.
         threads: Threads that read headers.
         complete: Does what is to be done once and adds to `Index.extra`, before the index is saved.
+
+    Raises:
+        DataError: The data is not what the run began with, or none of it can be read.
     """
     path = None if run is None else run / FILE
     if path is not None and path.exists():
         index = Index.load(path, modality)
-        check_unchanged(root, path, index, listing)
-        return index
+        check_unchanged(found.where, path, index, found)
+        return index, found.store(index)
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
-    sizes, problems = _read_headers(listing.names, read_header, threads)
-    width = next((len(size) for size in sizes if size is not None), 0)
-    if width == 0:
+    listing = found.listing()
+    store = found.store(listing)
+    sizes, problems = _read_headers(store, listing, read_header, threads)
+    extra: dict[str, Any] = {} if found.files is None else {"files": dict(found.files)}
+    if listing.containers:
+        extra["containers"] = list(listing.containers)
+    index = Index(modality, listing.names, listing.file_bytes, sizes, problems, extra, listing.places)
+    if len(problems) == len(index.names):
         first = min(problems)
         raise DataError(
-            f"data: none of the {len(sizes)} files in {root} can be read; {listing.names[first]}: {problems[first]}"
+            f"data: none of the {len(sizes)} files in {found.where} can be read; "
+            f"{listing.names[first]}: {problems[first]}"
         )
-    table = np.array([size or (0,) * width for size in sizes], dtype=np.int64)
-    index = Index(modality, listing.names, listing.file_bytes, table, dict(sorted(problems.items())))
     if complete is not None:
-        index = complete(index)
+        index = complete(index, store)
     if path is not None:
         index.save(path)
-    return index
+    return index, store
 
 
 def _read_headers(
-    names: Sequence[str], read_header: Callable[[str], tuple[int, ...]], threads: int
-) -> tuple[list[tuple[int, ...] | None], dict[int, str]]:
-    """Sizes of all files, None where a header cannot be read, and the reasons for these."""
-    problems: dict[int, str] = {}
+    store: Store, listing: Listing, read_header: Callable[[Store, int], tuple[int, ...]], threads: int
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Sizes of all samples, zeros where a header cannot be read, and the reasons for these."""
 
-    def headers(numbers: range) -> list[tuple[int, ...] | None]:
-        sizes: list[tuple[int, ...] | None] = []
-        for i in numbers:
-            try:
-                sizes.append(read_header(names[i]))
-            except SampleError as error:
-                problems[i] = error.reason
-                sizes.append(None)
-        return sizes
+    def header(i: int) -> tuple[int, ...] | str:
+        try:
+            return read_header(store, i)
+        except SampleError as error:
+            return error.reason
 
-    pieces = [range(low, min(low + _PIECE, len(names))) for low in range(0, len(names), _PIECE)]
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="d2v-index")
-    try:
-        return [size for piece in pool.map(headers, pieces) for size in piece], problems
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for all the rest
+    problems, known = dict(listing.problems), listing.sizes
+    unknown = [i for i in range(len(listing.names)) if i not in problems and (known is None or int(known[i].min()) < 0)]
+    read: dict[int, tuple[int, ...]] = {}
+    for i, result in zip(unknown, scan(header, unknown, threads, "reading headers"), strict=True):
+        if isinstance(result, str):
+            problems[i] = result
+        else:
+            read[i] = result
+    width = known.shape[1] if known is not None else len(next(iter(read.values()), (0,)))
+    sizes = np.zeros((len(listing.names), width), dtype=np.int64)
+    if known is not None:
+        sizes[:] = known
+    if read:
+        sizes[list(read)] = list(read.values())
+    if problems:
+        sizes[list(problems)] = 0
+    return sizes, dict(sorted(problems.items()))
 
 
-def check_unchanged(root: Path, path: Path, index: Index, listing: Listing) -> None:
+def check_unchanged(where: str, path: Path, index: Index, found: Collection) -> None:
     """Compares the files there are with those the run began with.
 
     Raises:
         DataError: Names what is new, gone or of another size.
     """
-    before = dict(zip(index.names, index.file_bytes.tolist(), strict=True))
-    now = dict(zip(listing.names, listing.file_bytes.tolist(), strict=True))
+    before, now = index.files, found.files
+    if now is None:
+        listing = found.listing()
+        now = dict(zip(listing.names, listing.file_bytes.tolist(), strict=True))
     if before == now:
         return
     changes = {
@@ -253,7 +234,7 @@ def check_unchanged(root: Path, path: Path, index: Index, listing: Listing) -> N
         "of another size": [f"{n} ({before[n]} -> {now[n]} bytes)" for n in before if n in now and before[n] != now[n]],
     }
     raise DataError(
-        f"data: {root} is not what this run began with: {describe(changes)}. "
+        f"data: {where} is not what this run began with: {describe(changes)}. "
         f"Put the files back, or start a new run in another folder ({path} lists the files of this one)."
     )
 
@@ -289,32 +270,3 @@ def check_fingerprint(run: Path, modality: str, samples: int, fingerprint: str) 
             f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]
         )
         raise DataError(f"data is not what this run began with: {changed}. Start a new run in another folder.")
-
-
-def check_formats(root: Path, listing: Listing, remedies: Mapping[str, str], wanted: str) -> None:
-    """Explains a folder without a single usable file, and tells about files that could be usable and are not.
-
-    Args:
-        root: The folder.
-        listing: What was found there.
-        remedies: What to do about known formats that cannot be read, by extension.
-        wanted: The formats that can be, for the message.
-
-    Raises:
-        DataError: If the listing is empty.
-    """
-    known = sorted(extension for extension in listing.ignored if extension in remedies)
-    if known:
-        found = ", ".join(f"{listing.ignored[extension]} {extension}" for extension in known)
-        problem = f"{root} has {found}, which cannot be read. {remedies[known[0]]}"
-        if not listing.names:
-            raise DataError(f"data: {problem}")
-        tell(f"left out: {problem}")
-    if listing.names:
-        return
-    if listing.ignored:
-        found = ", ".join(
-            f"{count} {extension or 'without extension'}" for extension, count in listing.ignored.most_common(5)
-        )
-        raise DataError(f"data: {root} has no {wanted} files, only {found}")
-    raise DataError(f"data: {root} is empty; put {wanted} files into it (subfolders are searched too)")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
 
 from d2v_fast.data.config import InputsConfig, SpeechInputs, TextInputs, VisionInputs
 from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.data.formats import find, kind_of, tables
 from d2v_fast.data.index import check_fingerprint
 
 _INPUTS = {"speech": SpeechInputs, "vision": VisionInputs, "text": TextInputs}
@@ -20,6 +21,9 @@ _INPUTS = {"speech": SpeechInputs, "vision": VisionInputs, "text": TextInputs}
 @runtime_checkable
 class DataSource(Protocol):
     """Samples by number. A class of one's own with these six members can be trained on.
+
+    One more is optional: `encoded(index) -> bytes` gives the sample as a JPEG, PNG, WAV, FLAC or OGG file, for engines
+    that decode themselves; it raises SampleError as `read` does.
 
     `read` gives, by modality:
 
@@ -57,19 +61,22 @@ class DataSource(Protocol):
 
 
 class ArraySource:
-    """Clips or pictures that are in memory already.
+    """Clips or pictures that are in memory already, as arrays or tensors.
 
     Args:
         modality: "speech" or "vision".
-        samples: Clips [samples], int16 or floating point, at the configured sample rate; or pictures, uint8,
-            [height, width] or [height, width, channels].
+        samples: Clips [samples], int16 or floating point, at the configured sample rate; or pictures, uint8, arrays
+            [height, width] or [height, width, channels], tensors [height, width] or [channels, height, width]. A list,
+            or one array or tensor that has them along its first dimension.
         names: A name for each sample; their numbers by default.
 
     Raises:
         DataError: No samples, another modality, or a sample of the wrong shape or number format.
     """
 
-    def __init__(self, modality: str, samples: Sequence[np.ndarray], names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, modality: str, samples: Sequence[np.ndarray | Tensor], names: Sequence[str] | None = None
+    ) -> None:
         if modality not in ("speech", "vision"):
             raise DataError(
                 f"ArraySource holds speech or vision, not {modality!r}; write texts to a .jsonl file instead"
@@ -84,11 +91,13 @@ class ArraySource:
         digest = hashlib.blake2b(modality.encode(), digest_size=16)
         sizes = []
         for i in range(len(samples)):
-            sample = np.ascontiguousarray(samples[i])
+            given = samples[i]
+            sample = np.ascontiguousarray(given.detach().cpu().numpy() if isinstance(given, Tensor) else given)
             _check_array(modality, i, sample)
             digest.update(f"{sample.dtype}{sample.shape}".encode())
             digest.update(sample.data)
-            sizes.append(sample.shape[:2] if modality == "vision" else sample.shape[0])
+            planar = isinstance(given, Tensor) and sample.ndim == 3
+            sizes.append((sample.shape[1:] if planar else sample.shape[:2]) if modality == "vision" else len(sample))
         self.sizes = np.array(sizes, dtype=np.int64)
         self.fingerprint = digest.hexdigest()
 
@@ -99,8 +108,8 @@ class ArraySource:
         """The name given for this sample, or its number."""
         return str(index) if self._names is None else self._names[index]
 
-    def read(self, index: int) -> np.ndarray:
-        """The array itself."""
+    def read(self, index: int) -> np.ndarray | Tensor:
+        """The array or tensor itself."""
         return self._samples[index]
 
 
@@ -108,59 +117,71 @@ def _check_array(modality: str, i: int, sample: np.ndarray) -> None:
     found = f"sample {i} is {sample.dtype} {list(sample.shape)}"
     if modality == "vision" and (sample.dtype != np.uint8 or sample.ndim not in (2, 3) or 0 in sample.shape):
         raise DataError(
-            f"{found}; a picture is uint8 [height, width] or [height, width, channels] "
-            "(values in [0, 1]: multiply by 255, round and convert)"
+            f"{found}; a picture is uint8 [height, width] or [height, width, channels] (as a tensor: [channels, "
+            "height, width]; values in [0, 1]: multiply by 255, round and convert)"
         )
     if modality == "speech" and (sample.ndim != 1 or not (sample.dtype == np.int16 or sample.dtype.kind == "f")):
         raise DataError(f"{found}; a clip is one-dimensional, int16 or floating point in [-1, 1]")
 
 
 def open_source(
-    data: str | Path | DataSource,
+    data: str | Path | DataSource | Any,
     modality: str,
     inputs: InputsConfig,
     *,
     vocab_size: int | None = None,
     run: Path | None = None,
     threads: int = 2,
+    allow_roots: Sequence[str] = (),
 ) -> DataSource:
-    """Opens a folder of images or audio, text files, or a source of one's own.
+    """Opens what there is: files, manifests, tar shards, tables of `datasets`, arrays, or a source of one's own.
 
     A folder is searched with its subfolders (hidden files are left out) and sorted by name. The headers are read
-    once, into `run`/index.jsonl; later calls with the same `run` check that the folder still is what it was. Text
+    once, into `run`/index.jsonl; later calls with the same `run` check that the files still are what they were. Text
     is also tokenised once, into `run`/tokens.bin with `run`/tokenizer.json.
 
     Args:
-        data: A folder, a .txt or .jsonl file (text), or a `DataSource`, which is checked and returned.
+        data: A folder of files or of tar shards, or one that `datasets` has saved; a manifest (.tsv, .csv, .jsonl,
+            .parquet); shards by a pattern ("train-{000..099}.tar") or an address that fsspec knows ("s3://..."); text:
+            a .txt, .jsonl or .parquet file; a `datasets.Dataset`; an array or tensor of samples, or a list of them;
+            or a `DataSource`, which is checked and returned.
         modality: "speech", "vision" or "text".
         inputs: How files become inputs.
         vocab_size: Text: rows of the model's token embedding.
         run: Folder for the index; None keeps it in memory.
         threads: Threads that read headers.
+        allow_roots: Folders that a manifest may name besides those below its own.
 
     Raises:
         DataError: A wrong path, an empty folder, formats that cannot be read, or data that changed since the run began.
     """
     if not isinstance(inputs, _INPUTS.get(modality, ())):
         raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
-    if not isinstance(data, (str, Path)):
-        return _own_source(data, modality, run)
-    root = Path(data).expanduser()
-    if not root.exists():
-        raise DataError(f"data: there is nothing at {root} (looked in {Path.cwd()})")
+    kind = kind_of(modality, inputs.sample_rate if isinstance(inputs, SpeechInputs) else 16000)
+    if isinstance(data, (str, Path)):
+        found = find(data, kind, run=run, allow_roots=allow_roots)
+    elif tables.is_table(data):
+        found = tables.rows(data, kind)
+    else:
+        own: Any = data
+        if isinstance(data, (np.ndarray, Tensor)) or _is_list_of_arrays(data):
+            own = ArraySource(modality, own)
+        return _own_source(own, modality, run)
     if isinstance(inputs, TextInputs):
         from d2v_fast.data.text import open_text
 
-        return open_text(root, inputs, vocab_size=vocab_size, run=run, threads=threads)
-    if not root.is_dir():
-        raise DataError(f"data: {root} is a file; {modality} is read from a folder")
+        return open_text(found, inputs, vocab_size=vocab_size, run=run, threads=threads)
     if isinstance(inputs, SpeechInputs):
         from d2v_fast.data.audio import open_audio
 
-        return open_audio(root, inputs, run=run, threads=threads)
+        return open_audio(found, inputs, run=run, threads=threads)
     from d2v_fast.data.images import open_images
 
-    return open_images(root, inputs, run=run, threads=threads)
+    return open_images(found, inputs, run=run, threads=threads)
+
+
+def _is_list_of_arrays(data: object) -> bool:
+    return isinstance(data, (list, tuple)) and len(data) > 0 and isinstance(data[0], (np.ndarray, Tensor))
 
 
 def _own_source(data: DataSource, modality: str, run: Path | None) -> DataSource:

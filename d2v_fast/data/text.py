@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,13 +17,10 @@ from d2v_fast.data import corpus
 from d2v_fast.data import tokenizer as vocabulary
 from d2v_fast.data.config import TextInputs
 from d2v_fast.data.errors import DataError, report
-from d2v_fast.data.index import Index, Listing, check_formats, list_files, open_index, write_whole
+from d2v_fast.data.index import Collection, Index, open_index, write_whole
+from d2v_fast.data.store import Store
 
-EXTENSIONS = (".txt", ".jsonl")
 TOKENS, TOKENIZER = "tokens.bin", "tokenizer.json"
-_REMEDY = 'Write them to .txt files, or to a .jsonl file with one object {"text": ...} in each line'
-_OTHERS = (".json", ".csv", ".tsv", ".parquet", ".pdf", ".html", ".md", ".rst", ".xml", ".gz", ".zip")
-_REMEDIES = dict.fromkeys(_OTHERS, _REMEDY)
 
 
 class TextBlocks:
@@ -61,31 +57,33 @@ class TextBlocks:
         return block
 
 
-def open_text(root: Path, inputs: TextInputs, *, vocab_size: int | None, run: Path | None, threads: int) -> TextBlocks:
-    """Indexes and tokenises a .txt or .jsonl file or a folder of them; see `open_source`."""
+def open_text(
+    found: Collection, inputs: TextInputs, *, vocab_size: int | None, run: Path | None, threads: int
+) -> TextBlocks:
+    """Indexes and tokenises text files or rows of text; see `open_source`."""
     if inputs.block_size < 2:
         raise DataError(f"inputs.block_size is {inputs.block_size}; a block needs at least 2 tokens")
-    folder, listing = _list(root, run)
     new: dict[str, Any] = {}  # filled where the corpus is not tokenised yet
 
-    def tokenise(index: Index) -> Index:
-        paths = [folder / name for i, name in enumerate(index.names) if i not in index.problems]
-        new["tokenizer"] = tokenizer = _make_tokenizer(paths, inputs, vocab_size)
+    def tokenise(index: Index, store: Store) -> Index:
+        def pieces() -> Iterator[corpus.Piece]:
+            for i in range(len(index.names)):
+                if i not in index.problems:
+                    yield from corpus.read_pieces(store, i)
+
+        new["tokenizer"] = tokenizer = _make_tokenizer(pieces, inputs, vocab_size)
         if run is None:
             new["file"] = tempfile.TemporaryFile(prefix="d2v-fast-")  # noqa: SIM115  (lives as long as its map)
-            return replace(index, extra=_write_tokens(new["file"], paths, tokenizer))
+            return replace(index, extra=index.extra | _write_tokens(new["file"], pieces(), tokenizer))
         with (run / (TOKENS + ".tmp")).open("wb") as file:
-            extra = _write_tokens(file, paths, tokenizer)
+            extra = _write_tokens(file, pieces(), tokenizer)
             os.fsync(file.fileno())
         os.replace(run / (TOKENS + ".tmp"), run / TOKENS)
         write_whole(run / TOKENIZER, tokenizer.to_str())
-        return replace(index, extra=extra)
+        return replace(index, extra=index.extra | extra)
 
-    def header(name: str) -> tuple[int, ...]:
-        return corpus.measure(folder / name)
-
-    index = open_index(root, "text", listing, header, run=run, threads=threads, complete=tokenise)
-    _report(folder, index)
+    index, store = open_index(found, "text", corpus.measure, run=run, threads=threads, complete=tokenise)
+    _report(store, index)
     tokenizer = new["tokenizer"] if new else vocabulary.load(_kept(run, TOKENIZER))
     _check_vocabulary(tokenizer, vocab_size)
     count, dtype = index.extra["tokens"], np.dtype(index.extra["dtype"])
@@ -94,31 +92,22 @@ def open_text(root: Path, inputs: TextInputs, *, vocab_size: int | None, run: Pa
         raise DataError(f"{stored} is damaged: delete {stored.parent / 'index.jsonl'}, and the text is tokenised again")
     if count < inputs.block_size - 1:
         raise DataError(
-            f"data: {root} has {count} tokens, less than one block of {inputs.block_size}: "
+            f"data: {found.where} has {count} tokens, less than one block of {inputs.block_size}: "
             "add text or lower inputs.block_size"
         )
     tokens = np.memmap(stored, dtype=dtype, mode="r", shape=(count,))
     return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint)
 
 
-def _list(root: Path, run: Path | None) -> tuple[Path, Listing]:
-    if not root.is_file():
-        listing = list_files(root, EXTENSIONS, run)
-        check_formats(root, listing, _REMEDIES, ".txt or .jsonl")
-        return root, listing
-    if root.suffix.lower() not in EXTENSIONS:
-        raise DataError(f"data: {root} is neither .txt nor .jsonl. {_REMEDY}.")
-    return root.parent, Listing([root.name], np.array([root.stat().st_size], dtype=np.int64), Counter())
-
-
-def _make_tokenizer(paths: Sequence[Path], inputs: TextInputs, vocab_size: int | None) -> Tokenizer:
+def _make_tokenizer(
+    pieces: Callable[[], Iterator[corpus.Piece]], inputs: TextInputs, vocab_size: int | None
+) -> Tokenizer:
     if inputs.tokenizer is not None:
         tokenizer = vocabulary.load(Path(inputs.tokenizer).expanduser())
     elif vocab_size is None:
         raise DataError("inputs.tokenizer is not given, and no vocabulary size to train one")
     else:
-        texts = (piece.text for path in paths for piece in corpus.read_pieces(path))
-        tokenizer = vocabulary.train(texts, vocab_size)
+        tokenizer = vocabulary.train((piece.text for piece in pieces()), vocab_size)
     _check_vocabulary(tokenizer, vocab_size)
     return tokenizer
 
@@ -131,12 +120,11 @@ def _check_vocabulary(tokenizer: Tokenizer, vocab_size: int | None) -> None:
         )
 
 
-def _write_tokens(file: BinaryIO, paths: Sequence[Path], tokenizer: Tokenizer) -> dict[str, Any]:
+def _write_tokens(file: BinaryIO, pieces: Iterator[corpus.Piece], tokenizer: Tokenizer) -> dict[str, Any]:
     """Writes the tokens of all documents, an end token behind each; returns what the index says about the file."""
     dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
     end = vocabulary.specials(tokenizer).end
     digest, count = hashlib.blake2b(digest_size=16), 0
-    pieces = (piece for path in paths for piece in corpus.read_pieces(path))
     for ids, last in vocabulary.encode(tokenizer, pieces):
         data = np.array([*ids, end] if last else ids, dtype=dtype).tobytes()
         file.write(data)
@@ -153,10 +141,10 @@ def _kept(run: Path | None, name: str) -> Path:
     return run / name
 
 
-def _report(folder: Path, index: Index) -> None:
+def _report(store: Store, index: Index) -> None:
     for i, reason in index.problems.items():
-        report(str(folder / index.names[i]), reason)
+        report(store.label(i), reason)
     for i in np.flatnonzero(index.sizes[:, 2]).tolist():
         found = corpus.Measure(*index.sizes[i].tolist())
         where = f"the first is line {found.first_bad}"
-        report(str(folder / index.names[i]), f'{found.bad_lines} lines without a string "text" ({where})')
+        report(store.label(i), f'{found.bad_lines} lines without a string "text" ({where})')

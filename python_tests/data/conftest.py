@@ -13,7 +13,6 @@ from torchvision.io import write_jpeg, write_png
 from d2v_fast.data import LoaderConfig, SpeechInputs, VisionInputs
 from d2v_fast.masking import BlockMask, SpanMask, block_masks, span_masks
 
-
 _spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
 zoo = importlib.util.module_from_spec(_spec)
 sys.modules["zoo"] = zoo  # for its dataclass

@@ -4,8 +4,17 @@ import json
 
 import pytest
 
-from d2v_fast.data import SampleError
-from d2v_fast.data.corpus import _PIECE, Measure, measure, read_pieces
+from d2v_fast.data import SampleError, corpus
+from d2v_fast.data.corpus import _PIECE, Measure
+from d2v_fast.data.store import FileStore
+
+
+def read_pieces(path):
+    return corpus.read_pieces(FileStore(path.parent, [path.name]), 0)
+
+
+def measure(path):
+    return corpus.measure(FileStore(path.parent, [path.name]), 0)
 
 
 def documents(path):

@@ -11,9 +11,13 @@ from PIL import Image
 from torchvision.io import encode_jpeg, encode_png
 
 from d2v_fast.data import DataError, SampleError, VisionInputs, images, open_source
-from d2v_fast.data.images import read_size
+from d2v_fast.data.store import FileStore
 
 GREY = VisionInputs(mean=(0.5,), std=(0.5,))
+
+
+def read_size(path):
+    return images.read_size(FileStore(path.parent, [path.name]), 0)
 
 
 def saved(path, image, **options):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from d2v_fast.data import DataError, SampleError
-from d2v_fast.data.index import FILE, Index, check_fingerprint, check_formats, list_files, open_index
+from d2v_fast.data.index import FILE, Collection, Index, check_fingerprint, open_index
+from d2v_fast.data.listing import check_formats, list_files
+from d2v_fast.data.store import FileStore
 
 
 def fill(root, *names):
@@ -17,7 +19,13 @@ def fill(root, *names):
     return root
 
 
-def by_name(name):
+def folder(root, listing=None):
+    listing = listing or list_files(root, (".wav",))
+    return Collection(str(root), None, lambda: listing, lambda known: FileStore(root, known.names))
+
+
+def by_name(store, i):
+    name = store.names[i]
     if "bad" in name:
         raise SampleError(name, "is bad")
     return (len(name), 7)
@@ -72,7 +80,7 @@ def test_names_that_are_not_utf8_survive(tmp_path):
     with open(os.fsencode(tmp_path) + b"/caf\xe9.wav", "wb") as file:
         file.write(b"x")
     listing = list_files(tmp_path, (".wav",))
-    index = open_index(tmp_path, "speech", listing, by_name, run=tmp_path / "run", threads=1)
+    index, _ = open_index(folder(tmp_path, listing), "speech", by_name, run=tmp_path / "run", threads=1)
     again = Index.load(tmp_path / "run" / FILE, "speech")
     assert again.names == index.names
     assert os.fsencode(again.names[0]) == b"caf\xe9.wav"
@@ -82,14 +90,14 @@ def test_index_keeps_sizes_and_problems(tmp_path):
     fill(tmp_path, "a.wav", "bad.wav", "ccc.wav")
     listing = list_files(tmp_path, (".wav",))
     run = tmp_path / "run"
-    index = open_index(tmp_path, "speech", listing, by_name, run=run, threads=2)
+    index, _ = open_index(folder(tmp_path, listing), "speech", by_name, run=run, threads=2)
     assert index.sizes.tolist() == [[5, 7], [0, 0], [7, 7]]
     assert index.problems == {1: "is bad"}
 
-    def never(name):
+    def never(store, i):
         raise AssertionError("the headers are not read again")
 
-    again = open_index(tmp_path, "speech", listing, never, run=run, threads=2)
+    again, _ = open_index(folder(tmp_path, listing), "speech", never, run=run, threads=2)
     assert again.fingerprint == index.fingerprint
     assert np.array_equal(again.sizes, index.sizes)
     assert again.problems == index.problems
@@ -100,21 +108,23 @@ def test_many_headers_keep_their_order(tmp_path, count):
     names = [f"{i:03}" for i in range(count)]
     listing = list_files(tmp_path, (".wav",))
     listing.names.extend(names)
-    index = open_index(tmp_path, "speech", listing, lambda name: (int(name) + 1,), run=None, threads=3)
+    index, _ = open_index(
+        folder(tmp_path, listing), "speech", lambda store, i: (int(store.names[i]) + 1,), run=None, threads=3
+    )
     assert index.sizes[:, 0].tolist() == list(range(1, count + 1))
 
 
 def test_a_changed_folder_is_named(tmp_path):
     fill(tmp_path, "a.wav", "b.wav", "c.wav")
     run = tmp_path / "run"
-    open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1)
+    open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
     (tmp_path / "a.wav").unlink()
     (tmp_path / "b.wav").write_bytes(b"longer than before")
     fill(tmp_path, "d.wav")
     with pytest.raises(
         DataError, match=r"1 new \(d.wav\), 1 gone \(a.wav\), 1 of another size \(b.wav \(5 -> 18 bytes\)"
     ):
-        open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1)
+        open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
 
 
 def test_fingerprint_depends_on_names_bytes_and_sizes():
@@ -135,7 +145,7 @@ def test_fingerprint_depends_on_names_bytes_and_sizes():
 def test_a_damaged_index_is_named(tmp_path):
     fill(tmp_path, "a.wav", "b.wav")
     run = tmp_path / "run"
-    open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1)
+    open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
     whole = (run / FILE).read_text()
     for damage in (whole[:-15], whole.replace('["b.wav", 5', '["b.wav", 6'), "", whole.split("\n", 1)[0] + "\n"):
         (run / FILE).write_text(damage)
@@ -149,18 +159,18 @@ def test_a_damaged_index_is_named(tmp_path):
 def test_nothing_readable_names_the_first_file(tmp_path):
     fill(tmp_path, "bad1.wav", "bad2.wav")
     with pytest.raises(DataError, match=r"none of the 2 files .* can be read; bad1.wav: is bad"):
-        open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=None, threads=1)
+        open_index(folder(tmp_path), "speech", by_name, run=None, threads=1)
 
 
 def test_an_interrupted_index_is_begun_again(tmp_path):
     fill(tmp_path, "a.wav")
     run = tmp_path / "run"
 
-    def fail(index):
+    def fail(index, store):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_index(tmp_path, "speech", list_files(tmp_path, (".wav",)), by_name, run=run, threads=1, complete=fail)
+        open_index(folder(tmp_path), "speech", by_name, run=run, threads=1, complete=fail)
     assert not (run / FILE).exists()
 
 

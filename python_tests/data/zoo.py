@@ -1,6 +1,6 @@
 """Folders full of files that are odd or broken, with what a reader should make of each.
 
-The fixtures `picture_zoo`, `clip_zoo` and `tar_zoo` of conftest.py make them; tests of both engines read the same files.
+The fixtures `picture_zoo`, `clip_zoo` and `tar_zoo` of conftest.py make them; tests of both engines read the same.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def _links(zoo, extension):
 
 
 def make_tars(root):
-    """Two shards of six pictures with labels, one of them with what does not belong there, and one cut in the middle."""
+    """Two shards of six pictures with labels, one shard of what does not belong there, and one cut in the middle."""
     zoo = Zoo(root)
     root.mkdir()
     for shard in range(2):

@@ -1,0 +1,95 @@
+"""From a path to the samples that it stands for."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from d2v_fast.data.errors import DataError, tell
+from d2v_fast.data.formats import archives, manifest, tables
+from d2v_fast.data.formats.kinds import Kind
+from d2v_fast.data.index import Collection
+from d2v_fast.data.listing import Listing, check_formats, list_files
+from d2v_fast.data.store import FileStore
+
+
+def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequence[str] = ()) -> Collection:
+    """Says what a path is, by what lies there.
+
+    Args:
+        path: A folder of files or of tar shards, a manifest, a shard, a pattern of shards ("train-{000..099}.tar",
+            "*.tar"), a folder that `datasets` has saved, an address of shards that fsspec knows; text: a file of it.
+        kind: The files that are looked for.
+        run: Folder of the run, which is not searched.
+        allow_roots: Folders that a manifest may name besides those below its own.
+
+    Raises:
+        DataError: There is nothing, or nothing that can be read.
+    """
+    if "://" in str(path):
+        return archives.shards(Path(), expand(str(path)), kind)
+    root = Path(path).expanduser()
+    if not root.exists():
+        found = expand(str(root)) if re.search(r"[{*?\[]", str(root)) else []
+        if not found:
+            raise DataError(f"data: there is nothing at {root} (looked in {Path.cwd()})")
+        return archives.shards(Path(), found, kind)
+    if root.is_dir():
+        if tables.is_saved(root):
+            return tables.saved(root, kind, allow_roots)
+        return _folder(root, kind, run)
+    if root.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        return archives.shards(root.parent, [root.name], kind)
+    if manifest.is_manifest(root, kind):
+        return manifest.read(root, kind, allow_roots)
+    extension = root.suffix.lower()
+    if extension in kind.remedies:
+        raise DataError(f"data: {root} is no {kind.wanted} file. {kind.remedies[extension]}.")
+    if kind.modality == "text" and extension in kind.extensions:
+        listing = Listing([root.name], np.array([root.stat().st_size], dtype=np.int64))
+        return _files(root.parent, listing)
+    raise DataError(
+        f"data: {root} is a file; {kind.modality} is read from a folder, a manifest "
+        f"({', '.join(manifest.EXTENSIONS)}) or tar shards"
+    )
+
+
+def _folder(root: Path, kind: Kind, run: Path | None) -> Collection:
+    listing = list_files(root, (*kind.extensions, archives.EXTENSION), run)
+    packed = [name.lower().endswith(archives.EXTENSION) for name in listing.names]
+    if any(packed) and all(packed):
+        return archives.shards(root, listing.names, kind)
+    if any(packed):
+        tell(f"left out {sum(packed)} .tar files in {root}: there are {kind.wanted} files beside them")
+        keep = np.flatnonzero(~np.array(packed))
+        listing = Listing([listing.names[i] for i in keep], listing.file_bytes[keep], listing.ignored)
+    check_formats(root, listing, kind.remedies, kind.wanted)
+    return _files(root, listing)
+
+
+def _files(root: Path, listing: Listing) -> Collection:
+    return Collection(str(root), None, lambda: listing, lambda known: FileStore(root, known.names))
+
+
+def expand(pattern: str) -> list[str]:
+    """`a-{000..002}.tar` is a-000.tar, a-001.tar and a-002.tar; `a-{x,y}.tar` two; * and ? are looked up."""
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is not None:
+        before, after = pattern[: braces.start()], pattern[braces.end() :]
+        return [name for choice in _choices(braces[1]) for name in expand(before + choice + after)]
+    if "://" in pattern:
+        return archives.remote_names(pattern)
+    return sorted(glob.glob(os.path.expanduser(pattern))) if re.search(r"[*?\[]", pattern) else [pattern]
+
+
+def _choices(braces: str) -> list[str]:
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", braces)
+    if ends is None:
+        return braces.split(",")
+    width = len(ends[1])
+    return [f"{i:0{width}}" for i in range(int(ends[1]), int(ends[2]) + 1)]

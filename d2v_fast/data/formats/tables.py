@@ -1,0 +1,168 @@
+"""Rows of Hugging Face `datasets`: an object, or a folder that `save_to_disk` has written (extra `hf`)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.data.formats.kinds import Kind
+from d2v_fast.data.index import Collection
+from d2v_fast.data.listing import Listing
+from d2v_fast.data.store import Fence, check_bytes
+
+_FEATURES = {"vision": "Image", "speech": "Audio"}
+
+
+def is_table(data: object) -> bool:
+    """Whether an object comes from `datasets`."""
+    return type(data).__module__.split(".")[0] == "datasets"
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` has written a folder."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def saved(folder: Path, kind: Kind, allow_roots: Sequence[str]) -> Collection:
+    """The rows of a saved folder; of several splits "train" is taken.
+
+    Raises:
+        DataError: `datasets` is not installed, the folder is damaged, or has no column of the modality.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"data: {folder} was saved by Hugging Face datasets, which is not installed: pip install 'd2v_fast[hf]'"
+        ) from error
+    try:
+        data = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever its readers raise
+        raise DataError(f"data: {folder} cannot be read by Hugging Face datasets: {error}") from error
+    return rows(data, kind, where=str(folder), fence=Fence(folder, allow_roots))
+
+
+def rows(data: Any, kind: Kind, *, where: str | None = None, fence: Fence | None = None) -> Collection:
+    """The rows of a `datasets.Dataset`, or of the split "train" of a `DatasetDict`.
+
+    Raises:
+        DataError: It is streamed, has no column of the modality, or no split "train".
+    """
+    where = where or f"the {type(data).__name__}"
+    if isinstance(data, dict):
+        if "train" not in data and len(data) != 1:
+            raise DataError(f"data: {where} has the splits {', '.join(data)}; pass one of them")
+        data = data.get("train", next(iter(data.values())))
+    if not hasattr(data, "__len__"):
+        raise DataError(
+            f"data: {where} is a {type(data).__name__}, which cannot be read at random: load it without streaming=True"
+        )
+    column = _column(data, kind, where)
+    if kind.modality != "text":
+        feature = type(data.features[column])
+        data = data.cast_column(column, feature(decode=False))
+    data = data.select_columns([column]).with_format(None)
+    files = {f"{column} of {data._fingerprint}": len(data)}
+    if kind.modality == "text":
+        texts = TextStore(column, where, lambda: (text for batch in data.iter(1000) for text in batch[column]))
+        return Collection(where, files, lambda: Listing([column], np.array([len(data)])), lambda known: texts)
+    store = TableStore(data, column, where, fence)
+    return Collection(where, files, lambda: Listing(store.names, np.full(len(data), -1)), lambda known: store)
+
+
+def _column(data: Any, kind: Kind, where: str) -> str:
+    features = data.features
+    if kind.modality == "text":
+        strings = [name for name, feature in features.items() if getattr(feature, "dtype", "") in _STRINGS]
+        found = ["text"] if "text" in strings else strings
+    else:
+        found = [name for name, feature in features.items() if type(feature).__name__ == _FEATURES[kind.modality]]
+    if len(found) != 1:
+        wanted = "text" if kind.modality == "text" else _FEATURES[kind.modality]
+        have = ", ".join(f"{name} ({_short(feature)})" for name, feature in features.items())
+        many = "more than one" if found else "no"
+        raise DataError(f"data: {where} has {many} {wanted} column; there are {have}. Leave one by select_columns")
+    return found[0]
+
+
+_STRINGS = ("string", "large_string")
+
+
+def _short(feature: Any) -> str:
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)
+
+
+class TableStore:
+    """Samples in the rows of a table: their bytes, or the path of a file."""
+
+    def __init__(self, data: Any, column: str, where: str, fence: Fence | None) -> None:
+        self.names = [f"row {i}" for i in range(len(data))]
+        self._data, self._column, self._where, self._fence = data, column, where, fence
+
+    def label(self, index: int) -> str:
+        """The table and the row."""
+        return f"{self._where}, row {index}"
+
+    def path(self, index: int) -> Path | None:
+        """None: what a row holds is known when it is read."""
+        return None
+
+    def open(self, index: int) -> BinaryIO:
+        """The row's sample as a file."""
+        return io.BytesIO(self.read(index).data)
+
+    def read(self, index: int) -> np.ndarray:
+        """The row's sample as it is stored; see `Store`."""
+        label = self.label(index)
+        value = self._data[index][self._column]
+        if not value or (not value["bytes"] and not value["path"]):
+            raise SampleError(label, "is empty")
+        if value["bytes"]:
+            check_bytes(len(value["bytes"]), label)
+            return np.frombuffer(bytearray(value["bytes"]), np.uint8)
+        path = Path(value["path"])
+        if self._fence is not None:
+            self._fence.check(path)
+        try:
+            check_bytes(path.stat().st_size, str(path))
+            return np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise SampleError(str(path), error.strerror or str(error)) from error
+
+
+class TextStore:
+    """A column of documents, as one sample of the corpus.
+
+    Args:
+        name: Of the column.
+        where: Of the table, for messages.
+        texts: Begins to give the documents.
+    """
+
+    def __init__(self, name: str, where: str, texts: Callable[[], Iterator[str | None]]) -> None:
+        self.names = [name]
+        self.texts = texts
+        self._where = where
+
+    def label(self, index: int) -> str:
+        """The table and the column."""
+        return f"{self._where}, column {self.names[index]}"
+
+    def path(self, index: int) -> Path | None:
+        """None."""
+        return None
+
+    def open(self, index: int) -> BinaryIO:
+        """Not for documents: `texts` gives them."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> np.ndarray:
+        """Not for documents: `texts` gives them."""
+        raise NotImplementedError

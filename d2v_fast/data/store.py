@@ -1,0 +1,270 @@
+"""Encoded samples by number: files below a root, or slices of archives, opened only where that is allowed."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from d2v_fast.data.errors import DataError, SampleError
+
+MAX_BYTES = 1 << 30
+"""Larger files are not read into memory as a whole: one sample must not take all there is."""
+
+
+class Store(Protocol):
+    """Files or the like, before they are decoded. Every method may be called from several threads."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """A name for each sample, which stays with it."""
+        ...
+
+    def label(self, index: int) -> str:
+        """What messages call the sample: a path that can be looked at, where there is one."""
+        ...
+
+    def path(self, index: int) -> Path | None:
+        """The file that is this sample and nothing else; None if there is no such file.
+
+        Raises:
+            SampleError: The file may not be opened.
+        """
+        ...
+
+    def open(self, index: int) -> BinaryIO:
+        """The sample as a file.
+
+        Raises:
+            OSError: It cannot be opened.
+            SampleError: It may not be opened.
+        """
+        ...
+
+    def read(self, index: int) -> np.ndarray:
+        """The sample as it is stored, uint8 [bytes].
+
+        Raises:
+            SampleError: It is gone, enormous or cut off, or may not be opened.
+        """
+        ...
+
+
+class Fence:
+    """The folders that the entries of a manifest may be in.
+
+    Args:
+        home: The root that the entries are relative to.
+        allowed: Other folders that links may lead to.
+    """
+
+    def __init__(self, home: Path, allowed: Sequence[str | Path] = ()) -> None:
+        self._home = home
+        self._inside = [os.path.realpath(home), *(os.path.realpath(Path(root).expanduser()) for root in allowed)]
+        self._folders: dict[str, str] = {}  # where each folder really is: most files share a few
+
+    def entry(self, name: str) -> str:
+        """The name as a path relative to the root, without dots.
+
+        Raises:
+            SampleError: It is absolute and elsewhere, or climbs out.
+        """
+        flat = os.path.normpath(name)
+        if os.path.isabs(flat):
+            flat = os.path.relpath(flat, os.path.abspath(self._home))
+        if flat.split(os.sep, 1)[0] == os.pardir:
+            raise SampleError(name, f"leads out of {self._home}, the root of its manifest")
+        return flat
+
+    def check(self, path: Path) -> None:
+        """Follows the links of a path.
+
+        Raises:
+            SampleError: They lead out, or to a pipe or a device, which might keep us waiting.
+        """
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        real = os.path.join(self._folders[folder], name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        if not any(inside(real, root) for root in self._inside):
+            raise SampleError(
+                str(path), f"is a link out of {self._home} (to {real}); allow that folder by --loader.allow-roots"
+            )
+        if os.path.exists(real) and not os.path.isfile(real):
+            raise SampleError(str(path), "is not a plain file")
+
+
+def inside(path: str, root: str) -> bool:
+    """Whether an absolute path is `root` or below it."""
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+class FileStore:
+    """Files below a root, or slices of such files.
+
+    Args:
+        root: The folder that the names are relative to.
+        names: Of the samples; paths, unless `places` says where a sample lies.
+        places: int64 [N, 2], which of `containers` a sample lies in (-1: it is a file of its own), and its first byte.
+        file_bytes: int64 [N], bytes of each sample; needed for slices only.
+        containers: Paths of the archives, relative to the root, or addresses that fsspec knows ("s3://...").
+        fence: Where files may lie; None trusts all links, as they are in a folder that the user has named.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        *,
+        places: np.ndarray | None = None,
+        file_bytes: np.ndarray | None = None,
+        containers: Sequence[str] = (),
+        fence: Fence | None = None,
+    ) -> None:
+        self.root, self.names = root, names
+        self._places, self._bytes, self._containers, self._fence = places, file_bytes, containers, fence
+
+    def label(self, index: int) -> str:
+        """The sample's path."""
+        return self.names[index] if "://" in self.names[index] else str(self.root / self.names[index])
+
+    def path(self, index: int) -> Path | None:
+        """The sample's file, None for a slice; see `Store`."""
+        if self._places is not None and self._places[index, 0] >= 0:
+            return None
+        return self._allowed(self.root / self.names[index])
+
+    def open(self, index: int) -> BinaryIO:
+        """The sample as a file; see `Store`."""
+        path = self.path(index)
+        if path is not None:
+            return path.open("rb")
+        container, start, size = self._slice(index)
+        if "://" in container:
+            return io.BytesIO(remote_bytes(container, start, start + size))
+        return io.BufferedReader(_Window(self._allowed(self.root / container), start, size))
+
+    def read(self, index: int) -> np.ndarray:
+        """The sample as it is stored; see `Store`."""
+        label, size, start = self.label(index), -1, 0
+        try:
+            path = self.path(index)
+            if path is None:
+                container, start, size = self._slice(index)
+                check_bytes(size, label)
+                if "://" in container:
+                    data = np.frombuffer(bytearray(remote_bytes(container, start, start + size)), np.uint8)
+                else:
+                    data = np.fromfile(self._allowed(self.root / container), np.uint8, count=size, offset=start)
+            else:
+                with path.open("rb") as file:
+                    check_bytes(os.fstat(file.fileno()).st_size, label)
+                    data = np.fromfile(file, np.uint8)
+        except OSError as error:
+            raise SampleError(label, error.strerror or str(error)) from error
+        if len(data) < size:
+            raise SampleError(label, f"is cut off: {len(data)} of {size} bytes are there")
+        if len(data) == 0:
+            raise SampleError(label, "is empty")
+        return data
+
+    def _allowed(self, path: Path) -> Path:
+        if self._fence is not None:
+            self._fence.check(path)
+        return path
+
+    def _slice(self, index: int) -> tuple[str, int, int]:
+        assert self._places is not None
+        assert self._bytes is not None
+        container, start = self._places[index].tolist()
+        return self._containers[container], start, int(self._bytes[index])
+
+
+def check_bytes(size: int, label: str) -> None:
+    """Refuses a sample that would fill the memory.
+
+    Raises:
+        SampleError: It is larger than `MAX_BYTES`.
+    """
+    if size > MAX_BYTES:
+        raise SampleError(label, f"has {human_bytes(size)} (at most {human_bytes(MAX_BYTES)} are read at once)")
+
+
+def human_bytes(count: float) -> str:
+    """`35.2 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def remote_bytes(address: str, start: int, end: int) -> bytes:
+    """Bytes [start, end) of a file that fsspec knows.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    system, path = remote(address)
+    try:
+        data: bytes = system.cat_file(path, start=start, end=end)
+    except OSError:
+        raise
+    except Exception as error:  # every file system has errors of its own
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    return data
+
+
+def remote(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the path there.
+
+    Raises:
+        DataError: fsspec, or what it needs for this kind of address, is not installed.
+    """
+    try:
+        import fsspec
+    except ImportError as error:
+        raise DataError(
+            f"data: {address} is read through fsspec, which is not installed: pip install fsspec"
+        ) from error
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        return system, path
+    except (ImportError, ValueError) as error:
+        raise DataError(f"data: fsspec cannot open {address}: {error}") from error
+
+
+class _Window(io.RawIOBase):
+    """A part of a file, as a file."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._start, self._size, self._at = start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._size - self._at))
+        data = os.pread(self._file.fileno(), count, self._start + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import re
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from d2v_fast.data import (
+    DataError,
+    Loader,
+    LoaderConfig,
+    SampleError,
+    SpeechInputs,
+    TextInputs,
+    VisionInputs,
+    open_source,
+)
+from d2v_fast.data.index import FILE
+
+PLAIN = VisionInputs(crop_scale=(1, 1), flip=0.0, jitter=0.0)
+
+
+def names(source):
+    return [source.name(i) for i in range(len(source))]
+
+
+def test_every_member_is_a_sample_or_named(tar_zoo, capsys):
+    zoo = tar_zoo()
+    source = open_source(zoo.root, "vision", VisionInputs())
+    assert sorted(names(source)) == sorted([*zoo.good, *zoo.bad])
+    for i, name in enumerate(names(source)):
+        if name in zoo.good:
+            assert tuple(source.read(i).shape[1:]) == zoo.good[name]
+        else:
+            with pytest.raises(SampleError, match=zoo.bad[name]) as caught:
+                source.read(i)
+            assert caught.value.name == str(zoo.root / name)
+    errors = capsys.readouterr().err
+    assert re.search(r"skipped .*cut.tar: is (damaged|cut off)", errors)
+    assert errors.count("skipped") == 1
+
+
+def test_members_are_the_files_that_went_in(pictures, tmp_path):
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(pictures, arcname="./p")
+    files, members = open_source(pictures, "vision", PLAIN), open_source(tmp_path / "all.tar", "vision", PLAIN)
+    by_name = {members.name(i).removeprefix("all.tar/p/"): i for i in range(len(members))}
+    assert sorted(by_name) == names(files)
+    for i in range(len(files)):
+        assert torch.equal(files.read(i), members.read(by_name[files.name(i)]))
+        assert files.encoded(i) == members.encoded(by_name[files.name(i)])
+
+
+def test_a_run_resumes_without_reading_the_shards_again(tar_zoo, tmp_path, monkeypatch, picture_masks):
+    zoo, run = tar_zoo(), tmp_path / "run"
+    source = open_source(zoo.root, "vision", PLAIN, run=run)
+
+    def batches(source, first):
+        config = LoaderConfig(batch_size=5, max_skipped=1.0)
+        options = {"inputs": PLAIN, "config": config, "seed": 3, "masks": picture_masks, "image_size": 16}
+        with Loader(source, **options, first_step=first) as loader:
+            return [loader.step(n)[0] for n in range(first, 7)]
+
+    whole = batches(source, 0)
+    order = [i for batch in whole for i in batch.sample_ids.tolist()]
+    assert len({source.name(i).split("/")[0] for i in order[:8]}) > 1  # shuffled over all shards
+    monkeypatch.setattr(tarfile, "open", None)
+    again = open_source(zoo.root, "vision", PLAIN, run=run)
+    assert again.fingerprint == source.fingerprint
+    for one, other in zip(whole[4:], batches(again, 4), strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.rows, other.rows)
+    (zoo.root / "odd.tar").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"1 of another size \(odd.tar"):
+        open_source(zoo.root, "vision", PLAIN, run=run)
+
+
+def test_a_shard_that_changes_later_is_named(tar_zoo):
+    zoo = tar_zoo()
+    source = open_source(zoo.root / "shard-000.tar", "vision", PLAIN)
+    path = zoo.root / "shard-000.tar"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(SampleError, match=r"is cut off|decoded"):
+        source.read(5)
+    path.unlink()
+    with pytest.raises(SampleError, match="No such file"):
+        source.read(0)
+
+
+def test_patterns_of_shards(tar_zoo):
+    root = tar_zoo().root
+    both = open_source(f"{root}/shard-{{000..001}}.tar", "vision", PLAIN)
+    assert len(both) == 12
+    assert len(open_source(f"{root}/shard-*.tar", "vision", PLAIN)) == 12
+    assert len(open_source(f"{root}/{{odd,cut}}.tar", "vision", PLAIN)) == 10
+    with pytest.raises(DataError, match=r"shard-002.tar cannot be read: No such file"):
+        open_source(f"{root}/shard-{{000..002}}.tar", "vision", PLAIN)
+    with pytest.raises(DataError, match="there is nothing at"):
+        open_source(f"{root}/none-*.tar", "vision", PLAIN)
+
+
+def test_clips_and_texts_in_shards(tmp_path, clips):
+    with tarfile.open(tmp_path / "clips.tar", "w") as tar:
+        tar.add(clips, arcname="c")
+    inputs = SpeechInputs(min_seconds=0.1)
+    files, members = open_source(clips, "speech", inputs), open_source(tmp_path / "clips.tar", "speech", inputs)
+    assert np.array_equal(np.sort(files.sizes), np.sort(members.sizes))
+    where = {members.name(i).removeprefix("clips.tar/c/"): i for i in range(len(members))}
+    for i in range(len(files)):
+        assert np.array_equal(files.read(i), members.read(where[files.name(i)]))
+        with soundfile.SoundFile(clips / files.name(i)) as file:
+            assert (files.frames[i], files.rates[i]) == (file.frames, file.samplerate)
+    (tmp_path / "t").mkdir()
+    for i in range(4):
+        (tmp_path / "t" / f"{i}.txt").write_text("the cat sat on the mat. " * 20)
+    with tarfile.open(tmp_path / "texts.tar", "w") as tar:
+        tar.add(tmp_path / "t", arcname=".")
+    packed = open_source(tmp_path / "texts.tar", "text", TextInputs(block_size=16), vocab_size=300)
+    loose = open_source(tmp_path / "t", "text", TextInputs(block_size=16), vocab_size=300)
+    assert len(packed) == len(loose) > 5
+    assert np.array_equal(np.sort(packed.tokens), np.sort(loose.tokens))
+
+
+def test_what_is_no_shard_of_samples(tmp_path, clips):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
+        tar.add(clips, arcname=".")
+    with pytest.raises(DataError, match=r"a.tar.gz is no .tar file.*Unpack the compression first \(gunzip"):
+        open_source(tmp_path / "a.tar.gz", "speech", SpeechInputs())
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        tar.add(clips, arcname=".")
+    with pytest.raises(DataError, match=r"b.tar has no JPEG or PNG files, only 4 .wav, 4 .flac, 4 .ogg"):
+        open_source(tmp_path / "b.tar", "vision", VisionInputs())
+    (tmp_path / "c.tar").write_bytes(b"")
+    (tmp_path / "d.tar").write_bytes(b"junk" * 1000)
+    for name, reason in (("c.tar", "is empty"), ("d.tar", "is empty; put")):
+        with pytest.raises(DataError, match=reason):
+            open_source(tmp_path / name, "vision", VisionInputs())
+
+
+def test_shards_at_an_address(tar_zoo, tmp_path):
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    zoo = tar_zoo()
+    system = fsspec.filesystem("memory")
+    for shard in range(2):
+        system.pipe_file(f"/bucket/shard-{shard:03}.tar", zoo.bytes(f"shard-{shard:03}.tar"))
+    local = open_source(f"{zoo.root}/shard-*.tar", "vision", PLAIN)
+    for address in ("memory://bucket/shard-{000..001}.tar", "memory://bucket/shard-*.tar", "memory://bucket"):
+        source = open_source(address, "vision", PLAIN, run=tmp_path / f"run{len(address)}")
+        assert len(source) == 12
+        assert all(torch.equal(source.read(i), local.read(i)) for i in range(12))
+        assert "memory://" in source.name(0)
+    assert (tmp_path / "run15" / FILE).exists()
+    system.rm("/bucket/shard-001.tar")
+    with pytest.raises(SampleError, match=r"shard-001.tar"):
+        source.read(11)
+    with pytest.raises(DataError, match=r"no .tar files at memory://nowhere"):
+        open_source("memory://nowhere", "vision", PLAIN)
+    with pytest.raises(DataError, match="fsspec cannot open nonsense://"):
+        open_source("nonsense://x.tar", "vision", PLAIN)
