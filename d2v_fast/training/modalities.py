@@ -70,6 +70,7 @@ def open_data(data: str | Path | DataSource, config: Config, run: Path | None) -
         vocab_size=embedding.vocab_size if isinstance(embedding, TextEmbedding) else None,
         run=run,
         threads=config.loader.threads,
+        allow_roots=config.loader.allow_roots,
     )
 
 
