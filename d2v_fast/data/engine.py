@@ -70,6 +70,15 @@ class EncodedSource(Protocol):
         ...
 
 
+@runtime_checkable
+class GatheringSource(Protocol):
+    """What a `DataSource` of text can also do: write all sequences of a batch at once."""
+
+    def gather(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Writes the sequences `indices`, int64 [B], to the rows of `out`, int64 [B, T], and padding behind them."""
+        ...
+
+
 def make_engine(
     engine: Literal["auto", "dali", "native"],
     source: DataSource,

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import torch
 
 from d2v_fast.data.config import InputsConfig
-from d2v_fast.data.engine import Made, MaskMaker, assemble
+from d2v_fast.data.engine import GatheringSource, Made, MaskMaker, assemble
 from d2v_fast.data.errors import SampleError
 from d2v_fast.data.making import RowMaker
 from d2v_fast.data.plan import BatchPlan
@@ -44,7 +44,8 @@ class NativeEngine:
     def begin(self, plan: Callable[[], BatchPlan]) -> Future[Made]:
         """Starts a micro-batch; `plan` is called in a thread too."""
         future: Future[Made] = Future()
-        self._readers.begin(future, lambda: _Decoding(self._maker, self._masks, future, plan()))
+        kind = _Gathering if isinstance(self._maker.source, GatheringSource) else _Decoding
+        self._readers.begin(future, lambda: kind(self._maker, self._masks, future, plan()))
         return future
 
     def close(self) -> None:
@@ -68,3 +69,15 @@ class _Decoding:
 
     def finish(self) -> None:
         settle(self._future, assemble(self._inputs, self._plan, self.failures, self._masks, pin=self._maker.pin))
+
+
+class _Gathering(_Decoding):
+    """A batch of text. Copying it is so quick that threads would only be in each other's way: one writes it all."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, row: int) -> None:
+        source = self._maker.source
+        assert isinstance(source, GatheringSource)
+        source.gather(self._plan.ids, self._inputs.numpy())

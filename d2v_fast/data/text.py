@@ -15,46 +15,13 @@ from tokenizers import Tokenizer
 
 from d2v_fast.data import corpus
 from d2v_fast.data import tokenizer as vocabulary
+from d2v_fast.data.blocks import TextBlocks
 from d2v_fast.data.config import TextInputs
 from d2v_fast.data.errors import DataError, report
 from d2v_fast.data.index import Collection, Index, open_index, write_whole
 from d2v_fast.data.store import Store
 
 TOKENS, TOKENIZER = "tokens.bin", "tokenizer.json"
-
-
-class TextBlocks:
-    """Blocks of tokens by number: the begin token, then `block_size` - 1 tokens of the corpus.
-
-    Every document is followed by the end token; a block may hold several documents, or a part of one. What is left
-    behind the last whole block is not used.
-    """
-
-    modality = "text"
-
-    def __init__(self, tokens: np.ndarray, tokenizer: Tokenizer, block_size: int, fingerprint: str) -> None:
-        special = vocabulary.specials(tokenizer)
-        self.tokens = tokens
-        self.tokenizer = tokenizer
-        self.fingerprint = fingerprint
-        self.mask_id, self.pad_id, self.special_ids = special.mask, special.pad, special.all
-        self.vocab_size: int = tokenizer.get_vocab_size()
-        self._begin, self._size = special.begin, block_size
-        self.sizes = np.full(len(tokens) // (block_size - 1), block_size, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def name(self, index: int) -> str:
-        """The block's number."""
-        return f"block {index}"
-
-    def read(self, index: int) -> np.ndarray:
-        """One block: int64 [block_size]."""
-        block = np.empty(self._size, dtype=np.int64)
-        block[0] = self._begin
-        block[1:] = self.tokens[index * (self._size - 1) : (index + 1) * (self._size - 1)]
-        return block
 
 
 def open_text(
@@ -90,13 +57,13 @@ def open_text(
     stored = new["file"] if "file" in new else _kept(run, TOKENS)
     if isinstance(stored, Path) and stored.stat().st_size != count * dtype.itemsize:
         raise DataError(f"{stored} is damaged: delete {stored.parent / 'index.jsonl'}, and the text is tokenised again")
-    if count < inputs.block_size - 1:
+    if count < inputs.block_size - 1 and inputs.packed:
         raise DataError(
             f"data: {found.where} has {count} tokens, less than one block of {inputs.block_size}: "
             "add text or lower inputs.block_size"
         )
     tokens = np.memmap(stored, dtype=dtype, mode="r", shape=(count,))
-    return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint)
+    return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed)
 
 
 def _make_tokenizer(

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from d2v_fast.batch import Batch
+from d2v_fast.data.blocks import TextBlocks
 from d2v_fast.data.config import VisionInputs
-from d2v_fast.data.text import TextBlocks
 from d2v_fast.demo.report import PROBE_NAMES, names, summary
 from d2v_fast.demo.task import require
 from d2v_fast.evaluation import plots

@@ -14,8 +14,8 @@ import numpy as np
 
 from d2v_fast import presets
 from d2v_fast.data import tokenizer as vocabulary
+from d2v_fast.data.blocks import TextBlocks
 from d2v_fast.data.config import TextInputs
-from d2v_fast.data.text import TextBlocks
 from d2v_fast.demo.task import DemoError, Labelled, Task, content_hash, held_out, require
 from d2v_fast.models.config import TextEmbedding
 
