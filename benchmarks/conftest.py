@@ -7,14 +7,18 @@ A round runs every baseline, then a streaming copy, then ours, so that load from
 runs twice and the second run is timed, so that all find the caches and the heap as they left them themselves. A figure
 is the median over the rounds. `GB/s` counts each input read once and each output written once, and `limit` is
 its share of what the streaming (non-temporal) copy reached in the same rounds.
+
+The files test_gpu_*.py are the same on a GPU (gpu_timing.py) and are skipped without one.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +26,12 @@ from torch import Tensor
 
 from d2v_fast import _C
 
-_RESULTS = pytest.StashKey[list["Result"]]()
+sys.path.append(str(Path(__file__).parent))
+
+from gpu_timing import Clock, DeviceCopy, gpu_clock, in_turn, rotation
+
+_RESULTS = pytest.StashKey[dict[str, list["Result"]]]()
+"""Heading of a table to its lines."""
 
 
 def pytest_addoption(parser):
@@ -30,7 +39,16 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[_RESULTS] = []
+    config.stash[_RESULTS] = {}
+
+
+def add_line(config, heading: str, result: Result) -> None:
+    """A line for the table under `heading`."""
+    config.stash[_RESULTS].setdefault(heading, []).append(result)
+
+
+def cpu_heading() -> str:
+    return f"{torch.get_num_threads()} thread(s), {_C.isa()}"
 
 
 @pytest.fixture
@@ -56,7 +74,7 @@ class Result:
     seconds: float
     moved: int | None
     limit: float
-    """Bytes per second of the streaming copy."""
+    """Bytes per second of the copy."""
     baselines: dict[str, float] = field(default_factory=dict)
 
     def share(self) -> float | None:
@@ -118,28 +136,89 @@ def compare(benchmark, quick, streaming_copy, request):
             share_of_limit=result.share(),
             baselines_ms={other: value * 1e3 for other, value in median.items()},
         )
-        request.config.stash[_RESULTS].append(result)
+        add_line(request.config, cpu_heading(), result)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    """The GPU; a benchmark that asks for it is skipped without one."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here (torch.cuda.is_available() is False)")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return gpu_clock()
+
+
+@pytest.fixture
+def rotate(gpu, quick):
+    """rotate(make, moved): sets of tensors, more than the GPU's cache holds; with --quick two."""
+    cache = 0 if quick else torch.cuda.get_device_properties(gpu).L2_cache_size
+    return lambda make, moved: rotation(make, moved, cache)
+
+
+@pytest.fixture
+def compare_on_gpu(benchmark, gpu, quick, clock, request):
+    """compare_on_gpu(name, ours, {"baseline": function, ...}, moved=bytes, rounds=50): as `compare`, on the GPU.
+
+    Functions take the number of the round, and choose their set of tensors by it.
+    """
+
+    def run(
+        name: str,
+        ours: Callable[[int], object],
+        baselines: dict[str, Callable[[int], object]],
+        *,
+        moved: int,
+        rounds: int = 50,
+    ) -> Result:
+        copy = DeviceCopy(gpu, 1 << 20) if quick else DeviceCopy(gpu)
+        functions = {**baselines, "device copy": copy, name: ours}
+        seconds = benchmark.pedantic(in_turn, args=(functions, 2 if quick else rounds, clock), rounds=1)
+        limit = copy.moved / seconds.pop("device copy")
+        result = Result(name, seconds.pop(name), moved, limit, seconds)
+        benchmark.extra_info.update(
+            device=torch.cuda.get_device_name(gpu) if gpu.type == "cuda" else str(gpu),
+            ms=result.seconds * 1e3,
+            limit_gb_per_second=limit / 1e9,
+            share_of_limit=result.share(),
+            baselines_ms={other: value * 1e3 for other, value in seconds.items()},
+        )
+        add_line(request.config, benchmark.extra_info["device"], result)
         return result
 
     return run
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    results = config.stash[_RESULTS]
-    if not results:
-        return
     write = terminalreporter.write_line
-    terminalreporter.section(f"d2v_fast on {torch.get_num_threads()} thread(s), {_C.isa()}, torch {torch.__version__}")
-    if config.getoption("--quick"):
-        write("--quick: tiny shapes, one round; the figures mean nothing")
-    for result in results:
-        line = f"{result.name:<58} {result.seconds * 1e3:9.3f} ms"
-        if result.moved is not None:
-            line += f" {result.moved / result.seconds / 1e9:7.1f} GB/s {result.share():6.0%} of limit"
-            line += f" ({result.limit / 1e9:.1f} GB/s)"
-        write(line)
-        for other, seconds in result.baselines.items():
-            write(f"    {seconds / result.seconds:6.2f}x  {other:<60} {seconds * 1e3:9.3f} ms")
+    for heading, results in config.stash[_RESULTS].items():
+        terminalreporter.section(f"d2v_fast on {heading}, torch {torch.__version__}")
+        if config.getoption("--quick"):
+            write("--quick: tiny shapes, one round; the figures mean nothing")
+        for result in results:
+            line = f"{result.name:<58} {result.seconds * 1e3:9.3f} ms"
+            if result.moved is not None:
+                line += f" {result.moved / result.seconds / 1e9:7.1f} GB/s {result.share():6.0%} of limit"
+                line += f" ({result.limit / 1e9:.1f} GB/s)"
+            write(line)
+            for other, seconds in result.baselines.items():
+                write(f"    {seconds / result.seconds:6.2f}x  {other:<60} {seconds * 1e3:9.3f} ms")
+
+
+@pytest.fixture
+def note(request):
+    """note(text, seconds): one more line of the table, for what is measured in another way."""
+
+    def run(text: str, seconds: float) -> None:
+        add_line(request.config, cpu_heading(), Result(text, seconds, None, float("nan")))
+
+    return run
 
 
 @pytest.fixture
