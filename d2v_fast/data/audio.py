@@ -74,8 +74,8 @@ class Clips:
             SampleError: The file is gone, truncated, damaged, or no longer of the length in the index.
         """
         self._refuse_known(index)
-        raw, rate = self._decode(index)
-        self._check(len(raw), rate, index)
+        rate = int(self.rates[index])
+        raw = load(self._store, index, (int(self.frames[index]), rate))
         small = raw.dtype == np.int16
         if raw.shape[1] == 1 and rate == self._rate:
             return raw[:, 0]
@@ -96,33 +96,43 @@ class Clips:
         if not _by_torchcodec(self._index.names[index]):
             try:
                 with soundfile.SoundFile(BytesIO(data)) as file:
-                    self._check(file.frames, file.samplerate, index)
+                    length = (int(self.frames[index]), int(self.rates[index]))
+                    _check_length((file.frames, file.samplerate), length, label)
             except (soundfile.SoundFileError, OSError) as error:
                 raise SampleError(label, _reason(error)) from error
         return data
-
-    def _decode(self, index: int) -> tuple[np.ndarray, int]:
-        """[frames, channels] and the rate in Hz."""
-        label, path = self._store.label(index), self._store.path(index)
-        if _by_torchcodec(self._index.names[index]):
-            return compressed.decode(self._store.read(index).tobytes() if path is None else path, label)
-        try:
-            with _open(self._store, index, path, whole=True) as file:
-                self._check(file.frames, file.samplerate, index)  # before memory is taken for it
-                # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
-                dtype = "int16" if file.subtype == "PCM_16" else "float32"
-                return file.read(dtype=dtype, always_2d=True), file.samplerate
-        except (soundfile.SoundFileError, OSError) as error:
-            raise SampleError(label, _reason(error, path)) from error
 
     def _refuse_known(self, index: int) -> None:
         if index in self._index.problems:
             raise SampleError(self._store.label(index), self._index.problems[index])
 
-    def _check(self, frames: int, rate: int, index: int) -> None:
-        if (frames, rate) != (self.frames[index], self.rates[index]):
-            was = f"{self.frames[index]} frames at {self.rates[index]} Hz when the data was indexed"
-            raise SampleError(self._store.label(index), f"gives {frames} frames at {rate} Hz, but had {was}")
+
+def load(store: Store, index: int, length: tuple[int, int]) -> np.ndarray:
+    """Reads and decodes a clip: [frames, channels], int16, or float32 in [-1, 1].
+
+    Raises:
+        SampleError: The file is gone, truncated, damaged, or not of this length (frames, rate in Hz).
+    """
+    label, path = store.label(index), store.path(index)
+    if _by_torchcodec(store.names[index]):
+        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label)
+    else:
+        try:
+            with _open(store, index, path, whole=True) as file:
+                rate = file.samplerate
+                _check_length((file.frames, rate), length, label)  # before memory is taken for it
+                # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
+                raw = file.read(dtype="int16" if file.subtype == "PCM_16" else "float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise SampleError(label, _reason(error, path)) from error
+    _check_length((len(raw), rate), length, label)
+    return raw
+
+
+def _check_length(found: tuple[int, int], expected: tuple[int, int], label: str) -> None:
+    if found != expected:
+        was = f"{expected[0]} frames at {expected[1]} Hz when the data was indexed"
+        raise SampleError(label, f"gives {found[0]} frames at {found[1]} Hz, but had {was}")
 
 
 def open_audio(found: Collection, inputs: SpeechInputs, *, run: Path | None, threads: int) -> Clips:

@@ -64,14 +64,8 @@ class Pictures:
         Raises:
             SampleError: The file is gone, truncated, damaged, or no longer of the size in the index.
         """
-        data, label = self._data(index), self._store.label(index)
-        self._check_size(_header_size(BytesIO(data.data), label), index)  # a bomb is refused before it goes off
-        try:
-            image = decode(data, grey=self._grey)
-        except (OSError, RuntimeError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-            raise SampleError(label, _reason(error)) from error
-        self._check_size(tuple(image.shape[-2:]), index)
-        return image
+        self._refuse_known(index)
+        return load(self._store, index, self._size(index), grey=self._grey)
 
     def encoded(self, index: int) -> bytes:
         """The picture's file as it is, JPEG or PNG.
@@ -79,21 +73,41 @@ class Pictures:
         Raises:
             SampleError: It is gone, or its header is not that of the picture in the index.
         """
-        data = self._data(index).tobytes()
-        self._check_size(_header_size(BytesIO(data), self._store.label(index)), index)
+        self._refuse_known(index)
+        data = self._store.read(index).tobytes()
+        label = self._store.label(index)
+        _check_size(_header_size(BytesIO(data), label), self._size(index), label)
         return data
 
-    def _data(self, index: int) -> np.ndarray:
+    def _refuse_known(self, index: int) -> None:
         if index in self._index.problems:
             raise SampleError(self._store.label(index), self._index.problems[index])
-        return self._store.read(index)
 
-    def _check_size(self, size: tuple[int, ...], index: int) -> None:
-        if size != tuple(self.sizes[index]):
-            expected = "x".join(map(str, self.sizes[index]))
-            raise SampleError(
-                self._store.label(index), f"is {size[0]}x{size[1]}, but was {expected} when the data was indexed"
-            )
+    def _size(self, index: int) -> tuple[int, int]:
+        height, width = self.sizes[index].tolist()
+        return height, width
+
+
+def load(store: Store, index: int, size: tuple[int, int], *, grey: bool) -> Tensor:
+    """Reads and decodes a picture: uint8 [channels, height, width].
+
+    Raises:
+        SampleError: The file is gone, truncated, damaged, or not of this size.
+    """
+    data, label = store.read(index), store.label(index)
+    _check_size(_header_size(BytesIO(data.data), label), size, label)  # a bomb is refused before it goes off
+    try:
+        image = decode(data, grey=grey)
+    except (OSError, RuntimeError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+        raise SampleError(label, _reason(error)) from error
+    _check_size(tuple(image.shape[-2:]), size, label)
+    return image
+
+
+def _check_size(found: tuple[int, ...], expected: tuple[int, int], label: str) -> None:
+    if found != expected:
+        was = "x".join(map(str, expected))
+        raise SampleError(label, f"is {found[0]}x{found[1]}, but was {was} when the data was indexed")
 
 
 def decode(data: np.ndarray, *, grey: bool) -> Tensor:

@@ -94,7 +94,7 @@ class Fence:
             real = os.path.realpath(real)
         if not any(inside(real, root) for root in self._inside):
             raise SampleError(
-                str(path), f"is a link out of {self._home} (to {real}); allow that folder by --loader.allow-roots"
+                str(path), f"leads out of {self._home}, to {real}: allow that folder by --loader.allow-roots"
             )
         if os.path.exists(real) and not os.path.isfile(real):
             raise SampleError(str(path), "is not a plain file")
@@ -129,6 +129,17 @@ class FileStore:
     ) -> None:
         self.root, self.names = root, names
         self._places, self._bytes, self._containers, self._fence = places, file_bytes, containers, fence
+
+    def fenced(self, fence: Fence) -> FileStore:
+        """The same files, where only those inside are opened."""
+        return FileStore(
+            self.root,
+            self.names,
+            places=self._places,
+            file_bytes=self._bytes,
+            containers=self._containers,
+            fence=fence,
+        )
 
     def label(self, index: int) -> str:
         """The sample's path."""

@@ -38,7 +38,8 @@ def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequenc
         found = expand(str(root)) if re.search(r"[{*?\[]", str(root)) else []
         if not found:
             raise DataError(f"data: there is nothing at {root} (looked in {Path.cwd()})")
-        return archives.shards(Path(), found, kind)
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in found])
+        return archives.shards(Path(folder), [os.path.relpath(name, folder) for name in found], kind)
     if root.is_dir():
         if tables.is_saved(root):
             return tables.saved(root, kind, allow_roots)

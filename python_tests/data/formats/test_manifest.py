@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from d2v_fast.data import DataError, SampleError, SpeechInputs, TextInputs, VisionInputs, open_source
+from d2v_fast.data.index import FILE
+
+SPEECH = SpeechInputs(min_seconds=0.1)
+
+
+def by_name(source):
+    return {source.name(i): i for i in range(len(source))}
+
+
+def jsonl(path, *entries):
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def table(path, rows):
+    """The rows in the format of the extension."""
+    if path.suffix == ".jsonl":
+        jsonl(path, *rows)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".tsv":
+        path.write_text("\n".join([".", *("\t".join(map(str, row.values())) for row in rows)]) + "\n")
+    else:
+        arrow = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    return path
+
+
+EVERY = [".jsonl", ".csv", ".tsv", ".parquet"]
+
+
+@pytest.mark.parametrize("extension", EVERY)
+def test_a_manifest_chooses_pictures_with_and_without_sizes(pictures, extension):
+    folder = open_source(pictures, "vision", VisionInputs())
+    chosen = [folder.name(i) for i in (7, 0, 4)]
+    rows = [{"path": name} for name in chosen]
+    plain = open_source(table(pictures / f"a{extension}", rows), "vision", VisionInputs())
+    assert [plain.name(i) for i in range(3)] == chosen
+    assert plain.sizes.tolist() == folder.sizes[[7, 0, 4]].tolist()
+    sized = [{"path": name, "height": h, "width": w} for name, (h, w) in zip(chosen, plain.sizes.tolist(), strict=True)]
+    known = open_source(table(pictures / f"b{extension}", sized), "vision", VisionInputs())
+    assert known.sizes.tolist() == plain.sizes.tolist()
+    assert all(torch.equal(known.read(i), plain.read(i)) for i in range(3))
+
+
+def test_known_sizes_are_believed_until_a_file_is_read(pictures):
+    manifest = table(pictures / "a.jsonl", [{"path": "class 0/0.png", "height": 5, "width": 6}, {"path": "gone.png"}])
+    source = open_source(manifest, "vision", VisionInputs())
+    assert source.sizes.tolist() == [[5, 6], [0, 0]]
+    with pytest.raises(SampleError, match="is 40x70, but was 5x6"):
+        source.read(0)
+    with pytest.raises(SampleError, match="No such file"):
+        source.read(1)
+
+
+@pytest.mark.parametrize("root", [".", "", "../clips", "absolute"])
+def test_a_tsv_as_wav2vec_writes_it(clips, root):
+    lengths = {name: soundfile.info(clips / name).frames for name in ("00.wav", "04.flac", "02.ogg")}
+    lines = [str(clips) if root == "absolute" else root, *(f"{name}\t{frames}" for name, frames in lengths.items())]
+    (clips / "train.tsv").write_text("\n".join(lines) + "\n")
+    source = open_source(clips / "train.tsv", "speech", SPEECH)
+    assert [source.name(i) for i in range(3)] == list(lengths)
+    assert source.sizes.tolist() == list(lengths.values())
+    assert [len(source.read(i)) for i in range(3)] == list(lengths.values())
+    assert (source.rates == 16000).all()
+
+
+def test_rates_in_a_tsv(clips):
+    (clips / "a.tsv").write_text(f".\n03.wav\t{soundfile.info(clips / '03.wav').frames}\t8000\n00.wav\tmany\n")
+    source = open_source(clips / "a.tsv", "speech", SPEECH)
+    assert source.rates.tolist() == [8000]
+    assert len(source.read(0)) == source.sizes[0]
+
+
+def test_lines_that_make_no_sense_are_named(pictures, capsys):
+    manifest = pictures / "a.jsonl"
+    manifest.write_text('{"path": "class 0/0.png"}\nnonsense\n\n[1]\n{"file": "x"}\n{"path": 3}\n')
+    assert len(open_source(manifest, "vision", VisionInputs())) == 1
+    errors = capsys.readouterr().err
+    for line, reason in (
+        (2, "is not a JSON object"),
+        (4, "is not a JSON object"),
+        (5, "has no path"),
+        (6, "has no path"),
+    ):
+        assert f"a.jsonl, line {line}: {reason}" in errors
+    (pictures / "b.tsv").write_text(".\nclass 0/0.png\t1\t2\t3\n")
+    with pytest.raises(DataError, match=r"b.tsv names no files"):
+        open_source(pictures / "b.tsv", "vision", VisionInputs())
+    assert "line 2: should be a path and height, width, separated by tabs" in capsys.readouterr().err
+
+
+def test_entries_named_twice_count_once(pictures, capsys):
+    manifest = jsonl(
+        pictures / "a.jsonl", *[{"path": p} for p in ("class 0/0.png", "./class 0//0.png", "class 1/1.JPG")]
+    )
+    assert len(open_source(manifest, "vision", VisionInputs())) == 2
+    assert "left out 1 entries" in capsys.readouterr().err
+
+
+def test_roots_are_shown_and_must_be_below_or_allowed(pictures, tmp_path, capsys):
+    inner, outer = tmp_path / "here" / "inner.jsonl", tmp_path / "here" / "outer.jsonl"
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link").symlink_to(pictures)
+    entry = {"path": "class 0/0.png"}
+    head = {"d2v_fast": 1, "modality": "vision"}
+    for root in (str(pictures), "../pictures", "link"):
+        jsonl(outer, head | {"root": root}, entry)
+        with pytest.raises(
+            DataError, match=r"names the root .*not below its own folder.*--loader.allow-roots"
+        ) as caught:
+            open_source(outer, "vision", VisionInputs())
+        assert root in str(caught.value)
+        allowed = open_source(outer, "vision", VisionInputs(), allow_roots=[str(pictures)])
+        assert allowed.read(0).shape == (3, 40, 70)
+        assert "names files below" in capsys.readouterr().err
+    jsonl(inner, head | {"root": "gone"}, entry)
+    with pytest.raises(DataError, match="which is no folder"):
+        open_source(inner, "vision", VisionInputs())
+    manifest = jsonl(tmp_path / "a.jsonl", head | {"root": "pictures"}, entry)
+    assert open_source(manifest, "vision", VisionInputs()).read(0).shape == (3, 40, 70)
+    with pytest.raises(DataError, match="describes vision, the model is made for speech"):
+        open_source(manifest, "speech", SPEECH)
+
+
+def test_no_entry_escapes_its_root(pictures, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes((pictures / "class 0" / "0.png").read_bytes())
+    (pictures / "out.png").symlink_to(secret)
+    (pictures / "up").symlink_to(tmp_path)
+    (pictures / "in.png").symlink_to("class 0/0.png")
+    os.mkfifo(pictures / "pipe.png")
+    wrong = {
+        "../secret.png": "leads out of",
+        "class 0/../../secret.png": "leads out of",
+        str(secret): "leads out of",
+        "out.png": "leads out of",
+        "up/secret.png": "leads out of",
+        "pipe.png": "is not a plain file",
+    }
+    right = ["class 0/0.png", "class 1/../class 0/3.JPG", str(pictures / "class 2" / "2.png"), "in.png"]
+    manifest = jsonl(pictures / "a.jsonl", *[{"path": path} for path in [*wrong, *right]])
+    source = open_source(manifest, "vision", VisionInputs())
+    assert len(source) == len(wrong) + len(right)
+    for i, reason in enumerate(wrong.values()):
+        for read in (source.read, source.encoded):
+            with pytest.raises(SampleError, match=reason):
+                read(i)
+    assert [source.name(i) for i in range(6, 10)] == ["class 0/0.png", "class 0/3.JPG", "class 2/2.png", "in.png"]
+    assert all(source.read(i).shape[0] == 3 for i in range(6, 10))
+    sized = jsonl(pictures / "b.jsonl", {"path": "out.png", "height": 40, "width": 70}, {"path": "in.png"})
+    with pytest.raises(SampleError, match="leads out of"):  # also where no header was read
+        open_source(sized, "vision", VisionInputs()).read(0)
+    trusted = open_source(manifest, "vision", VisionInputs(), allow_roots=[str(tmp_path)])
+    assert trusted.read(list(wrong).index("out.png")).shape == (3, 40, 70)
+
+
+def test_names_that_are_not_utf8_survive(pictures):
+    name = os.fsdecode(b"caf\xe9.png")
+    (pictures / name).write_bytes((pictures / "class 0" / "0.png").read_bytes())
+    jsonl(pictures / "a.jsonl", {"path": name})
+    (pictures / "b.tsv").write_bytes(b".\ncaf\xe9.png\n")
+    for manifest in ("a.jsonl", "b.tsv"):
+        source = open_source(pictures / manifest, "vision", VisionInputs())
+        assert source.name(0) == name
+        assert source.read(0).shape == (3, 40, 70)
+
+
+def test_a_run_keeps_to_its_manifest(pictures, tmp_path):
+    run = tmp_path / "run"
+    manifest = jsonl(pictures / "a.jsonl", {"path": "class 0/0.png"}, {"path": "class 0/3.JPG"})
+    source = open_source(manifest, "vision", VisionInputs(), run=run)
+    again = open_source(manifest, "vision", VisionInputs(), run=run)
+    assert (run / FILE).exists()
+    assert again.fingerprint == source.fingerprint
+    jsonl(manifest, {"path": "class 0/3.JPG"}, {"path": "class 0/0.png"})
+    with pytest.raises(DataError, match=r"is not what this run began with: 1 new \(a.jsonl"):
+        open_source(manifest, "vision", VisionInputs(), run=run)
+
+
+def test_other_peoples_columns(clips):
+    nemo = jsonl(clips / "nemo.json", {"audio_filepath": str(clips / "00.wav"), "duration": 0.4, "text": "hello"})
+    nemo.rename(clips / "nemo.jsonl")
+    assert len(open_source(clips / "nemo.jsonl", "speech", SPEECH).read(0)) == 6400
+    (clips / "metadata.csv").write_text("file_name,label\n00.wav,1\n01.flac,2\n")
+    assert len(open_source(clips / "metadata.csv", "speech", SPEECH)) == 2
+    (clips / "bad.csv").write_text("name,label\n00.wav,1\n")
+    with pytest.raises(DataError, match=r"bad.csv has no column path or audio_filepath or file_name, only name, label"):
+        open_source(clips / "bad.csv", "speech", SPEECH)
+    (clips / "bad.tsv").write_text("00.wav\t6400\n")
+    with pytest.raises(DataError, match=r"the first line of .*bad.tsv has a tab"):
+        open_source(clips / "bad.tsv", "speech", SPEECH)
+    (clips / "bad.parquet").write_text("no table")
+    with pytest.raises(DataError, match=r"bad.parquet is not a Parquet file|needs pyarrow"):
+        open_source(clips / "bad.parquet", "speech", SPEECH)
+
+
+def test_a_manifest_of_texts_is_not_a_table_of_documents(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text("the cat sat on the mat. " * 30)
+    inputs = TextInputs(block_size=16)
+    jsonl(tmp_path / "m.jsonl", {"path": "0.txt"}, {"path": "2.txt"})
+    named = open_source(tmp_path / "m.jsonl", "text", inputs, vocab_size=300)
+    jsonl(tmp_path / "d.jsonl", *[{"text": "the cat sat on the mat. " * 30, "path": "x"}] * 2)
+    documents = open_source(tmp_path / "d.jsonl", "text", inputs, vocab_size=300)
+    assert np.array_equal(named.tokens, documents.tokens)
+    for name in ("d.parquet", "m.parquet"):
+        rows = (
+            [{"text": "the cat sat on the mat. " * 30}] * 2
+            if name[0] == "d"
+            else [{"path": "0.txt"}, {"path": "2.txt"}]
+        )
+        read = open_source(table(tmp_path / name, rows), "text", inputs, vocab_size=300)
+        assert np.array_equal(read.tokens, named.tokens)
+
+
+def test_a_file_that_is_no_manifest(tmp_path):
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(DataError, match=r"a.json is a file; vision is read from a folder, a manifest \(.jsonl, .tsv"):
+        open_source(tmp_path / "a.json", "vision", VisionInputs())
+    (tmp_path / "a.m4a").write_text("")
+    with pytest.raises(DataError, match=r"is a file; vision|no JPEG"):
+        open_source(tmp_path / "a.m4a", "vision", VisionInputs())
