@@ -55,13 +55,13 @@ def layer_targets(
     with launching.on(first.device):
         launching.check_indices(rows, lengths, batch, frames)
         shape = first.shape if rows is None else (rows.shape[0], channels)
-        route = _route(layers, shape, layer_norms, final_norms)
-        if route == "torch":
-            norms: dict[str, Any] = {"layer_norm": tuple(layer_norms), "final_norm": tuple(final_norms)}
-            return reference.layer_targets(layers, rows, lengths=lengths, eps=eps, **norms)
-        out = first.new_empty(shape, dtype=torch.float32)
+        out = first.new_empty(shape, dtype=torch.float64 if first.dtype == torch.float64 else torch.float32)
         if out.numel() == 0:
             return out
+        route = _route(layers, out.numel() // channels, layer_norms, final_norms)
+        if route == "torch":
+            norms: dict[str, Any] = {"layer_norm": tuple(layer_norms), "final_norm": tuple(final_norms)}
+            return reference.layer_targets(layers, rows, lengths=lengths, eps=eps, **norms).contiguous()
         rows = None if rows is None else rows.contiguous()
         lengths = None if lengths is None else lengths.contiguous()
         if route == "cuda":
@@ -78,8 +78,8 @@ def backend() -> Backend:
     return routes.describe(_COVERAGE)
 
 
-def _route(layers: list[Tensor], shape: tuple[int, ...], layer_norms: list[str], final_norms: list[str]) -> str:
-    """Which code serves the call: "cuda", "triton" or "torch"."""
+def _route(layers: list[Tensor], count: int, layer_norms: list[str], final_norms: list[str]) -> str:
+    """Which code serves the call for `count` rows: "cuda", "triton" or "torch"."""
     first = layers[0]
     batch, frames, channels = first.shape
     if first.dtype not in _DTYPES or len(layer_norms) > 1 or final_norms not in ([], ["layer"]):
@@ -92,10 +92,9 @@ def _route(layers: list[Tensor], shape: tuple[int, ...], layer_norms: list[str],
         and len(layers) <= _GRID
         and not (whole_rows and channels > launch.LARGEST_ROW)
     )
-    if obstacles.cuda is None and layer_norms == ["instance"] and not final_norms and channels:
+    if obstacles.cuda is None and layer_norms == ["instance"] and not final_norms:
         from d2v_fast import _cuda
 
-        count = torch.Size(shape).numel() // channels
         code, index = DTYPE_CODES[first.dtype], launching.place(first.device)[0]
         reads = _cuda.layer_targets_reads(len(layers), batch, frames, channels, count, code, index)
         if reads == 1 or (reads == 2 and not by_triton):
@@ -108,11 +107,15 @@ def _steps(layer: Tensor) -> tuple[int, ...]:
     return tuple(stride if size > 1 else 0 for stride, size in zip(layer.stride(), layer.shape, strict=True))
 
 
+def _side_by_side(layer: Tensor) -> bool:
+    return layer.shape[2] == 1 or layer.stride(2) == 1
+
+
 def _by_cuda(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, out: Tensor, eps: float) -> None:
     from d2v_fast import _cuda
 
     batch, frames, channels = layers[0].shape
-    layers = [layer if _steps(layer)[2] in (0, 1) else layer.contiguous() for layer in layers]
+    layers = [layer if _side_by_side(layer) else layer.contiguous() for layer in layers]
     _cuda.layer_targets(
         [layer.data_ptr() for layer in layers],
         [step for layer in layers for step in _steps(layer)[:2]],
@@ -132,7 +135,7 @@ def _by_cuda(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, 
 def _in_one_layout(layers: list[Tensor]) -> tuple[Tensor, ...]:
     """The layers as they are where all have the same steps and their channels lie side by side, else copies."""
     steps = _steps(layers[0])
-    if steps[2] in (0, 1) and all(_steps(layer) == steps for layer in layers):
+    if _side_by_side(layers[0]) and all(_steps(layer) == steps for layer in layers):
         return tuple(layers)
     return tuple(layer.contiguous() for layer in layers)
 

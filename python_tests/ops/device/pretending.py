@@ -26,7 +26,8 @@ def module(name):
 class Pretended:
     """What was launched and how; `stream` and `capturing` are what the tests make of them."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, *, registered=False):
+        """With `registered`, the operators themselves are the GPU's already (interpreted_registered.py)."""
         self.patch = monkeypatch
         self.stream, self.capturing = 64, False
         self.launches = []
@@ -39,10 +40,11 @@ class Pretended:
         patch(launching, "capturing", lambda: self.capturing)
         patch(launching, "keep_for", lambda tensors, device: self.kept.extend(tensors))
         patch(ema, "_plans", {})
-        patch(module("ema"), "_ema_update", module("ema")._on_gpu)
-        patch(module("layer_targets"), "_layer_targets", layer_targets.layer_targets)
-        patch(module("smooth_l1"), "_forward", module("smooth_l1")._forward_gpu)
-        patch(module("smooth_l1"), "_backward", smooth_l1.backward)
+        if not registered:
+            patch(module("ema"), "_ema_update", module("ema")._on_gpu)
+            patch(module("layer_targets"), "_layer_targets", layer_targets.layer_targets)
+            patch(module("smooth_l1"), "_forward", module("smooth_l1")._forward_gpu)
+            patch(module("smooth_l1"), "_backward", smooth_l1.backward)
         patch(module("smooth_l1"), "_is_final", lambda gradient, incoming: False)  # as for a gradient on a GPU
         self.routes()
 

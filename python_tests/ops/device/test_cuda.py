@@ -2,114 +2,84 @@
 
 from __future__ import annotations
 
-import sysconfig
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
 import cases
 import pytest
 import torch
-from cuda_cpu_build import ROOT, Builder
 
 from d2v_fast import ops
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """d2v_fast._cuda, but for the CPU."""
-    folder = tmp_path_factory.mktemp("cuda_module")
-    builder = Builder(folder)
-    if why := builder.missing("library"):
-        pytest.skip(why)
-    headers = [sysconfig.get_path("include"), str(Path(torch.__file__).parent / "include")]  # torch brings pybind11's
-    if not (Path(headers[0]) / "Python.h").exists():
-        pytest.skip("the headers of Python are not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CPLUS_INCLUDE_PATH", ":".join(headers))
-        sources = [ROOT / f"csrc/cuda/{name}.cu" for name in ("device", "ema", "layer_targets")]
-        library = builder.build("library", [*sources, ROOT / "csrc/bind_cuda.cpp"])
-    spec = spec_from_file_location("_cuda", library, loader=ExtensionFileLoader("_cuda", str(library)))
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def gpu(pretended, compiled):
-    pretended.with_cuda(compiled)
-    return pretended
-
-
 @pytest.mark.parametrize("decay", [0.999, 0.25])
 @pytest.mark.parametrize("name", cases.EMA)
-def test_ema(name, decay, gpu, no_worse_than):
+def test_ema(name, decay, cuda_gpu, no_worse_than):
     cases.ema(name, decay, no_worse_than)
     nothing = name in ("gaps", "nothing", "empty tensors")
-    assert gpu.launches == ([] if nothing else ["ema"]), "one launch, whatever the formats"
+    assert cuda_gpu.launches == ([] if nothing else ["ema"]), "one launch, whatever the formats"
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
-def test_ema_ends_are_exact(decay, gpu):
+def test_ema_ends_are_exact(decay, cuda_gpu):
     cases.ema_ends(decay)
 
 
-def test_decay_tensor(gpu):
+def test_decay_tensor(cuda_gpu):
     cases.ema_of_a_decay_tensor()
 
 
 @pytest.mark.parametrize("dtype", cases.LOW, ids=str)
-def test_targets(dtype, gpu, no_worse_than):
+def test_targets(dtype, cuda_gpu, no_worse_than):
     cases.targets_of_all_norms(dtype, ("instance", None), no_worse_than)
-    assert gpu.launches == ["layer_targets"] * 3
+    assert cuda_gpu.launches == ["layer_targets"] * 3
 
 
 @pytest.mark.parametrize("norms", [("layer", None), ("instance", "layer"), ("batch", None), (None, None)], ids=str)
-def test_other_norms_are_not_this_routes(norms, gpu, no_worse_than):
+def test_other_norms_are_not_this_routes(norms, cuda_gpu, no_worse_than):
     cases.targets_of_all_norms(torch.float32, norms, no_worse_than)
-    assert gpu.launches == []
+    assert cuda_gpu.launches == []
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
-def test_layouts(layout, gpu, no_worse_than):
+def test_layouts(layout, cuda_gpu, no_worse_than):
     cases.targets_of_a_layout(layout, "instance", no_worse_than)
-    assert gpu.launches == ["layer_targets"]
+    assert cuda_gpu.launches == ["layer_targets"]
 
 
-def test_awkward_sizes(gpu, no_worse_than):
+def test_awkward_sizes(cuda_gpu, no_worse_than):
     cases.targets_of_awkward_sizes("instance", no_worse_than)
     cases.targets_of_nothing("instance")
 
 
-def test_more_layers_than_the_kernel_takes(gpu, no_worse_than):
+def test_more_layers_than_the_kernel_takes(cuda_gpu, no_worse_than):
     cases.targets(cases.make_layers(65, (1, 4, 8), torch.float32), no_worse_than)
-    assert gpu.launches == []
+    assert cuda_gpu.launches == []
 
 
-def test_sequences_too_long_for_shared_memory(gpu, compiled, no_worse_than):
+def test_sequences_too_long_for_shared_memory(cuda_gpu, compiled, no_worse_than):
     layers = cases.make_layers(1, (1, 9000, 8), torch.float32)
     sizes = 1, 1, 9000, 8, 9000
     assert compiled.layer_targets_reads(*sizes, 0, 0) == 2, "32 bytes a frame do not fit into 227 kB"
     assert compiled.layer_targets_reads(1, 1, 3000, 8, 3000, 0, 0) == 1
     assert compiled.layer_targets_reads(*sizes, 1, 0) == 0, "float64 is refused"
     cases.targets(layers, no_worse_than)
-    assert gpu.launches == ["layer_targets"], "still better than plain torch"
-    gpu.routes(cuda=True, triton=True)
+    assert cuda_gpu.launches == ["layer_targets"], "still better than plain torch"
+    cuda_gpu.routes(cuda=True, triton=True)
     started = []
-    gpu.patch.setattr("d2v_fast.ops.device.launching.start", lambda kernel, *_, warps: started.append(kernel.__name__))
+    cuda_gpu.patch.setattr(
+        "d2v_fast.ops.device.launching.start", lambda kernel, *_, warps: started.append(kernel.__name__)
+    )
     ops.layer_targets(layers)
     assert started == ["column_statistics", "column_targets"], "two passes either way, and Triton's are the better ones"
 
 
-def test_a_failed_launch_is_raised(gpu, compiled):
+def test_a_failed_launch_is_raised(cuda_gpu, compiled):
     with pytest.raises(RuntimeError, match="CUDA kernel layer_targets: the CUDA kernel takes 1 to 64 layers"):
         compiled.layer_targets([], [], 0, 0, 0, 1, 1, 1, 1, 0, 1e-5, 0, 64)
 
 
-def test_the_loss_is_not_this_routes(gpu, no_worse_than):
+def test_the_loss_is_not_this_routes(cuda_gpu, no_worse_than):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         cases.losses_of_formats(dtype, torch.float32, 0.5, no_worse_than)
     cases.losses_of_layouts(no_worse_than)
     cases.losses_of_nothing()
     cases.float16_does_not_underflow()
-    assert gpu.launches == []
+    assert cuda_gpu.launches == []
