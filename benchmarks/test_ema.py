@@ -71,6 +71,19 @@ def test_ema(compare, compiled, quick, size_of):
 
 
 @pytest.mark.benchmark(group="ema")
+def test_ema_that_no_cache_holds(compare, quick, size_of):
+    """One flat buffer: the second pass of `mul_` and `add_` finds nothing in a cache, unlike for tensors of 9 MB."""
+    teacher, student, _ = lists(quick)
+    teacher, student = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (teacher, student))
+    compare(
+        "EMA, the same as one flat tensor",
+        lambda: ops.ema_update_([teacher], [student], DECAY),
+        {"mul_ + add_ (fairseq's arithmetic)": lambda: mul_add([teacher], [student])},
+        moved=2 * size_of(teacher) + size_of(student),
+    )
+
+
+@pytest.mark.benchmark(group="ema")
 def test_ema_with_shadow(compare, quick, size_of):
     teacher, student, shadow = lists(quick, shadow=True)
 

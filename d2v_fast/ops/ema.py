@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -103,27 +105,55 @@ def _number(decay: Tensor) -> float:
 
 
 def _on_cpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
-    _check(teacher, student, decay, shadow)
-    _check_bytes(teacher, student, shadow)
-    value = _number(decay)
-    means, samples, copies = _contiguous(teacher), _contiguous(student), _contiguous(shadow)
-    table = np.zeros((7, len(teacher)), np.int64)  # a column becomes one struct EmaTensor of csrc/cpu/kernels.h
-    table[3] = [mean.numel() for mean in means]
-    for column, tensors in enumerate((means, samples, copies) if shadow else (means, samples)):
-        table[column] = [tensor.data_ptr() for tensor in tensors]
-        table[4 + column] = [DTYPE_CODES[tensor.dtype] for tensor in tensors]
-    table = np.ascontiguousarray(table.T)
-    _C.ema(table.ctypes.data, len(teacher), value, torch.get_num_threads())
-    for tensors, results in ((teacher, means), (shadow, copies)):
-        if results is not tensors:
-            torch._foreach_copy_(tensors, results)
+    tensors = [*teacher, *student, *shadow]
+    if all(map(Tensor.is_contiguous, tensors)):
+        table = _table_of(teacher, student, decay, shadow, tensors)
+        _C.ema(table.ctypes.data, len(teacher), _number(decay), torch.get_num_threads())
+    else:
+        _check(teacher, student, decay, shadow)
+        _check_bytes(teacher, student, shadow)
+        means, samples, copies = ([tensor.contiguous() for tensor in list_] for list_ in (teacher, student, shadow))
+        table = _fill_table(means, samples, copies)
+        _C.ema(table.ctypes.data, len(teacher), _number(decay), torch.get_num_threads())
+        torch._foreach_copy_([*teacher, *shadow], [*means, *copies])
     # What autograd saved of a tensor that changed here must not be used any more.
     torch.autograd.graph.increment_version([*teacher, *shadow])
 
 
-def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
-    """The list itself where nothing has to be copied."""
-    return tensors if all(map(Tensor.is_contiguous, tensors)) else [tensor.contiguous() for tensor in tensors]
+_KEPT_TABLES = 8
+_tables: dict[tuple[Any, ...], npt.NDArray[np.int64]] = {}
+"""The kernel's tables by all that they and the checks depend on, so none can be out of date: the lists are the same at
+every step, and checking 464 tensors anew takes as long as moving 30 MB."""
+
+
+def _table_of(
+    teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor], tensors: list[Tensor]
+) -> npt.NDArray[np.int64]:
+    """The table of contiguous tensors, which passed the checks now or before."""
+    key = (
+        *map(Tensor.data_ptr, tensors),
+        *[tensor.shape for tensor in tensors],
+        *[tensor.dtype for tensor in tensors],
+        *(len(teacher), len(student), decay.dtype, decay.dim()),
+    )
+    table = _tables.get(key)
+    if table is None:
+        _check(teacher, student, decay, shadow)
+        _check_bytes(teacher, student, shadow)
+        table = _fill_table(teacher, student, shadow)
+        while len(_tables) >= _KEPT_TABLES:
+            _tables.pop(next(iter(_tables)))
+        _tables[key] = table
+    return table
+
+
+def _fill_table(teacher: list[Tensor], student: list[Tensor], shadow: list[Tensor]) -> npt.NDArray[np.int64]:
+    table = np.zeros((7, len(teacher)), np.int64)  # a column becomes one struct EmaTensor of csrc/cpu/kernels.h
+    table[3] = [tensor.numel() for tensor in teacher]
+    for column, tensors in enumerate((teacher, student, shadow) if shadow else (teacher, student)):
+        table[column] = [tensor.data_ptr() for tensor in tensors]
+        table[4 + column] = [DTYPE_CODES[tensor.dtype] for tensor in tensors]
+    return np.ascontiguousarray(table.T)
 
 
 def _on_gpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:

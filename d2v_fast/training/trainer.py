@@ -18,6 +18,7 @@ from d2v_fast.training.checkpoint import Checkpoint
 from d2v_fast.training.config import Config
 from d2v_fast.training.config_json import to_dict
 from d2v_fast.training.errors import ConfigError, Interrupted, RunError, RunStopped
+from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.journal import Journal
 from d2v_fast.training.loading import load_student
@@ -74,6 +75,8 @@ class Data2VecTrainer:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._autocast = autocast(config.precision, self.device)
         check_attention(config, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.derive(config.seed, "weights"))
             try:

@@ -252,6 +252,43 @@ def test_lengths_shapes_and_dtypes_that_differ_are_refused():
         ema_update_(two, [torch.ones(2, dtype=torch.int64), torch.ones(3)], 0.5)
 
 
+def test_the_same_tensors_with_another_shape_or_format_are_looked_at_again():
+    """What is kept from call to call depends on all that the kernel and the checks look at."""
+    teacher, student = torch.zeros(6), torch.arange(6.0)
+    lists = [teacher], [student]
+    ema_update_(*lists, 0.0)
+    assert torch.equal(teacher, student)
+    teacher.resize_(4)
+    with pytest.raises(ValueError, match=r"student\[0\] has shape \(6,\) and teacher\[0\] \(4,\)"):
+        ema_update_(*lists, 0.0)
+    student.resize_(4)
+    teacher.resize_(6)[4:] = -1
+    teacher.resize_(4)
+    student += 1
+    ema_update_(*lists, 0.0)
+    assert teacher.resize_(6).tolist() == [1, 2, 3, 4, -1, -1]
+
+    square, sample = torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    ema_update_([square], [sample], 0.0)
+    square.t_()  # the same memory, now in the other order
+    ema_update_([square], [sample], 0.0)
+    assert torch.equal(square, sample)
+    bits = torch.ones(4)
+    with pytest.raises(ValueError, match="share memory"):
+        ema_update_([square], [square], 0.0)
+    ema_update_([bits], [torch.zeros(4)], 0.0)
+    with pytest.raises(TypeError, match="0-dim float64"):
+        ema_update_([bits], [torch.zeros(4)], torch.tensor(0.0))
+
+
+def test_kept_tables_are_few():
+    from d2v_fast.ops import ema
+
+    for n in range(1, 30):
+        ema_update_([torch.zeros(n)], [torch.ones(n)], 0.5)
+    assert len(ema._tables) <= 8
+
+
 def test_empty_lists():
     ema_update_([], [], 0.5)
     ema_update_([], [], 0.5, [])

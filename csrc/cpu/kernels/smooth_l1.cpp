@@ -2,22 +2,23 @@
 //
 // With g = clamp(d / beta, -1, 1) both branches of smooth-L1 are g * (d - beta / 2 * g), and g is the gradient (for the squared error
 // d is half of it). A row is summed in blocks in Real and over blocks in double; rows are summed in order: no bit depends on the
-// number of threads. The gradient has all positions of pred; those without a row are zeroed in the same pass. A gradient that the
-// second-level cache cannot hold is written past the caches, and the next row of pred is asked for early, because the processor
-// cannot guess where it is: on a Zen 5 both together take a third off the time.
+// number of threads. The gradient has all positions of pred; those without a row are zeroed in the same pass. The backward pass of
+// the head reads it next, so it stays in the caches if they can hold it. The next row of pred is asked for early, because the
+// processor cannot guess where it is.
 #include <float.h>
 
 #include "../kernels.h"
-#include "convert.h"
+#include "lanes.h"
 #include "stream.h"
 
 namespace d2v {
 namespace D2V_ISA {
 
-static const int64_t kBlock = 128;            // elements summed in Real before they go to a double
+static const int64_t kBlock = 1024;           // elements summed in Real, in some hundred lanes, before they go to a double
+static const int kRegisters = 4;              // sums side by side: an addition takes as long as four start
 static const int64_t kPart = 16384;           // elements that one thread takes at a time, more or less
 static const int64_t kPerThread = 2 * kPart;  // elements that are worth waking a thread for
-static const int64_t kStreamed = 1 << 20;     // bytes of a gradient from which on it goes past the caches
+static const int64_t kStreamed = 32 << 20;    // bytes of a gradient from which on it goes past the caches: no cache would hold it
 
 static int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : 2; }
 static int64_t code_of(const float*) { return F32; }
@@ -35,6 +36,12 @@ struct Output {
     if (row_bytes == 0) return;  // no memory at all
     if (streamed) stream_zero(data + from * row_bytes, (to - from) * row_bytes);
     else memset(data + from * row_bytes, 0, static_cast<size_t>((to - from) * row_bytes));
+  }
+  // Where a block may be written at once: there is a gradient, in Real, and the caches take it. Else null.
+  template <typename Real>
+  Real* direct(int64_t position, int64_t channel) const {
+    if (!data || streamed || dtype != code_of(static_cast<const Real*>(nullptr))) return nullptr;
+    return reinterpret_cast<Real*>(data + position * row_bytes) + channel;
   }
   template <typename Real>
   void put(int64_t position, int64_t channel, const Real* block, int64_t n) const {
@@ -87,31 +94,29 @@ static inline void walk_all(const int64_t* rows, int64_t count, int64_t position
   }
 }
 
-template <typename Real>
-static inline Real smooth_block(const Real* pred, const Real* target, Real* gradient, Real inverse_beta, Real half_beta, Real factor, int64_t n) {
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) {
-    const Real d = pred[i] - target[i];
-    Real g = d * inverse_beta;
-    g = g > Real(1) ? Real(1) : g;
-    g = g < Real(-1) ? Real(-1) : g;  // comparisons with NaN are false: it stays
-    gradient[i] = g * factor;
-    sum += g * (d - half_beta * g);
-  }
-  return sum;
-}
-
-template <typename Real>
-static inline Real square_block(const Real* pred, const Real* target, Real* gradient, Real factor, int64_t n) {
-  Real sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) {
-    const Real d = pred[i] - target[i];
-    gradient[i] = d * factor;
-    sum += d * d;
-  }
-  return sum;
+// Sum of a block's losses; writes its gradient times `factor`.
+template <bool SMOOTH, typename Real>
+static inline Real loss_block(const Real* pred, const Real* target, Real* gradient, Real inverse_beta, Real half_beta, Real factor, int64_t n) {
+  typedef LanesOf<Real> Lanes;
+  const Lanes one = Lanes{} + 1;
+  Lanes sums[kRegisters] = {};
+  each_registers<kRegisters, Real>(n, [&](int64_t c, auto registers, int64_t width) {
+    constexpr bool part = registers.part;
+    for (int r = 0; r < registers.count; ++r) {
+      const int64_t at = c + r * lane_count<Real>();
+      const Lanes d = load<part>(pred + at, width) - load<part>(target + at, width);
+      Lanes g = d;
+      if (SMOOTH) {
+        g *= inverse_beta;
+        g = g > one ? one : g;
+        g = g < -one ? -one : g;  // comparisons with NaN are false: it stays
+      }
+      store<part>(gradient + at, g * factor, width);
+      sums[r] += SMOOTH ? g * (d - half_beta * g) : d * d;
+    }
+  });
+  for (int r = 1; r < kRegisters; ++r) sums[0] += sums[r];
+  return sum_lanes(sums[0]);
 }
 
 // The loss of one row before `scale`; writes its gradient.
@@ -136,9 +141,11 @@ static inline double visit_row(const SmoothL1& x, const Output& gradient, int64_
     else decode_any(x.pred_dtype, x.pred, at_pred, pred_block, n);
     if (x.target_dtype == own) target = static_cast<const Real*>(x.target) + at_target;
     else decode_any(x.target_dtype, x.target, at_target, target_block, n);
-    total += static_cast<double>(x.beta > 0 ? smooth_block(pred, target, gradient_block, inverse_beta, half_beta, factor, n)
-                                            : square_block(pred, target, gradient_block, factor, n));
-    if (gradient.data) gradient.put(position, c, gradient_block, n);
+    Real* const there = gradient.direct<Real>(position, c);
+    Real* const result = there ? there : gradient_block;
+    total += static_cast<double>(x.beta > 0 ? loss_block<true>(pred, target, result, inverse_beta, half_beta, factor, n)
+                                            : loss_block<false>(pred, target, result, inverse_beta, half_beta, factor, n));
+    if (gradient.data && !there) gradient.put(position, c, gradient_block, n);
   }
   return total;
 }

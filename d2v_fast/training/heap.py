@@ -1,0 +1,33 @@
+"""The C library's heap, told to keep what is freed: a step's large tensors are freed and asked for again all the time."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt in glibc's malloc.h."""
+
+_LARGEST_THRESHOLD = 32 << 20
+"""Bytes; glibc refuses a larger one. What is larger still comes from the system each time."""
+
+_KEPT = 2**31 - 1
+"""Bytes at the end of the heap that are not given back."""
+
+
+def keep_freed_memory() -> bool:
+    """Lets tensors of up to 32 MB reuse memory that the process has touched before.
+
+    By default glibc gives large blocks back to the system as soon as they are free; the next tensor of that size costs
+    a page fault for every 4 kB, which takes longer than most operations do to fill it. Whether that happens depends on
+    what else was allocated, so that a run may be slow for no visible reason (docs/measured.md).
+
+    Returns:
+        Whether the C library is one that can be told.
+    """
+    if sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_TRIM_THRESHOLD, _KEPT))

@@ -1,0 +1,30 @@
+"""What the heap keeps, counted in page faults: the kernel's own count, which no other program changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, torch
+from d2v_fast.training.heap import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        tensors = [torch.ones(n << 18) for n in (5, 3, 8, 20)]  # MB; all at once, then none
+        del tensors
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(), print(faults()), print(keep_freed_memory()), faults(), print(faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is of glibc, on Linux")
+def test_tensors_reuse_touched_memory():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    before, told, after = done.stdout.split()
+    if told == "False":
+        pytest.skip("this C library has no mallopt")
+    assert int(before) > 10_000, "by default the memory comes anew from the system"
+    assert int(after) < 100
