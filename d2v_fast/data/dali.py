@@ -113,13 +113,13 @@ class DaliEngine:
         if not samples:
             self._finish(reading, None)
             return
-        if self._graph is not None and self._graph.batch_size < len(samples):
+        if self._graph is not None and self._graph.batch_size < len(reading):
             while self._flying:
                 self._land()
             self._graph = None
         self._flying.append(reading)
         if self._graph is None:
-            self._graph = self._build(len(samples))
+            self._graph = self._build(len(reading))
         try:
             self._graph.start(samples)
         except RuntimeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -28,6 +28,7 @@ class RowMaker:
     def __init__(self, source: DataSource, inputs: InputsConfig, image_size: int | None, *, pin: bool) -> None:
         self.source, self.inputs, self.image_size, self.pin = source, inputs, image_size, pin
         self._pad_id: int = getattr(source, "pad_id", 0)  # of a text source
+        self._label: Callable[[int], str] = getattr(source, "label", source.name)  # with the path, where there is one
 
     def allocate(self, plan: BatchPlan, count: int | None = None) -> Tensor:
         """Rows for `count` samples of a plan, for all of them by default: [count, ...], not filled in."""
@@ -49,7 +50,7 @@ class RowMaker:
             DataError: Reading it failed in a way that nobody foresaw.
         """
         sample = int(plan.ids[row])
-        name = self.source.name(sample)
+        name = self._label(sample)
         with self.explained(sample):
             raw = self.source.read(sample)
             details = plan.details
@@ -75,5 +76,5 @@ class RowMaker:
         except SampleError:
             raise
         except Exception as error:
-            name = self.source.name(sample)
+            name = self._label(sample)
             raise DataError(f"reading sample {sample} ({name}) failed: {type(error).__name__}: {error}") from error
