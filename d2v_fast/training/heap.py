@@ -1,4 +1,4 @@
-"""The C library's heap, told to keep what is freed: a step's large tensors are freed and asked for again all the time."""
+"""The C library's heap, told to keep what is freed: a step frees large tensors and asks for them again all the time."""
 
 from __future__ import annotations
 

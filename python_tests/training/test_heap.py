@@ -13,7 +13,7 @@ from d2v_fast.training.heap import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        tensors = [torch.ones(n << 18) for n in (5, 3, 8, 20)]  # MB; all at once, then none
+        tensors = [torch.ones(n << 18) for n in (5, 20, 20, 20)]  # MB; all at once, then none
         del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults(), print(faults()), print(keep_freed_memory()), faults(), print(faults())
