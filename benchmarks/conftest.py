@@ -102,7 +102,10 @@ def streaming_copy(request) -> StreamingCopy:
 
 @pytest.fixture
 def compare(benchmark, quick, streaming_copy, request):
-    """compare(name, ours, {"baseline": function, ...}, moved=bytes, rounds=15): runs them in turn, notes a line."""
+    """compare(name, ours, {"baseline": function, ...}, moved=bytes, rounds=15): runs them in turn, notes a line.
+
+    With `clock=time.process_time` and the mark `benchmark(timer=time.process_time)` a time is that of all threads.
+    """
 
     def run(
         name: str,
@@ -111,6 +114,7 @@ def compare(benchmark, quick, streaming_copy, request):
         *,
         moved: int | None,
         rounds: int = 15,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> Result:
         rounds = 1 if quick else rounds
         others = {"streaming copy": streaming_copy, **baselines}
@@ -122,9 +126,9 @@ def compare(benchmark, quick, streaming_copy, request):
             for other, function in others.items():
                 function()
                 function()
-                start = time.perf_counter()
+                start = clock()
                 function()
-                seconds[other].append(time.perf_counter() - start)
+                seconds[other].append(clock() - start)
             ours()
             ours()
 
@@ -224,6 +228,61 @@ def note(request):
         add_line(request.config, cpu_heading(), Result(text, seconds, None, float("nan")))
 
     return run
+
+
+@pytest.fixture
+def compare_cpu(benchmark, quick, request):
+    """compare_cpu(name, ours, {"baseline": function, ...}, samples=n): CPU time of a sample, workers included.
+
+    Each function makes `samples` samples, in this process or with others that it keeps; they run in turn. A figure is
+    the median over the rounds of the CPU time of this process and its children, divided by `samples`.
+    """
+
+    def run(
+        name: str,
+        ours: Callable[[], object],
+        baselines: dict[str, Callable[[], object]],
+        *,
+        samples: int,
+        rounds: int = 7,
+    ) -> Result:
+        rounds = 1 if quick else rounds
+        seconds: dict[str, list[float]] = {other: [] for other in (*baselines, "")}
+        for function in (*baselines.values(), ours):  # caches, pools, read-ahead
+            function()
+
+        def timed(other: str, function: Callable[[], object]) -> None:
+            start = _cpu_seconds()
+            function()
+            seconds[other].append((_cpu_seconds() - start) / samples)
+
+        def turn() -> None:
+            for other, function in baselines.items():
+                timed(other, function)
+
+        benchmark.pedantic(lambda: timed("", ours), setup=turn, rounds=rounds, iterations=1)
+        if benchmark.stats is None:  # --benchmark-disable
+            return Result(name, float("nan"), None, float("nan"))
+        median = {other: statistics.median(values) for other, values in seconds.items()}
+        result = Result(name, median.pop(""), None, float("nan"), median)
+        benchmark.extra_info.update(
+            cpu_ms_per_sample=result.seconds * 1e3,
+            baselines_cpu_ms_per_sample={other: value * 1e3 for other, value in median.items()},
+        )
+        request.config.stash[_RESULTS].append(result)
+        return result
+
+    return run
+
+
+def _cpu_seconds() -> float:
+    """Of this process, of its children that have ended, and of those that live."""
+    tick = os.sysconf("SC_CLK_TCK")
+    total = sum(os.times()[:4])
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / tick  # user and system time, threads included
+    return total
 
 
 @pytest.fixture
