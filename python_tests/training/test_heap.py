@@ -23,7 +23,7 @@ faults(), print(faults()), print(keep_freed_memory()), faults(), print(faults())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is of glibc, on Linux")
 def test_tensors_reuse_touched_memory():
-    # By itself glibc gives large blocks back or not, by what else lies at the end of the heap; this makes it always do so.
+    # By itself glibc gives large blocks back or not, by what else lies at the end of the heap; now it always does.
     surely = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=surely, capture_output=True, text=True, check=True)
     before, told, after = done.stdout.split()
