@@ -20,6 +20,13 @@ def test_report_names_versions_build_and_the_code_that_serves_each_operation():
         assert served["cuda"]["reason"]
 
 
+def test_report_names_the_kernel_for_packed_attention():
+    attention = info.collect()["attention"]
+    assert attention["cpu"]["name"] == "blocks"
+    assert attention["cuda"]["name"] in ("varlen", "xformers", "sdpa")
+    assert attention["cuda"]["reason"]
+
+
 def test_json_form_is_json(capsys: pytest.CaptureFixture[str]):
     info.main(as_json=True)
     assert json.loads(capsys.readouterr().out) == info.collect()
@@ -30,3 +37,4 @@ def test_table_form_names_every_operation(capsys: pytest.CaptureFixture[str], mo
     info.main()
     printed = capsys.readouterr().out
     assert all(operation in printed for operation in info.collect()["operations"])
+    assert "attention, packed" in printed

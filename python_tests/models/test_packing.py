@@ -66,6 +66,26 @@ def test_padding_is_left_out_where_it_counts_for_nothing(small, monkeypatch):
     assert tokens["counted", "student"] == tokens["left out", "student"] == tokens["left out", "teacher"] == [1, 22]
 
 
+def test_packed_activations_can_be_computed_again(small):
+    model, batch = small.perturb(Data2Vec(small.configs["text"])), padded_batch(small, "text", (10, 7, 3))
+    results = []
+    for again in (False, True):
+        model.student.encoder.checkpoint_activations = again
+        model.zero_grad()
+        model(batch).loss.backward()
+        results.append([value.grad.clone() for value in model.student.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_a_compiled_pair_computes_the_padding(small):
+    """A graph has fixed shapes; the result is the same."""
+    torch._dynamo.reset()
+    model, batch = small.perturb(Data2Vec(small.configs["text"])), padded_batch(small, "text", (10, 7, 3))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(batch).loss, model(batch).loss, rtol=1e-5, atol=0)
+
+
 def test_full_sequences_need_no_mask(small, monkeypatch):
     model = Data2Vec(small.configs["text"])
     biases = []
