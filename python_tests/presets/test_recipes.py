@@ -94,6 +94,7 @@ TEXT_BASE = POST_NORM_BASE | {
     "mask.keep": 0.0,
     "mask.random": 0.0,
     "inputs.block_size": 512,
+    "inputs.packed": True,
     "optim.lr": 0.0002,
     "optim.clip_norm": 5.0,
     "optim.schedule": "cosine",
