@@ -24,6 +24,8 @@ Fast and exact data2vec pretraining for speech, images and text.
 
 commands:
   pretrain PRESET --data PATH --out RUN   train on your own files; the same command again continues the run
+  data build PATH --out MANIFEST          look at every file once, list what is broken, write a manifest
+  data show PATH                          counts, hours and sizes, and a picture of samples with their masks
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
 
@@ -78,12 +80,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"d2v-fast: {error}", file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:
-        print("d2v-fast: interrupted; a run continues from its last checkpoint by the same command", file=sys.stderr)
+        print("d2v-fast: interrupted; the same command continues, a run from its last checkpoint", file=sys.stderr)
         sys.exit(130)
 
 
 def _dispatch(arguments: list[str]) -> None:
-    commands: dict[str, Callable[[list[str]], None]] = {"pretrain": _pretrain, "demo": _demo, "info": _info}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "pretrain": _pretrain,
+        "data": _data,
+        "demo": _demo,
+        "info": _info,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         return
@@ -150,6 +157,13 @@ def _print_dry_run(config: Config, data: str) -> None:
     for row in dry_run(config, data):
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+
+
+def _data(arguments: list[str]) -> None:
+    from d2v_fast import data_cli
+
+    with _expected_errors():
+        data_cli.main(arguments, _parse)
 
 
 def _demo(arguments: list[str]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from d2v_fast.data.errors import DataError, SampleError, report, tell
 from d2v_fast.data.formats import Kind, archives, find, kind_of, manifest, tables
+from d2v_fast.data.formats.find import expand
 from d2v_fast.data.formats.write import check_target, named_root, write
 from d2v_fast.data.index import write_whole
 from d2v_fast.data.listing import Listing, list_files
@@ -69,7 +70,7 @@ def build(
     Raises:
         DataError: There is nothing to scan, nothing that can be read, or the manifest cannot be written.
     """
-    kind = kind_of(modality or guess(Path(path).expanduser()))
+    kind = kind_of(modality or guess(path))
     found = find(path, kind, run=None, allow_roots=allow_roots)
     listing = found.listing()
     store = found.store(listing)
@@ -93,14 +94,21 @@ def build(
     return built
 
 
-def guess(path: Path) -> str:
-    """The modality of most files at a path.
+def guess(path: str | Path) -> str:
+    """The modality of most files at a path; of several shards, those of the first.
 
     Raises:
         DataError: There are pictures and sound, or neither these nor text.
     """
+    place = Path(path).expanduser()
+    if not place.exists() and "://" not in str(path):
+        shards = expand(str(place))
+        place = Path(shards[0]) if shards else place
+    if not place.exists():
+        raise DataError(f"data: cannot look at {path} to see what it holds: say --modality")
+    found = _extensions(place)
     kinds = {modality: kind_of(modality) for modality in ("vision", "speech", "text")}
-    counts = {m: sum(_extensions(path)[e] for e in (*k.extensions, *k.remedies)) for m, k in kinds.items()}
+    counts = {m: sum(found[e] for e in (*k.extensions, *k.remedies)) for m, k in kinds.items()}
     if counts["vision"] and counts["speech"]:
         raise DataError(f"{path} has {counts['vision']} pictures and {counts['speech']} clips: choose by --modality")
     best = max(("vision", "speech", "text"), key=lambda m: (counts[m] > 0, m != "text"))
