@@ -257,6 +257,8 @@ def _known_lengths(sizes: np.ndarray, inputs: InputsConfig) -> np.ndarray:
     sizes = np.asarray(sizes, dtype=np.int64)
     if isinstance(inputs, VisionInputs):
         return np.maximum(sizes, 1)
+    if (sizes > 0).all():
+        return sizes
     known = sizes[sizes > 0]
     return np.where(sizes > 0, sizes, int(np.median(known)) if len(known) else 1)
 

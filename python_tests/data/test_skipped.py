@@ -24,11 +24,20 @@ def failures(*samples):
     return {i: SampleError(f"{i}.png", "is empty") for i in samples}
 
 
-def skipped(count, most=0.01):
-    return Skipped(Numbered(count), np.arange(count), most)
+class Endless(Numbered):
+    """A hundred thousand samples that nobody reads."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.sizes = np.full((100_000, 2), 2)
 
 
-def stops_at(counter, share, count=5000):
+def skipped(count=None, most=0.01):
+    source = Endless() if count is None else Numbered(count)
+    return Skipped(source, np.arange(len(source.sizes)), most)
+
+
+def stops_at(counter, share, count=30_000):
     """The number of samples handed out when a run stops in which every 1/share-th is broken; None if it does not."""
     for i in range(count):
         try:
@@ -38,19 +47,18 @@ def stops_at(counter, share, count=5000):
     return None
 
 
-@pytest.mark.parametrize(("share", "stop"), [(0.005, None), (0.0095, None), (0.02, 550), (0.5, 22), (1.0, 11)])
+@pytest.mark.parametrize(("share", "stop"), [(0.005, None), (0.0095, None), (0.02, 5050), (0.5, 202), (1.0, 101)])
 def test_a_run_stops_beyond_one_percent(share, stop):
-    """Eleven of the first thousand are too many, however soon they come."""
-    assert stops_at(skipped(6_000), share) == stop
+    """A hundred and one of the first ten thousand are too many, however soon they come."""
+    assert stops_at(skipped(), share) == stop
 
 
 @pytest.mark.parametrize(
     ("most", "share", "stop"),
-    [(0.0, 1 / 50, 50), (0.001, 1 / 50, 200), (0.1, 1 / 5, 505), (0.1, 1 / 11, None), (1, 1, None)],
+    [(0.0, 1 / 50, 50), (0.001, 1 / 50, 550), (0.1, 1 / 5, 5005), (0.1, 1 / 11, None), (1, 1, None)],
 )
 def test_the_share_is_a_setting(most, share, stop):
-    """Three broken samples are always let pass, unless none is."""
-    assert stops_at(skipped(6_000, most), share) == stop
+    assert stops_at(skipped(most=most), share) == stop
 
 
 def test_a_few_broken_samples_stop_no_small_run():
