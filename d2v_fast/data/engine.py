@@ -100,14 +100,9 @@ def make_engine(
         device: Where the batches will be used.
 
     Raises:
-        DataError: DALI is asked for and not installed, or asked for text; or there is no such engine.
+        DataError: See `check_engine`.
     """
-    if engine not in ("auto", "dali", "native"):
-        raise DataError(f"loader.engine is {engine!r}; choose auto, dali or native")
-    if engine == "dali" and source.modality == "text":
-        raise DataError("loader.engine is dali, but text has nothing to decode: use auto or native")
-    if engine == "dali" and not _has_dali():
-        raise DataError(f"loader.engine is dali, but NVIDIA DALI is not installed: {_REMEDY}, or use native")
+    check_engine(engine, source.modality)
     if engine == "auto" and device.type == "cuda" and source.modality != "text":
         if _has_dali():
             engine = "dali"
@@ -121,6 +116,20 @@ def make_engine(
     from d2v_fast.data.native import NativeEngine
 
     return NativeEngine(*arguments)
+
+
+def check_engine(engine: str, modality: str) -> None:
+    """Finds out whether an engine can be had, before anything is read.
+
+    Raises:
+        DataError: DALI is asked for and not installed, or asked for text; or there is no such engine.
+    """
+    if engine not in ("auto", "dali", "native"):
+        raise DataError(f"loader.engine is {engine!r}; choose auto, dali or native")
+    if engine == "dali" and modality == "text":
+        raise DataError("loader.engine is dali, but text has nothing to decode: use auto or native")
+    if engine == "dali" and not _has_dali():
+        raise DataError(f"loader.engine is dali, but NVIDIA DALI is not installed: {_REMEDY}, or use native")
 
 
 def assemble(

@@ -225,8 +225,12 @@ def max_samples(inputs: SpeechInputs) -> int:
     return round(inputs.max_seconds * inputs.sample_rate)
 
 
-def _budget(inputs: InputsConfig, config: LoaderConfig, longest: int) -> int | None:
-    """Samples or tokens that a batch may hold; None if only their number counts. `longest` is the largest size."""
+def check_batches(inputs: InputsConfig, config: LoaderConfig) -> None:
+    """Finds settings that do not fit the modality, before anything is read.
+
+    Raises:
+        DataError: Names the field and what to use instead.
+    """
     if config.batch_seconds is not None and not isinstance(inputs, SpeechInputs):
         raise DataError("loader.batch_seconds is for speech only; use loader.batch_size")
     if config.batch_tokens is not None and not isinstance(inputs, TextInputs):
@@ -235,21 +239,28 @@ def _budget(inputs: InputsConfig, config: LoaderConfig, longest: int) -> int | N
         raise DataError(
             "loader.pad is for speech only: pictures have one size, and sequences of tokens are always padded"
         )
+    if (
+        isinstance(inputs, SpeechInputs)
+        and config.batch_seconds is not None
+        and config.batch_seconds < inputs.min_seconds
+    ):
+        raise DataError(
+            f"loader.batch_seconds is {config.batch_seconds}, less than one clip "
+            f"of inputs.min_seconds {inputs.min_seconds}: raise it"
+        )
+
+
+def _budget(inputs: InputsConfig, config: LoaderConfig, longest: int) -> int | None:
+    """Samples or tokens that a batch may hold; None if only their number counts. `longest` is the largest size."""
+    check_batches(inputs, config)
     if isinstance(inputs, SpeechInputs) and config.batch_seconds is not None:
-        if config.batch_seconds < inputs.min_seconds:
-            raise DataError(
-                f"loader.batch_seconds is {config.batch_seconds}, less than one clip "
-                f"of inputs.min_seconds {inputs.min_seconds}: raise it"
-            )
         return round(config.batch_seconds * inputs.sample_rate)
-    if isinstance(inputs, TextInputs) and config.batch_tokens is not None:
-        if config.batch_tokens < longest:
-            raise DataError(
-                f"loader.batch_tokens is {config.batch_tokens}, less than one sequence of {longest}: "
-                "raise it, or lower inputs.block_size"
-            )
-        return config.batch_tokens
-    return None
+    if config.batch_tokens is not None and config.batch_tokens < longest:
+        raise DataError(
+            f"loader.batch_tokens is {config.batch_tokens}, less than one sequence of {longest}: "
+            "raise it, or lower inputs.block_size"
+        )
+    return config.batch_tokens
 
 
 def _known_lengths(sizes: np.ndarray, inputs: InputsConfig) -> np.ndarray:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from d2v_fast.data.config import SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.data.engine import check_engine
+from d2v_fast.data.errors import DataError
+from d2v_fast.data.plan import check_batches
 from d2v_fast.models import token_count
 from d2v_fast.models.config import SpeechEmbedding, TextEmbedding, VisionEmbedding
 from d2v_fast.training.config import Config
@@ -21,6 +24,8 @@ def validate(config: Config) -> None:
         ("steps", config.steps, config.steps >= 1, "at least 1"),
         ("seed", config.seed, config.seed >= 0, "0 or more"),
         ("loader.batch_size", loader.batch_size, loader.batch_size >= 1, "at least 1"),
+        ("loader.threads", loader.threads, loader.threads >= 1, "at least 1"),
+        ("loader.prefetch", loader.prefetch, loader.prefetch >= 1, "at least 1"),
         ("loader.accumulation", loader.accumulation, loader.accumulation >= 1, "at least 1"),
         ("loader.max_skipped", loader.max_skipped, 0 <= loader.max_skipped <= 1, "a share between 0 and 1"),
         ("loader.holdout", loader.holdout, 0 <= loader.holdout < 1, "at least 0 and below 1"),
@@ -57,6 +62,11 @@ def validate(config: Config) -> None:
             names = " or a ".join(cls.__name__ for cls in classes)
             raise ConfigError(f"{name} is a {type(part).__name__}, but a {modality} model needs a {names}")
     embedding, inputs = config.model.embedding, config.inputs
+    try:
+        check_batches(inputs, loader)
+        check_engine(loader.engine, modality)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
     if isinstance(embedding, TextEmbedding) and isinstance(inputs, TextInputs):
         block, longest = inputs.block_size, embedding.max_length
         if block > longest:
