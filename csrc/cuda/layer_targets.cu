@@ -117,6 +117,7 @@ __global__ void __launch_bounds__(kThreads, VECTOR && STAGED ? 3 : 2) instance_t
   if (x.rows) find_rows(x.rows, x.count, start, start + x.frames, bounds);
   const int wanted = static_cast<int>(bounds[1] - bounds[0]);
   if (wanted == 0) return;
+#pragma unroll 1
   for (int r = thread; r < wanted && r < x.capacity; r += kThreads)
     room.index[r] = x.rows ? static_cast<int>(x.rows[bounds[0] + r] - start) : r;
 

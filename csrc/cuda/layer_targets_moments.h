@@ -63,7 +63,8 @@ __device__ __forceinline__ float read_frames(const T* source, int64_t stride, in
       if constexpr (STAGED) *reinterpret_cast<uint4*>(&tile[first + u * kStep][vector * N]) = bits[u];
       float x[N];
       decode_vector<T>(bits[u], x);
-      const bool start = count++ == 0;
+      const bool start = u == 0 && count == 0;
+      ++count;
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         if (start) own[i] = x[i];
