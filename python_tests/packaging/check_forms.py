@@ -19,11 +19,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROBE = (
-    "import d2v_fast, d2v_fast.kernels, torch; from d2v_fast import _C, Data2VecTrainer, ops;"
-    "t, s = [torch.zeros(5)], [torch.ones(5)]; ops.ema_update_(t, s, 0.5); assert t[0].tolist() == [0.5] * 5;"
-    "print(_C.__file__, '|', d2v_fast.kernels.__file__)"
-)
+PROBE = """
+import d2v_fast, d2v_fast.kernels, torch
+from d2v_fast import _C, Data2VecTrainer, ops
+t, s = [torch.zeros(5)], [torch.ones(5)]
+ops.ema_update_(t, s, 0.5)
+assert t[0].tolist() == [0.5] * 5
+ops.backends()
+parts = [_C.__file__, d2v_fast.kernels.__file__]
+if not _C.cuda.startswith("not built"):
+    from d2v_fast import _cuda  # loads on machines without a driver too
+    parts.append(_cuda.__file__)
+print(_C.cuda)
+print(" | ".join(parts))
+"""
+OLD_NVCC = """#!/bin/sh
+case "$1" in --list-gpu-code) {nvcc} "$@" | grep -v sm_1;; *) exec {nvcc} "$@";; esac
+"""
+BROKEN_NVCC = """#!/bin/sh
+case "$1" in --list-gpu-code) exec {nvcc} "$@";; esac
+echo '#error -- unsupported GNU version! "gcc" later than 15; $(are) %not% supported \\' >&2
+exit 2
+"""
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -52,12 +69,21 @@ def fresh_environment(folder: Path) -> Path:
     return python
 
 
-def probe(python: Path, cwd: Path, inside: Path) -> str:
-    """Imports the package outside its source tree and says where its parts came from."""
-    where = must(run(python, "-c", PROBE, cwd=cwd)).strip().splitlines()[-1]
-    if any(not Path(part).resolve().is_relative_to(inside.resolve()) for part in where.split(" | ")):
+def probe(python: Path, cwd: Path, inside: Path) -> tuple[str, list[str]]:
+    """Imports the package outside its source tree: what is said of CUDA, and where its compiled parts came from."""
+    cuda, where = must(run(python, "-c", PROBE, cwd=cwd)).strip().splitlines()[-2:]
+    parts = where.split(" | ")
+    if any(not Path(part).resolve().is_relative_to(inside.resolve()) for part in parts):
         raise RuntimeError(f"expected the package in {inside}, found {where}")
-    return where
+    return cuda, parts
+
+
+def fake_nvcc(folder: Path, text: str) -> Path:
+    """A script in the place of nvcc, which stands for the real one as {nvcc} in its text."""
+    script = folder / "nvcc"
+    script.write_text(text.replace("{nvcc}", shutil.which("nvcc") or "false"))
+    script.chmod(0o755)
+    return script
 
 
 def check_source_tree_without_build(tree: Path, scratch: Path) -> str:
@@ -95,27 +121,67 @@ def check_sdist_then_wheel(tree: Path, scratch: Path) -> str:
     if size > 5:
         raise RuntimeError(f"the wheel has {size:.1f} MB, more than 5")
     must(run(python, "-m", "pip", "install", "--no-deps", wheel, cwd=scratch))
-    probe(python, scratch, scratch / "sdist")
-    return f"wheel {size:.2f} MB, built from the sdist in {seconds:.0f} s with an isolated build environment"
+    cuda, _ = probe(python, scratch, scratch / "sdist")
+    return f"wheel {size:.2f} MB, built from the sdist in {seconds:.0f} s with an isolated build environment; {cuda}"
 
 
 def check_plain_install(tree: Path, scratch: Path) -> str:
     python = fresh_environment(scratch / "plain")
     must(run(python, "-m", "pip", "install", "--no-deps", tree, cwd=scratch))
-    where = probe(python, scratch, scratch / "plain")
-    symbols = must(run("nm", "-D", "--undefined-only", where.split(" | ")[0], cwd=scratch))
-    alien = [line.split()[-1] for line in symbols.splitlines() if "c10" in line or "torch" in line]
-    if alien:
-        raise RuntimeError(f"the extension refers to torch symbols: {alien[:5]}")
-    return "no torch symbol in the extension"
+    cuda, parts = probe(python, scratch, scratch / "plain")
+    if shutil.which("nvcc") and cuda.startswith("not built"):
+        raise RuntimeError(f"there is an nvcc, but CUDA is {cuda}")
+    modules = [part for part in parts if part.endswith(".so")]
+    for module in modules:
+        symbols = must(run("nm", "-D", "--undefined-only", module, cwd=scratch))
+        alien = [line.split()[-1] for line in symbols.splitlines() if "c10" in line or "torch" in line]
+        if alien:
+            raise RuntimeError(f"{module} refers to torch symbols: {alien[:5]}")
+    return f"no torch symbol in {', '.join(Path(module).name for module in modules)}"
 
 
 def check_editable(tree: Path, scratch: Path) -> str:
     copy = scratch / "editable-tree"
     shutil.copytree(tree, copy)
     python = fresh_environment(scratch / "editable")
-    must(run(python, "-m", "pip", "install", "--no-deps", "-e", copy, cwd=scratch))
-    return probe(python, scratch, copy)
+    # An nvcc that does not work, as with a host compiler too new for it, costs the CUDA kernels and nothing else.
+    env = os.environ | {"CUDACXX": str(fake_nvcc(scratch, BROKEN_NVCC))}
+    must(run(python, "-m", "pip", "install", "--no-deps", "-e", copy, cwd=scratch, env=env))
+    cuda, parts = probe(python, scratch, copy)
+    if not cuda.startswith("not built: ") or "unsupported GNU version!" not in cuda:
+        raise RuntimeError(f"nvcc does not work, but CUDA is {cuda}")
+    return f"{parts[0]}; CUDA {cuda}"
+
+
+def check_cuda_choices(tree: Path, scratch: Path) -> str:
+    """What CMake decides about CUDA, without building anything."""
+    python = fresh_environment(scratch / "choices")
+    must(run(python, "-m", "pip", "install", "--ignore-installed", "cmake", "ninja", "pybind11", cwd=scratch))
+    pybind11 = must(run(python, "-m", "pybind11", "--cmakedir", cwd=scratch)).strip()
+    old_nvcc = fake_nvcc(scratch, OLD_NVCC)
+
+    def configured(name: str, *options: str, **environment: str) -> str:
+        command = [python.parent / "cmake", "-G", "Ninja", "-S", tree, "-B", scratch / name, *options]
+        command += [f"-Dpybind11_DIR={pybind11}", f"-DPython_EXECUTABLE={python}"]
+        env = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"} | environment
+        output = must(run(*command, cwd=scratch, env=env))
+        said = next(line for line in output.splitlines() if "d2v_fast CUDA kernels: " in line)
+        return said.partition("kernels: ")[2] + (
+            "" if "/_cuda." in (scratch / name / "build.ninja").read_text() else " -"
+        )
+
+    for name, expected, said in (
+        ("off", "D2V_FAST_CUDA=off was set", configured("off", D2V_FAST_CUDA="off")),
+        ("none", "there was no nvcc", configured("none", "-DD2V_NVCC=")),
+    ):
+        if not said.startswith("not built: ") or expected not in said or not said.endswith(" -"):
+            raise RuntimeError(f"with nvcc {name}: {said}")
+    if shutil.which("nvcc") is None:
+        return "switched off, no nvcc (which is not installed here)"
+    said = configured("old", CUDACXX=str(old_nvcc))
+    if "sm_80, sm_90, and PTX" not in said or said.endswith(" -"):
+        raise RuntimeError(f"with an nvcc that knows no GPU after sm_90: {said}")
+    return "switched off, no nvcc, an older nvcc"
 
 
 CHECKS: tuple[Callable[[Path, Path], str], ...] = (
@@ -123,6 +189,7 @@ CHECKS: tuple[Callable[[Path, Path], str], ...] = (
     check_no_compiler,
     check_plain_install,
     check_editable,
+    check_cuda_choices,
     check_sdist_then_wheel,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -128,3 +129,16 @@ def test_several_devices_in_one_list(made, cuda_gpu):
     module("ema").device.update_(teacher, student, 0.5, [])
     assert sorted(seen) == ["cpu", "meta"]
     assert torch.equal(torch.cat([teacher[0], teacher[2]]), torch.full((11,), 0.5))
+
+
+def test_a_tensor_of_more_than_2_to_the_31_elements(compiled):
+    """Addresses only: nothing is read."""
+    size, start = 2**33 + 5, 2**40
+    row = np.array([start, 2 * start, 3 * start, size, 0, 2, 3], np.int64)
+    table = compiled.ema_table(row.ctypes.data, 1)
+    assert len(table) == 2**33 // 16384 + 1
+    done = (len(table) - 1) * 16384
+    assert table[-1, :3].tolist() == [start + 4 * done, 2 * start + 2 * done, 3 * start + 2 * done]
+    assert table[-1, 3] & 0xFFFFFFFF == 5
+    assert (table[:-1, 3] & 0xFFFFFFFF == 16384).all()
+    assert (np.diff(table[:, 0]) == 4 * 16384).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pretending import module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2v_fast import ops
@@ -48,3 +49,36 @@ def test_moving_average():
         )
         with pytest.raises(ValueError, match=r"student\[0\] is on cpu and teacher\[0\] on cuda:0"):
             ops.ema_update_(teacher, [torch.empty(3, 4)], 0.5)
+
+
+def test_the_backward_pass_does_not_look_at_the_incoming_gradient():
+    with FakeTensorMode():  # which cannot be looked at: a fake number has no value
+        gradient, incoming = torch.empty(3, 4, device="cuda"), torch.ones((), device="cuda")
+        assert not module("smooth_l1")._is_final(gradient, incoming)
+
+
+def test_one_graph():
+    graphs = []
+
+    def step(layers, rows, pred, teacher, student, decay):
+        targets = ops.layer_targets(layers, rows, layer_norm="instance", final_norm="layer")
+        loss = ops.masked_smooth_l1(pred, targets, rows, beta=0.5)
+        ops.ema_update_(teacher, student, decay)
+        return loss
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        layers, pred = [torch.empty(2, 6, 16, device="cuda") for _ in range(2)], torch.empty(2, 6, 16, device="cuda")
+        rows, decay = torch.empty(5, device="cuda", dtype=torch.int64), torch.empty((), device="cuda").double()
+        pair = [torch.empty(3, device="cuda")], [torch.empty(3, device="cuda")]
+        loss = torch.compile(step, fullgraph=True, backend=keep)(layers, rows, pred, *pair, decay)
+    assert loss.device == torch.device("cuda", 0)
+    called = [str(node.target) for graph in graphs for node in graph.graph.nodes if "d2v_fast" in str(node.target)]
+    assert called == [
+        "d2v_fast.layer_targets.default",
+        "d2v_fast.smooth_l1_forward.default",
+        "d2v_fast.ema_update_.default",
+    ]
