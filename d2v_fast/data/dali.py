@@ -265,9 +265,11 @@ class _Reading:
             return dali_graph.picture(encoded, box, flip, colours, self._maker.image_size, inputs)
         assert isinstance(details, ClipPlan)
         assert isinstance(inputs, SpeechInputs)
-        if not is_plain_clip(data, int(source.sizes[sample]), inputs.sample_rate):
+        size, start, length = int(source.sizes[sample]), int(details.starts[row]), int(details.lengths[row])
+        padded = length < details.width and start + length == size
+        if not is_plain_clip(data, size, inputs.sample_rate) or not (padded or length == details.width):
             return None
-        return dali_graph.clip(encoded, int(details.starts[row]), int(details.lengths[row]), details.width)
+        return dali_graph.clip(encoded, start, details.width)
 
 
 def _reason(error: RuntimeError) -> str:

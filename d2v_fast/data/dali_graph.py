@@ -125,9 +125,9 @@ def picture(
     return fed | {"factors": colours[:2].astype(np.float32), "saturation": saturation.astype(np.float32)}
 
 
-def clip(encoded: np.ndarray, start: int, length: int, width: int) -> Sample:
-    """What the graph of clips is fed: the file's bytes, uint8 [N], and a window of it in a row of `width` samples."""
-    numbers = {"start": start, "length": length, "width": width}
+def clip(encoded: np.ndarray, start: int, length: int) -> Sample:
+    """What the graph of clips is fed: the file's bytes, uint8 [N], and a window; zeros lie behind the clip's end."""
+    numbers = {"start": start, "length": length}
     return {"encoded": encoded} | {name: np.array([value], np.int32) for name, value in numbers.items()}
 
 
@@ -136,7 +136,7 @@ def _example(inputs: SpeechInputs | VisionInputs, image_size: int | None) -> Sam
     file = BytesIO()
     if isinstance(inputs, SpeechInputs):
         soundfile.write(file, np.arange(8, dtype=np.int16), inputs.sample_rate, format="WAV")
-        return clip(np.frombuffer(file.getvalue(), np.uint8), 0, 8, 8)
+        return clip(np.frombuffer(file.getvalue(), np.uint8), 0, 8)
     assert image_size is not None
     Image.new("RGB", (8, 8)).save(file, "PNG")
     box, encoded = np.array([0, 0, 8, 8]), np.frombuffer(file.getvalue(), np.uint8)
@@ -165,8 +165,7 @@ def _clips(inputs: SpeechInputs, put: Callable[[Any], Any]) -> Any:
     wave = put(wave)
     if inputs.normalize:
         wave = fn.normalize(wave, axes=[0], epsilon=1e-5)
-    wave = fn.slice(wave, window("start"), window("length"), axes=[0])
-    return fn.pad(wave, axes=[0], shape=window("width"), fill_value=0.0)
+    return fn.slice(wave, window("start"), window("length"), axes=[0], out_of_bounds_policy="pad", fill_values=0.0)
 
 
 def _pictures(inputs: VisionInputs, side: int, decoder: str, put: Callable[[Any], Any]) -> Any:

@@ -79,6 +79,10 @@ class Pictures:
         _check_size(_header_size(BytesIO(data), label), self._size(index), label)
         return data
 
+    def label(self, index: int) -> str:
+        """What messages call the picture: its path, where there is one."""
+        return self._store.label(index)
+
     def _refuse_known(self, index: int) -> None:
         if index in self._index.problems:
             raise SampleError(self._store.label(index), self._index.problems[index])
