@@ -16,13 +16,11 @@ import numpy as np
 
 from d2v_fast import rng
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.data.crops import ATTEMPTS, crop_boxes
 from d2v_fast.data.errors import DataError
 
 VALIDATION_EPOCH = (1 << 31) - 1
 """The epoch that crops, windows and masks of the held-out samples are drawn for, always the same one."""
-
-_ATTEMPTS = 10
-"""Tries at a random crop before the middle of the picture is taken, as torchvision has it."""
 
 _LENGTH_NOISE = 0.01
 """Spread of the key that samples are sorted by, relative to their length: neighbours change from epoch to epoch."""
@@ -282,43 +280,11 @@ def plan_clips(sizes: np.ndarray, ids: np.ndarray, lengths: np.ndarray, seed: in
 
 def plan_pictures(sizes: np.ndarray, ids: np.ndarray, inputs: VisionInputs, seed: int, epoch: int) -> PicturePlan:
     """Crop boxes, flips and colour factors; `sizes` is int64 [B, 2], height and width."""
-    u = rng.uniform(seed, "picture", epoch, ids, 2 * _ATTEMPTS + 6)
+    u = rng.uniform(seed, "picture", epoch, ids, 2 * ATTEMPTS + 6)
     if inputs.crop_scale == (1, 1):
         boxes = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
     else:
-        boxes = crop_boxes(sizes, u[:, : 2 * _ATTEMPTS + 2], inputs.crop_scale, inputs.crop_ratio)
+        boxes = crop_boxes(sizes, u[:, : 2 * ATTEMPTS + 2], inputs.crop_scale, inputs.crop_ratio)
     flips = u[:, -4] < inputs.flip
     low = max(0.0, 1 - inputs.jitter)
     return PicturePlan(boxes, flips, low + (1 + inputs.jitter - low) * u[:, -3:])
-
-
-def crop_boxes(sizes: np.ndarray, u: np.ndarray, scale: tuple[float, float], ratio: tuple[float, float]) -> np.ndarray:
-    """Random resized crops by the algorithm of torchvision's RandomResizedCrop.
-
-    Args:
-        sizes: int64 [B, 2], height and width.
-        u: float64 [B, 22] in [0, 1): ten areas, ten ratios, the place down and across.
-        scale: Smallest and largest share of the area.
-        ratio: Smallest and largest width to height ratio; drawn evenly in its logarithm.
-
-    Returns:
-        int64 [B, 4]: top, left, height, width, within the picture. Where none of ten draws fits, the largest box in
-        the middle whose ratio is allowed.
-    """
-    full = sizes.astype(np.float64)
-    areas = full.prod(axis=1, keepdims=True) * (scale[0] + (scale[1] - scale[0]) * u[:, :_ATTEMPTS])
-    low, high = np.log(ratio[0]), np.log(ratio[1])
-    ratios = np.exp(low + (high - low) * u[:, _ATTEMPTS : 2 * _ATTEMPTS])
-    widths, heights = np.rint(np.sqrt(areas * ratios)), np.rint(np.sqrt(areas / ratios))
-    fits = (widths > 0) & (widths <= full[:, 1:]) & (heights > 0) & (heights <= full[:, :1])
-    rows, first = np.arange(len(sizes)), fits.argmax(axis=1)
-    found = fits[rows, first]
-
-    middle_height = np.minimum(full[:, 0], np.maximum(1, np.rint(full[:, 1] / ratio[0])))
-    middle_width = np.minimum(full[:, 1], np.maximum(1, np.rint(full[:, 0] * ratio[1])))
-    height = np.where(found, heights[rows, first], middle_height)
-    width = np.where(found, widths[rows, first], middle_width)
-    down, across = full[:, 0] - height, full[:, 1] - width
-    top = np.where(found, np.floor(u[:, -2] * (down + 1)), down // 2)
-    left = np.where(found, np.floor(u[:, -1] * (across + 1)), across // 2)
-    return np.stack([top, left, height, width], axis=1).astype(np.int64)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from d2v_fast.data import DataError, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
-from d2v_fast.data.plan import VALIDATION_EPOCH, ClipPlan, PicturePlan, Plan, crop_boxes, plan_pictures
+from d2v_fast.data.crops import crop_boxes
+from d2v_fast.data.plan import VALIDATION_EPOCH, ClipPlan, PicturePlan, Plan, plan_pictures
 
 RATE = 1000
 SPEECH = SpeechInputs(sample_rate=RATE, min_seconds=1, max_seconds=20)
@@ -63,6 +64,34 @@ def test_batches_are_a_pure_function_of_their_number():
         assert again.epoch == fresh.epoch == number // 7
         assert np.array_equal(again.ids, fresh.ids)
     assert not np.array_equal(text_plan(50, 7, seed=1).batch(3).ids, plan.batch(3).ids)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_epochs_of_any_data(seed):
+    """Random sizes, budgets and steps: what every plan keeps."""
+    draw = np.random.default_rng(seed)
+    count, accumulation = int(draw.integers(1, 120)), int(draw.integers(1, 5))
+    sizes = draw.integers(1 * RATE, 30 * RATE, count) if seed % 2 else draw.integers(2, 513, count)
+    config = {"batch_size": int(draw.integers(1, 40)), "accumulation": accumulation}
+    if seed % 2:
+        config |= {"pad": bool(seed & 2)} | ({"batch_seconds": float(draw.integers(5, 90))} if seed & 4 else {})
+    elif seed & 4:
+        config |= {"batch_tokens": int(draw.integers(512, 4096))}
+    inputs = SPEECH if seed % 2 else TextInputs(packed=False)
+    ids = np.sort(draw.choice(count, int(draw.integers(1, count + 1)), replace=False))
+    plan = Plan(sizes, ids, inputs, LoaderConfig(**config), seed)
+    n, seen = plan.batches_per_epoch, set()
+    assert n % accumulation == 0 or n < accumulation
+    budget = config.get("batch_tokens") or config.get("batch_seconds", np.inf) * RATE
+    for epoch in range(40):
+        batches = [plan.batch(epoch * n + k) for k in range(n)]
+        used = np.concatenate([batch.ids for batch in batches])
+        assert len(set(used)) == len(used) > 0
+        assert max(len(batch.ids) for batch in batches) <= config["batch_size"]
+        assert max(len(batch.ids) * batch.details.width for batch in batches) <= budget
+        assert min(batch.details.lengths.min() for batch in batches) >= 1
+        seen |= set(used)
+    assert seen == set(ids)  # nobody is left out for good
 
 
 def test_only_the_given_samples_are_used():
