@@ -162,7 +162,12 @@ def column_targets(
     sample = position // frames
     frame = position - sample * frames
     wanted = there if lengths is None else there & (frame < tl.load(lengths + sample, mask=there, other=0))
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    lane = tl.arange(0, BLOCK)
+    if not FINAL_NORM:
+        # Four channels a thread, of 16-bit layers too: with eight, the float32 statistics beside them would come in two
+        # accesses of every other half sector. (Those of whole rows pass through shared memory, and eight are right.)
+        lane = tl.max_contiguous(lane, 4)
+    at = tl.program_id(1) * BLOCK + lane
     inside = at < channels
     x = (sample * sample_stride + frame * frame_stride)[:, None] + at[None, :]
     total = tl.zeros([ROWS, BLOCK], tl.float32)

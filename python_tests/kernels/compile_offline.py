@@ -15,7 +15,7 @@ from triton.compiler import ASTSource
 FORMATS = {"f32": tl.float32, "bf16": tl.bfloat16, "f16": tl.float16}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A kernel with all that its compiler is told.
 
@@ -41,8 +41,16 @@ def ema_case(student: str, shadow: str | None, *, aligned: bool = True) -> Case:
     return Case(ema.ema_update, {"table": "*i64", "decay": "*fp64"}, constants, launch.EMA_WARPS)
 
 
-def forward_case(pred: str, *, beta: float = 1.0, rows: bool = False, gradient: bool = True, odd: bool = False) -> Case:
-    arguments = {"pred": f"*{_name(pred)}", "target": "*fp32", "losses": "*fp32", "channels": "i32"}
+def forward_case(
+    pred: str,
+    *,
+    target: str = "f32",
+    beta: float = 1.0,
+    rows: bool = False,
+    gradient: bool = True,
+    odd: bool = False,
+) -> Case:
+    arguments = {"pred": f"*{_name(pred)}", "target": f"*{_name(target)}", "losses": "*fp32", "channels": "i32"}
     arguments |= dict.fromkeys(("beta", "inverse_beta", "scale", "factor"), "fp32")
     tile = launch.smooth_l1_block()
     constants = {"SQUARED": beta == 0, "BLOCK": tile.channels}
@@ -130,12 +138,12 @@ def _optional(arguments: dict[str, Any], constants: dict[str, Any], **given: str
             arguments[name] = kind
 
 
+_SHADOWS = (("bf16", "bf16"), ("f16", "f16"))
 CASES = {
     "ema f32": ema_case("f32", None),
     "ema f32 misaligned": ema_case("f32", None, aligned=False),
     "ema bf16": ema_case("bf16", None),
-    "ema bf16 shadow bf16": ema_case("bf16", "bf16"),
-    "ema f16 shadow f16": ema_case("f16", "f16"),
+    **{f"ema {x} shadow {y}": ema_case(x, y) for x, y in _SHADOWS},
     "forward f32": forward_case("f32"),
     "forward bf16": forward_case("bf16"),
     "forward bf16 squared rows": forward_case("bf16", beta=0, rows=True),
@@ -157,10 +165,39 @@ CASES = {
 }
 
 
+FURTHER_CASES = {
+    **{f"ema {x} shadow {y}": ema_case(x, y) for x in FORMATS for y in FORMATS if (x, y) not in _SHADOWS},
+    "ema f16": ema_case("f16", None),
+    "ema bf16 shadow bf16 misaligned": ema_case("bf16", "bf16", aligned=False),
+    "ema f16 misaligned": ema_case("f16", None, aligned=False),
+    **{f"forward {x} target {y}": forward_case(x, target=y) for x in FORMATS for y in ("bf16", "f16")},
+    "forward f32 squared": forward_case("f32", beta=0),
+    "forward f16 rows": forward_case("f16", rows=True),
+    "forward f32 odd": forward_case("f32", odd=True),
+    "backward f16 rows": backward_case("f16", rows=True),
+    "backward bf16": backward_case("bf16", per_row=True),
+    **{f"rows {x} K8": rows_case(x, 8) for x in ("bf16", "f16")},
+    "rows f16 K12 plain": rows_case("f16", 12, layer_norm=False),
+    "rows f32 K1 final all lengths": rows_case("f32", 1, final_norm=True, rows=False, lengths=True),
+    **{f"statistics {x} K8": statistics_case(x, 8) for x in ("f32", "f16")},
+    "statistics f16 K8 batch lengths": statistics_case("f16", 8, instance=False, lengths=True),
+    "merge lengths": merge_case(lengths=True),
+    **{f"columns {x} K8": columns_case(x, 8) for x in ("f32", "f16")},
+    "columns f16 K12 batch final": columns_case("f16", 12, instance=False, final_norm=True),
+    "columns bf16 K1 all": columns_case("bf16", 1, rows=False),
+    "columns f32 K8 batch lengths": columns_case("f32", 8, instance=False, lengths=True),
+}
+"""More formats and options, for D2V_FAST_SIMULATE=all."""
+
+
+def case_named(name: str) -> Case:
+    return CASES[name] if name in CASES else FURTHER_CASES[name]
+
+
 @functools.cache
 def compile_case(name: str, arch: int) -> Any:
-    """Triton's compiled kernel of `CASES[name]` for sm_<arch>; see `compiled`."""
-    return compiled(CASES[name], arch)
+    """Triton's compiled kernel of a case for sm_<arch>; see `compiled`."""
+    return compiled(case_named(name), arch)
 
 
 def compiled(case: Case, arch: int) -> Any:

@@ -1,16 +1,25 @@
-"""Launches the PTX of the compiled Triton kernels in the simulator, on torch tensors; keeps what each one executed."""
+"""Launches the PTX of the compiled Triton kernels in the simulator, on torch tensors; keeps what each one executed.
+
+Nothing here was measured on a GPU. D2V_FAST_SIMULATE=all adds architectures and formats that are left out by default.
+"""
 
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import compile_offline
+import pytest
 import torch
-from compile_offline import CASES, Case
-from ptx import Buffer, Coverage, Kernel, Memory, Report, launch, parse
+from compile_offline import CASES, FURTHER_CASES, Case
+from ptx import Buffer, Coverage, Memory, Report, launch, parse
 from torch import Tensor
 
+EVERYTHING = os.environ.get("D2V_FAST_SIMULATE") == "all"
+ARCHS = (75, 80, 86, 89, 90, 100, 120) if EVERYTHING else (80, 90, 100)
+NAMES = [*CASES, *FURTHER_CASES] if EVERYTHING else [*CASES]
+TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -21,17 +30,19 @@ class Device:
         self.memory = Memory(size)
         self._formats: dict[str, torch.dtype] = {}
 
-    def put(self, tensor: Tensor, name: str, *, offset: int = 0) -> Buffer:
-        """A copy of the tensor, `offset` bytes past a multiple of 256."""
+    def put(self, tensor: Tensor, name: str, *, offset: int = 0, at: int | None = None) -> Buffer:
+        """A copy of the tensor, `offset` bytes past a multiple of 256, or at a far address."""
         self._formats[name] = tensor.dtype
         bits = tensor.detach().contiguous().view(BITS[tensor.element_size()])
-        return self.memory.put(bits.numpy(), name, offset=offset)
+        return self.memory.put(bits.numpy(), name, offset=offset, at=at)
 
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, name: str, *, offset: int = 0) -> Buffer:
+    def empty(
+        self, shape: tuple[int, ...], dtype: torch.dtype, name: str, *, offset: int = 0, at: int | None = None
+    ) -> Buffer:
         """Memory for a result; to read it before it is written is a fault."""
         self._formats[name] = dtype
         bits = torch.empty(0, dtype=BITS[dtype.itemsize]).numpy().dtype
-        return self.memory.reserve(shape, bits, name, offset=offset)
+        return self.memory.reserve(shape, bits, name, offset=offset, at=at)
 
     def get(self, buffer: Buffer) -> Tensor:
         """What the buffer holds, every element of which must have been written."""
@@ -41,32 +52,53 @@ class Device:
 
 
 @functools.cache
-def kernel(name: str, arch: int) -> tuple[Kernel, int]:
-    """The parsed kernel of `CASES[name]` and the bytes of shared memory it wants."""
-    compiled = compile_offline.compile_case(name, arch)
-    (parsed,) = parse(compiled.asm["ptx"]).values()
-    return parsed, compiled.metadata.shared
+def _compiled(case: Case, arch: int) -> tuple[str, int]:
+    compiled = compile_offline.compiled(case, arch)
+    return compiled.asm["ptx"], compiled.metadata.shared
 
 
 class Run:
-    """One compiled kernel, launched on several sizes: what did they execute, and what did the last one move?"""
+    """One compiled kernel, launched on several sizes: what did they execute?"""
 
-    def __init__(self, name: str, arch: int) -> None:
-        self.name, self.arch = name, arch
-        self.case: Case = CASES[name]
-        self.kernel, self.shared = kernel(name, arch)
+    def __init__(self, case: str | Case, arch: int, *, change: tuple[str, str] | None = None) -> None:
+        """`change`: a piece of the PTX and what shall stand there instead, a planted fault."""
+        self.case = compile_offline.case_named(case) if isinstance(case, str) else case
+        text, self.shared = _compiled(self.case, arch)
+        if change is not None:
+            assert text.count(change[0]) == 1, f"{change[0]!r} is not once in the PTX: plant the fault elsewhere"
+            text = text.replace(*change)
+        (self.kernel,) = parse(text).values()
         self.coverage = Coverage(self.kernel)
 
-    def __call__(self, device: Device, grid: tuple[int, ...], **values: Any) -> Report:
+    def __call__(
+        self, device: Device, grid: tuple[int, ...], *, first: int | tuple[int, ...] = 0, **values: Any
+    ) -> Report:
         """Launches it; `values` by the names of the kernel's arguments, buffers or numbers, tuples for tuples."""
         arguments: list[Any] = []
         for name in self.case.kernel.arg_names:
             if name in self.case.arguments:
                 value = values.pop(name)
                 arguments += value if isinstance(value, tuple) else [value]
-        assert not values, f"{self.name} takes no {sorted(values)}"
+        assert not values, f"the kernel takes no {sorted(values)}"
+        threads = 32 * self.case.warps
         report = launch(
-            self.kernel, grid, 32 * self.case.warps, [*arguments, 0, 0], device.memory, shared_bytes=self.shared
+            self.kernel, grid, threads, [*arguments, 0, 0], device.memory, shared_bytes=self.shared, first=first
         )
         self.coverage.add(report)
         return report
+
+
+def ptx_of(case: str | Case, arch: int) -> str:
+    """What Triton makes of a case."""
+    return _compiled(compile_offline.case_named(case) if isinstance(case, str) else case, arch)[0]
+
+
+def of(function: str) -> pytest.MarkDecorator:
+    """The cases of one kernel, on the architectures that are simulated."""
+    names = [name for name in NAMES if compile_offline.case_named(name).kernel.__name__ == function]
+    pairs = [pytest.param(name, arch, id=f"{name} sm_{arch}") for name in names for arch in ARCHS]
+    return pytest.mark.parametrize(("name", "arch"), pairs)
+
+
+def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)

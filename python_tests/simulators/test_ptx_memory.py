@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ptx import Coverage, Fault, Memory, NotSimulated, launch, parse
+from ptx.memory import FAR, GLOBAL_BASE
 
 HEAD = """
 .visible .entry copy(.param .u64 from, .param .u64 to, .param .u32 count)
@@ -65,32 +66,68 @@ def test_strided_accesses_cost_whole_sectors():
     strided = SCALAR.replace("%r0, 4, %rd0", "%r0, 64, %rd0")
     _, _, report = copy(strided, count=16, room=16 * 16, threads=32, blocks=1)
     load, store = report.traffic.sites.values()
-    assert (load.sectors, load.fetched, store.sectors, load.bytes) == (16, 16, 2, 64)
+    assert (load.sectors, load.shared, store.sectors, load.bytes) == (16, 16, 2, 64)
 
 
-def test_what_was_just_read_is_in_the_l1_but_what_was_read_long_ago_is_not():
+def test_warps_of_a_block_share_what_they_load_together_and_nothing_else():
+    # Every warp reads the same 32 floats: the warps of a block together, those of the other block for themselves.
+    same = SCALAR.replace("    mad.wide", "    and.b32 %r3, %r0, 31;\n    mad.wide", 1).replace(
+        "%r0, 4, %rd0", "%r3, 4, %rd0"
+    )
+    _, _, report = copy(same, count=128, room=128)
+    load, store = report.traffic.sites.values()
+    assert (load.requests, load.sectors, load.shared) == (4, 16, 8)
+    assert store.sectors == store.shared == 16
+    assert (report.traffic.dram_read, report.traffic.dram_written) == (128, 512)
+    # A second load is a second pass, however close it follows.
     twice = SCALAR.replace("ld.global.f32 %f1, [%rd0];", "ld.global.f32 %f1, [%rd0];" * 2, 1)
     _, _, report = copy(twice, count=32, room=32, threads=32, blocks=1)
-    assert report.traffic.request_bytes == 3 * 128
-    assert report.traffic.sector_bytes == 2 * 128
-    # One warp reads 8192 floats in turn, and then all of them again: two passes.
-    loop = """
-    mov.u32 %r1, 0;
-$next:
-    and.b32 %r2, %r1, 255;
-    shl.b32 %r2, %r2, 5;
-    add.u32 %r2, %r2, %r0;
-    mad.wide.u32 %rd2, %r2, 4, %rd0;
-    ld.global.f32 %f1, [%rd2];
-    add.u32 %r1, %r1, 1;
-    setp.lt.u32 %p, %r1, 512;
-    @%p bra $next;
-$done:
+    assert report.traffic.sector_bytes == report.traffic.request_bytes == 3 * 128
+
+
+def far_copy(body: str, *, count: int, room: int, distance: int) -> np.ndarray:
+    """Copies from a buffer to another one that stands `distance` bytes behind where it begins."""
+    memory = Memory(1 << 14)
+    source = memory.put(np.arange(room, dtype=np.float32), "from", at=GLOBAL_BASE + FAR)
+    to = memory.reserve(room, np.float32, "to", at=GLOBAL_BASE + FAR + distance)
+    launch(parse(HEAD + body)["copy"], 1, 32, [source.address, source.address, count], memory)
+    return to.numpy()
+
+
+def test_addresses_beyond_32_bits_are_computed_as_they_are():
+    wide = SCALAR.replace("st.global.f32 [%rd1]", "add.u64 %rd1, %rd1, 0x280000000;\n    st.global.f32 [%rd1]")
+    np.testing.assert_array_equal(far_copy(wide, count=20, room=20, distance=0x280000000), np.arange(20))
+    with pytest.raises(Fault, match=r"out of bounds in global memory.*byte 80 of buffer 'from' of 80 bytes"):
+        far_copy(wide, count=21, room=20, distance=0x280000000)
+    wrapped = wide.replace("0x280000000", "0x80000000")  # its lower 32 bits
+    with pytest.raises(Fault, match=r"out of bounds in global memory"):
+        far_copy(wrapped, count=20, room=20, distance=0x280000000)
+    with pytest.raises(ValueError, match="buffer 'near' cannot stand at 0x100"):
+        Memory(1 << 12).reserve(4, np.float32, "near", at=256)
+
+
+def test_a_piece_of_a_large_grid():
+    memory = Memory(1 << 14)
+    numbers = memory.reserve((2, 3), np.uint32, "numbers")
+    text = """
+.visible .entry k(.param .u64 to)
+{
+    .reg .b32 %r<3>; .reg .b64 %rd<2>;
+    ld.param.u64 %rd0, [to];
+    mov.u32 %r0, %ctaid.x;
+    mov.u32 %r1, %ctaid.y;
+    add.u32 %r2, %r0, -4000000000;
+    mad.lo.u32 %r2, %r1, 3, %r2;
+    mul.wide.u32 %rd1, %r2, 4;
+    add.u64 %rd0, %rd0, %rd1;
+    st.global.u32 [%rd0], %r0;
     ret;
-}
-"""
-    _, _, report = copy(loop, count=32, room=8192, threads=32, blocks=1)
-    assert (report.traffic.dram_read, report.traffic.sector_bytes) == (1 << 15, 1 << 16)
+}"""
+    launch(parse(text)["k"], (3, 2), 1, [numbers], memory, first=4000000000)
+    assert numbers.numpy().tolist() == [[4000000000, 4000000001, 4000000002]] * 2
+    whole = text.replace("%r1, %ctaid.y", "%r1, %nctaid.y")
+    with pytest.raises(NotSimulated, match="a piece of a grid for k, which reads %nctaid"):
+        launch(parse(whole)["k"], (3, 2), 1, [numbers], memory, first=4000000000)
 
 
 def test_one_element_too_many_is_out_of_bounds():

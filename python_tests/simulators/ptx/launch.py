@@ -61,6 +61,7 @@ def launch(
     memory: Memory,
     *,
     shared_bytes: int = 0,
+    first: int | Sequence[int] = 0,
     check_races: bool = True,
     lanes: int = 8192,
     seed: int = 0,
@@ -75,6 +76,8 @@ def launch(
         arguments: one for each parameter; buffers pass their address, `bytes` a struct by value.
         memory: global memory, changed in place.
         shared_bytes: dynamic shared memory.
+        first: the number of the first block in x, y, z: `grid` is then a piece of a larger grid, whose size (%nctaid)
+            the kernel may not ask for.
         check_races: costs most of the time; without it only results and traffic are looked at.
         lanes: about how many threads run in lockstep; the batches of blocks come in random order.
         seed: of that order and of the order of atomics.
@@ -84,7 +87,9 @@ def launch(
         Fault: the kernel is wrong; Race, a Fault, names two accesses that nothing orders.
         NotSimulated: the PTX needs something that is not there.
     """
-    grid, block = _three(grid), _three(block)
+    grid, block, first = _three(grid), _three(block), _three(first, 0)
+    if any(first) and any("%nctaid" in operand for i in kernel.code for operand in i.operands):
+        raise NotSimulated(f"a piece of a grid for {kernel.name}, which reads %nctaid")
     threads, blocks = int(np.prod(block)), int(np.prod(grid))
     if kernel.required_threads not in (None, threads):
         raise Fault(f"{kernel.name} is launched with {threads} threads, it wants {kernel.required_threads}")
@@ -96,7 +101,16 @@ def launch(
         local_bytes += variable.size
     parameters = _parameters(kernel, arguments)
     machine = Machine(
-        kernel, memory, parameters, grid, block, symbols, (spans, shared_size), local_bytes, check_races, generator
+        kernel,
+        memory,
+        parameters,
+        (grid, first),
+        block,
+        symbols,
+        (spans, shared_size),
+        local_bytes,
+        check_races,
+        generator,
     )
     executed, reached = np.zeros(len(kernel.code), bool), np.zeros(len(kernel.code), bool)
     together = max(1, lanes // machine.block_lanes)
@@ -252,10 +266,10 @@ class _Batch:
             )
 
 
-def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
-    """x, y and z; what is missing is 1."""
+def _three(size: int | Sequence[int], missing: int = 1) -> tuple[int, int, int]:
+    """x, y and z."""
     sizes = (size,) if isinstance(size, int) else tuple(size)
-    x, y, z = (*sizes, 1, 1)[:3]
+    x, y, z = (*sizes, missing, missing)[:3]
     return x, y, z
 
 

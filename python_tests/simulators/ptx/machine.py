@@ -37,7 +37,7 @@ class Machine:
         kernel: Kernel,
         memory: Memory,
         parameters: Space,
-        grid: tuple[int, int, int],
+        grid: tuple[tuple[int, int, int], tuple[int, int, int]],
         block: tuple[int, int, int],
         symbols: dict[str, int],
         shared: tuple[list[tuple[int, int]], int],
@@ -45,7 +45,8 @@ class Machine:
         check_races: bool,
         generator: np.random.Generator,
     ) -> None:
-        self.kernel, self.memory, self.grid, self.block = kernel, memory, grid, block
+        self.kernel, self.memory, self.block = kernel, memory, block
+        self.grid, self.first = grid
         self.generator = generator
         """Chooses where the hardware's order is undefined."""
         self.block_threads = int(np.prod(block))
@@ -55,7 +56,7 @@ class Machine:
         self.traffic = Traffic(memory.stride)
         self.step = 0
         self.check_races = check_races
-        self.order = Order(int(np.prod(grid)), self.block_lanes)
+        self.order = Order(int(np.prod(self.grid)), self.block_lanes)
         unit = min(
             (
                 _unit(i.modifiers)
@@ -110,8 +111,10 @@ class Machine:
         }
         for axis, size, inner in zip("xyz", self.block, (1, self.block[0], self.block[0] * self.block[1]), strict=True):
             special[f"%tid.{axis}"], special[f"%ntid.{axis}"] = thread // inner % size, np.full_like(thread, size)
-        for axis, size, inner in zip("xyz", self.grid, (1, self.grid[0], self.grid[0] * self.grid[1]), strict=True):
-            special[f"%ctaid.{axis}"], special[f"%nctaid.{axis}"] = block // inner % size, np.full_like(block, size)
+        inners = 1, self.grid[0], self.grid[0] * self.grid[1]
+        for axis, size, inner, first in zip("xyz", self.grid, inners, self.first, strict=True):
+            special[f"%ctaid.{axis}"] = first + block // inner % size
+            special[f"%nctaid.{axis}"] = np.full_like(block, size)
         return {name: values.astype(np.uint32) for name, values in special.items()}
 
     def active(self, mask: Mask) -> NDArray:

@@ -9,6 +9,8 @@ from .types import UNSIGNED
 
 GLOBAL_BASE = 0x7F0000000000
 """The address of the first byte of a `Memory`."""
+FAR = 1 << 36
+"""From this distance on a `Memory` is sparse: buffers stand at addresses of the caller's choice."""
 WINDOWS = {"param": 0x300000000000, "local": 0x200000000000, "shared": 0x100000000000}
 """Where the other state spaces begin among generic addresses, highest first."""
 
@@ -85,10 +87,12 @@ class Space:
 class Buffer:
     """One array in global memory; `address` is what a kernel gets."""
 
-    def __init__(self, memory: Memory, name: str, start: int, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(
+        self, memory: Memory, name: str, start: int, shape: tuple[int, ...], dtype: DTypeLike, at: int | None
+    ) -> None:
         self.name, self.start, self.shape, self.dtype = name, start, shape, np.dtype(dtype)
         self.bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
-        self.address = GLOBAL_BASE + start
+        self.address = GLOBAL_BASE + start if at is None else at
         self._memory = memory
 
     def numpy(self) -> NDArray:
@@ -97,38 +101,76 @@ class Buffer:
 
 
 class Memory(Space):
-    """Global memory: one arena in which every buffer stands between bytes that nobody may touch."""
+    """Global memory: one arena in which every buffer stands between bytes that nobody may touch.
+
+    Buffers may also stand `at` far addresses, with nothing in between: the pieces that a kernel touches of a tensor
+    that no machine could hold. They are kept in the arena too, and only their addresses are far.
+    """
 
     GAP = 512
 
     def __init__(self, size: int = 1 << 22) -> None:
         super().__init__("global", size)
         self.buffers: list[Buffer] = []
+        self._far: list[Buffer] = []
+        """Ascending addresses."""
 
-    def put(self, array: ArrayLike, name: str, *, offset: int = 0) -> Buffer:
-        """A buffer with these values, `offset` bytes past a multiple of 256."""
+    def put(self, array: ArrayLike, name: str, *, offset: int = 0, at: int | None = None) -> Buffer:
+        """A buffer with these values; see `reserve`."""
         array = np.ascontiguousarray(array)
-        buffer = self.reserve(array.shape, array.dtype, name, offset=offset)
+        buffer = self.reserve(array.shape, array.dtype, name, offset=offset, at=at)
         self.data[buffer.start : buffer.start + buffer.bytes] = array.reshape(-1).view(np.uint8)
         self.written[buffer.start : buffer.start + buffer.bytes] = _YES
         return buffer
 
-    def reserve(self, shape: int | tuple[int, ...], dtype: DTypeLike, name: str, *, offset: int = 0) -> Buffer:
-        """A buffer whose bytes count as uninitialised."""
+    def reserve(
+        self, shape: int | tuple[int, ...], dtype: DTypeLike, name: str, *, offset: int = 0, at: int | None = None
+    ) -> Buffer:
+        """A buffer whose bytes count as uninitialised.
+
+        Args:
+            shape: of the array.
+            dtype: of the array.
+            name: for error messages.
+            offset: bytes past a multiple of 256.
+            at: its address, GLOBAL_BASE + FAR or more, instead of the next one.
+        """
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        offset = offset if at is None else at % 256
         end = self.buffers[-1].start + self.buffers[-1].bytes if self.buffers else 0
         start = -(-(end + self.GAP) // 256) * 256 + offset
-        buffer = Buffer(self, name, start, shape, dtype)
+        buffer = Buffer(self, name, start, shape, dtype, at)
         if start + buffer.bytes + self.GAP > self.stride:
             raise ValueError(f"Memory({self.stride}) is too small for buffer {name!r} of {buffer.bytes} bytes")
+        if at is not None:
+            if at < GLOBAL_BASE + FAR:
+                raise ValueError(f"buffer {name!r} cannot stand at {at:#x}: far ones begin at {GLOBAL_BASE + FAR:#x}")
+            if any(at < other.address + other.bytes and other.address < at + buffer.bytes for other in self._far):
+                raise ValueError(f"buffer {name!r} at {at:#x} overlaps another one")
+            self._far = sorted([*self._far, buffer], key=lambda other: other.address)
         self.allocate(start, buffer.bytes)
         self.buffers.append(buffer)
         return buffer
+
+    def locate(self, address: NDArray, width: int, owner: NDArray | int) -> NDArray:
+        """Far addresses become those of the arena first; what is not in a far buffer stays outside of everything."""
+        far = address >= FAR
+        if self._far and far.any():
+            starts = np.array([buffer.address - GLOBAL_BASE for buffer in self._far])
+            which = np.maximum(np.searchsorted(starts, address, "right") - 1, 0)
+            distance = address - starts[which]
+            ends, places = (np.array([getattr(b, name) for b in self._far]) for name in ("bytes", "start"))
+            inside = far & (distance >= 0) & (distance + width <= ends[which])
+            address = np.where(inside, places[which] + distance, address)
+        return super().locate(address, width, owner)
 
     def describe(self, address: int) -> str:
         """The nearest buffer and the distance from its ends."""
         if not self.buffers:
             return "there is no buffer"
-        distance = lambda b: max(b.start - address, address - (b.start + b.bytes - 1), 0)  # noqa: E731
-        near = min(self.buffers, key=distance)
-        return f"byte {address - near.start} of buffer {near.name!r} of {near.bytes} bytes"
+
+        def start(buffer: Buffer) -> int:
+            return buffer.address - GLOBAL_BASE if address >= FAR else buffer.start
+
+        near = min(self.buffers, key=lambda b: max(start(b) - address, address - (start(b) + b.bytes - 1), 0))
+        return f"byte {address - start(near)} of buffer {near.name!r} of {near.bytes} bytes"

@@ -1,10 +1,10 @@
 """Counts what memory would have to move.
 
 * DRAM: every 32-byte sector once; the L2 is taken to be infinite and cold.
-* Requests: for each request of a warp the distinct sectors it touches, which is what the L1 must serve. Scalar or badly
-  spread accesses show here.
-* L1 to L2: the same without the sectors that the block read within its last 16 KiB, about the share of the L1 that a
-  block has when an SM is full. Passes over the data show here. Stores are not merged.
+* Requests: for each request of a warp the distinct sectors it touches. That is what goes between L1 and L2 if the L1
+  keeps nothing, so scalar or badly spread accesses show here, and every second pass over the data.
+* Sectors: the same, but the warps of a block that execute one load together share what it reads. That is all that is
+  asked of an L1: to hold the sectors of a single instruction. Stores are not merged.
 * Shared memory: wavefronts, against the fewest possible.
 """
 
@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 SECTOR = 32
-L1_SECTORS = (16 << 10) // SECTOR
-"""What a block finds again in the L1."""
 
 
 @dataclass
@@ -30,8 +28,8 @@ class Site:
     requests: int = 0
     sectors: int = 0
     """What its requests touch."""
-    fetched: int = 0
-    """Those of them that go between L1 and L2."""
+    shared: int = 0
+    """The same, with what several warps of a block load together counted once."""
     bytes: int = 0
 
 
@@ -50,8 +48,6 @@ class Traffic:
     def __post_init__(self) -> None:
         count = self.memory_bytes // SECTOR
         self._read, self._written = np.zeros(count, bool), np.zeros(count, bool)
-        self._reader, self._when = np.full(count, -1, np.int64), np.zeros(count, np.int64)
-        self._fetches: dict[int, int] = {}  # of each block
 
     @property
     def dram_read(self) -> int:
@@ -65,12 +61,12 @@ class Traffic:
 
     @property
     def sector_bytes(self) -> int:
-        """Bytes that go between L1 and L2."""
-        return sum(site.fetched for site in self.sites.values()) * SECTOR
+        """Bytes that go between L1 and L2 if the L1 serves the warps that load together."""
+        return sum(site.shared for site in self.sites.values()) * SECTOR
 
     @property
     def request_bytes(self) -> int:
-        """Bytes of the sectors that the requests touch, whether the L1 has them or not."""
+        """Bytes that go between L1 and L2 if the L1 keeps nothing."""
         return sum(site.sectors for site in self.sites.values()) * SECTOR
 
     def global_access(
@@ -82,25 +78,12 @@ class Traffic:
         touched = _distinct(warp, sector)
         site.requests += 1 + int(np.count_nonzero(np.diff(warp)))
         site.sectors += touched
-        site.fetched += self._misses(sector, block) if kind == "read" else touched
+        site.shared += _distinct(block, sector) if kind == "read" else touched
         site.bytes += width * position.size
         if kind != "write":
             self._read[sector] |= ~self._written[sector]
         if kind != "read":
             self._written[sector] = True
-
-    def _misses(self, sector: NDArray, block: NDArray) -> int:
-        """How many sectors are not in their block's L1; they are afterwards."""
-        starts = np.flatnonzero(np.diff(block, prepend=-1))
-        total = 0
-        for start, end in zip(starts, [*starts[1:], block.size], strict=True):
-            number, mine = int(block[start]), np.unique(sector[start:end])
-            done = self._fetches.get(number, 0)
-            fresh = mine[(self._reader[mine] != number) | (done - self._when[mine] >= L1_SECTORS)]
-            self._reader[mine], self._when[mine] = number, done
-            self._fetches[number] = done + fresh.size
-            total += fresh.size
-        return total
 
     def shared_access(self, address: NDArray, width: int, warp: NDArray, lane: NDArray) -> None:
         """Counts the wavefronts of one instruction: 32 banks of 4 bytes; 16 bytes a thread go in quarter warps."""
@@ -113,9 +96,9 @@ class Traffic:
         self.shared_least += int(starts.size)
 
 
-def _distinct(warp: NDArray, sector: NDArray) -> int:
-    """How many different sectors the warps touch, each counted for itself."""
-    key = (warp.astype(np.int64) << 40) + sector
+def _distinct(group: NDArray, sector: NDArray) -> int:
+    """How many different sectors the groups (warps or blocks) touch, each group counted for itself."""
+    key = (group.astype(np.int64) << 40) + sector
     if (np.diff(key) < 0).any():
         key = np.sort(key)
     return 1 + int(np.count_nonzero(np.diff(key)))
