@@ -186,7 +186,7 @@ def compare_on_gpu(benchmark, gpu, quick, clock, request):
         ours: Callable[[int], object],
         baselines: dict[str, Callable[[int], object]],
         *,
-        moved: int,
+        moved: int | None,
         rounds: int = 50,
     ) -> Result:
         copy = DeviceCopy(gpu, 1 << 20) if quick else DeviceCopy(gpu)

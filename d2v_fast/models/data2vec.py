@@ -106,7 +106,7 @@ class Data2Vec(nn.Module):
             with torch.no_grad():  # text: the student's own input is another one, this is for teacher and monitors
                 local = encoder.embed(batch.inputs)
             seen = encoder.embed(batch.masked_inputs)
-        _check(batch, self.config, local)
+        _check(batch, self.config, local, lengths)
         target = self._target(batch, local.detach(), lengths, teacher_autocast)
         masked = encoder.forward_layers(
             seen,
@@ -203,8 +203,8 @@ def _teacher_of(encoder: Encoder, config: ModelConfig) -> Encoder:
     return teacher.eval()
 
 
-def _check(batch: Batch, config: ModelConfig, local: Tensor) -> None:
-    """Refuse a batch whose parts do not fit."""
+def _check(batch: Batch, config: ModelConfig, local: Tensor, lengths: Tensor | None) -> None:
+    """Refuse a batch whose parts do not fit; `lengths` are those of the local features."""
     samples, length, _ = local.shape
     wanted = [samples * batch.views, length]
     text = config.modality == "text"
@@ -228,3 +228,7 @@ def _check(batch: Batch, config: ModelConfig, local: Tensor) -> None:
         count = int(batch.mask.sum())
         if count != batch.rows.numel() or not bool(batch.mask.flatten()[batch.rows].all()):
             raise ValueError(f"batch.rows ({batch.rows.numel()} positions) and batch.mask ({count} positions) differ")
+        if lengths is not None and lengths.is_cpu:  # blocks that leave the padding out have nothing to predict there
+            valid = torch.arange(length) < lengths.repeat_interleave(batch.views).unsqueeze(1)
+            if bool((batch.mask & ~valid).any()):
+                raise ValueError("batch.mask masks padding: make masks for the valid lengths of the samples")

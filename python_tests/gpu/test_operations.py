@@ -174,7 +174,7 @@ def many(device):
     """A number of elements that 32 bits cannot count, and no more on a CPU than show that the test is right."""
     if device.type == "cpu":
         return 70_144
-    needed, free = 24 << 30, torch.cuda.mem_get_info(device)[0]
+    needed, free = 40 << 30, torch.cuda.mem_get_info(device)[0]
     if free < needed:
         pytest.skip(f"needs {needed >> 30} GiB of free GPU memory, there are {free >> 30}")
     return (1 << 31) + 4096

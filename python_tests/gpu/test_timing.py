@@ -93,13 +93,19 @@ def test_the_gpu_benchmarks_run_on_a_cpu(tmp_path):
         pytest.skip("benchmarks/ is not here")
     for path in BENCHMARKS.glob("test_gpu_*.py"):
         (tmp_path / path.name).write_text(path.read_text() + PRETEND)
-    for name in ("conftest.py", "gpu_timing.py"):
+    for name in ("conftest.py", "gpu_timing.py", "packed_encoder.py"):
         (tmp_path / name).write_text((BENCHMARKS / name).read_text())
     command = [sys.executable, "-m", "pytest", "-q", "--benchmark-only", "--quick", "-p", "no:cacheprovider"]
     command += ["--import-mode=importlib", "--rootdir", str(tmp_path), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 passed" in done.stdout
+    assert "7 passed" in done.stdout
     assert "d2v_fast on cpu" in done.stdout
-    for line in ("EMA, ", "targets, instance norm", "smooth-L1, [20, 48], bfloat16", "of limit"):
+    for line in (
+        "EMA, ",
+        "targets, instance norm",
+        "smooth-L1, [20, 48], bfloat16",
+        "2 blocks, [3, 20, 48]",
+        "of limit",
+    ):
         assert line in done.stdout

@@ -66,6 +66,16 @@ def test_padding_is_left_out_where_it_counts_for_nothing(small, monkeypatch):
     assert tokens["counted", "student"] == tokens["left out", "student"] == tokens["left out", "teacher"] == [1, 22]
 
 
+@pytest.mark.parametrize("kind", ["speech", "text"])
+def test_masked_padding_is_refused(small, kind):
+    batch = padded_batch(small, kind, (10, 7, 3))
+    mask = batch.mask.clone()
+    mask[2, 3] = True
+    batch = replace(batch, mask=mask, rows=mask.flatten().nonzero().flatten())
+    with pytest.raises(ValueError, match="mask masks padding"):
+        Data2Vec(small.configs[kind])(batch)
+
+
 def test_packed_activations_can_be_computed_again(small):
     model, batch = small.perturb(Data2Vec(small.configs["text"])), padded_batch(small, "text", (10, 7, 3))
     results = []

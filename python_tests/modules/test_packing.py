@@ -13,7 +13,7 @@ from d2v_fast.modules import packed_attention
 from d2v_fast.modules.attention import Attention
 from d2v_fast.modules.block import Block
 from d2v_fast.modules.packed_attention import KERNELS, block_diagonal_mask, blocks, choose
-from d2v_fast.modules.packing import plan_packing
+from d2v_fast.modules.packing import plan_packing, to_device
 
 CPU = torch.device("cpu")
 LENGTHS = ([7, 3, 5], [1, 7, 7], [7], [2, 0, 6, 1], [7, 7])
@@ -62,6 +62,26 @@ def test_there_and_back_again(lengths):
 def test_lengths_on_the_device_are_not_read():
     with pytest.raises(ValueError, match="lengths are on meta; packing needs them on the CPU"):
         plan_packing(torch.ones(2, device="meta", dtype=torch.int64), 3, CPU, blocks)
+
+
+class _HostTensor:
+    """Notes what is asked of a tensor on the host that is to go to a GPU."""
+
+    is_cpu = True
+
+    def __init__(self, asked=()):
+        self.asked = [*asked]
+
+    def pin_memory(self):
+        return _HostTensor([*self.asked, "pinned"])
+
+    def to(self, device, *, non_blocking):
+        return [*self.asked, (device.type, non_blocking)]
+
+
+def test_copies_to_a_gpu_come_from_pinned_memory():
+    assert to_device(_HostTensor(), torch.device("cuda", 0)) == ["pinned", ("cuda", True)]
+    assert to_device(_HostTensor(), CPU) == [("cpu", True)]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
