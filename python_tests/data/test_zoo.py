@@ -67,6 +67,9 @@ def test_files_that_vanish_grow_or_change_after_the_index(picture_zoo, clip_zoo)
             path.write_bytes(content)
             for read in (source.read, source.encoded):
                 got = outcome(source, i, read)
+                if modality == "speech" and read == source.encoded and content:
+                    assert got == content  # whoever decodes it sees that it is another clip
+                    continue
                 assert isinstance(got, SampleError)
                 assert re.search(reason, got.reason), got.reason
         with path.open("wb") as file:

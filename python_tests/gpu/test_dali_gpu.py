@@ -1,4 +1,7 @@
-"""DALI on a GPU: the batches of the native engine as far as nvJPEG allows, faults, resume and lifetime of memory."""
+"""DALI on a GPU: the batches of the native engine as far as nvJPEG allows, faults, resume and lifetime of memory.
+
+On the CPU the same tests run; there the bounds are those of python_tests/data/test_engines_agree.py and hold easily.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture
-def loaders(gpu, pictures, clips):
+def loaders(device, pictures, clips):
     opened = []
 
     def masks(speech, inputs, lengths, ids, epoch):
@@ -56,7 +59,7 @@ def loaders(gpu, pictures, clips):
             )
         return block_masks(BlockMask(count=8, min_area=2), (4, 4), seed=5, epoch=epoch, sample_ids=ids)
 
-    def make(kind, engine, device=gpu, root=None, **config):
+    def make(kind, engine, root=None, **config):
         speech = kind == "clips"
         inputs, root = (CLIPS, root or clips) if speech else (PICTURES, root or pictures)
         first_step = config.pop("first_step", 0)
@@ -84,11 +87,11 @@ def batches(loader, steps, first=0):
 
 
 @pytest.mark.parametrize("kind", ["pictures", "clips"])
-def test_batches_are_those_of_the_native_engine(loaders, gpu, kind):
-    """nvJPEG rounds colours differently than libjpeg (up to a few units), and the jitter enlarges that by up to 1.4^3."""
+def test_batches_are_those_of_the_native_engine(loaders, device, kind):
+    """nvJPEG rounds colours differently than libjpeg, by a few units, and the jitter enlarges that by up to 1.4^3."""
     native, dali = (batches(loaders(kind, engine), 8) for engine in ("native", "dali"))
     for ours, theirs in zip(dali, native, strict=True):
-        assert ours.inputs.device == gpu
+        assert ours.inputs.device == device
         assert not theirs.inputs.is_cuda
         assert torch.equal(ours.sample_ids, theirs.sample_ids)
         assert torch.equal(ours.mask, theirs.mask)
@@ -109,21 +112,21 @@ def test_a_run_resumes_with_the_same_bits(loaders, kind):
         assert torch.equal(ours.rows, theirs.rows)
 
 
-def test_auto_is_dali_on_a_gpu(loaders):
-    assert batches(loaders("pictures", "auto"), 1)[0].inputs.is_cuda
+def test_auto_is_dali_on_a_gpu(loaders, device):
+    assert batches(loaders("pictures", "auto"), 1)[0].inputs.device == device
 
 
 def test_batches_live_on_while_others_are_made_and_dropped(loaders):
-    """Memory is not reused while a kernel on another stream may still read it."""
+    """Memory is not reused while a kernel may still read it."""
     loader = loaders("pictures", "dali", batch_size=8)
-    sums, copies, stream = [], [], torch.cuda.Stream()
+    sums, copies = [], []
     for n in range(30):
         (batch,) = loader.step(n)
         copies.append(batch.inputs.cpu())
-        torch.cuda._sleep(2_000_000)  # the batch is dropped by Python long before it is read
+        if batch.inputs.is_cuda:
+            torch.cuda._sleep(2_000_000)  # Python drops the batch long before it is read
         sums.append(batch.inputs.double().sum())
         del batch
-    stream.synchronize()
     assert torch.allclose(torch.stack(sums).cpu(), torch.stack([copy.double().sum() for copy in copies]), rtol=1e-9)
 
 
@@ -141,7 +144,7 @@ def test_a_broken_file_is_named_and_the_rest_goes_on(loaders, pictures, tmp_path
     assert capsys.readouterr().err.count("00.jpg: cannot be decoded") == 2  # once for each loader
 
 
-def test_the_memory_of_the_gpu_does_not_grow(loaders):
+def test_the_memory_of_the_gpu_does_not_grow(gpu, loaders):
     loader = loaders("pictures", "dali", batch_size=8)
     batches(loader, 20)
     torch.cuda.synchronize()
