@@ -1,38 +1,62 @@
-"""What nvcc makes of the CUDA kernels for each GPU: no warnings, spills or stack, wide accesses, few registers."""
+"""What nvcc makes of the CUDA kernels: no warnings, spills or stack, wide accesses, registers as documented."""
 
 from __future__ import annotations
 
 import re
 
 import cuda_compiler
+import documented
 import pytest
 from cuda_cpu_build import ROOT
+from occupancy import occupancy
 
 EMA, TARGETS = ROOT / "csrc/cuda/ema.cu", ROOT / "csrc/cuda/layer_targets.cu"
-# A block has 256 threads: up to 48 registers let five blocks onto a multiprocessor, up to 80 three, up to 128 two.
-REGISTERS = {"ema": 48, "vector, staged": 80, "vector": 128, "scalar, staged": 128, "scalar": 128}
+KERNELS = {EMA: 1, TARGETS: 12}
+WARPS = 8
+FRAMES, CAPACITY = 800, 449
+"""Speech Base: frames, and rows with room in shared memory for an average of 392 (an eighth more, and 8)."""
 
 
-def form(name: str) -> str:
-    """A key of REGISTERS for a kernel's mangled name; its template arguments are <T, VECTOR, STAGED>."""
+def row_of(name: str) -> str:
+    """The document's row for a kernel's mangled name; the targets' template arguments are <T, VECTOR, STAGED>."""
     if "ema_kernel" in name:
         return "ema"
-    vector, staged = re.search(r"Lb([01])ELb([01])E", name).groups()
-    return ("scalar", "vector")[int(vector)] + ("", ", staged")[int(staged)]
+    kind, vector, staged = re.search(r"kernelI(f|13__nv_bfloat16|6__half)Lb([01])ELb([01])E", name).groups()
+    words = {"f": "f32", "13__nv_bfloat16": "bf16", "6__half": "f16"}[kind], ("single", "vectors")[int(vector)]
+    return " ".join(("targets", *words, ("not staged", "staged")[int(staged)]))
 
 
-@pytest.mark.parametrize("arch", cuda_compiler.ARCHITECTURES)
-@pytest.mark.parametrize(("source", "kernels"), [(EMA, 1), (TARGETS, 12)], ids=["ema", "layer_targets"])
-def test_resources(source, kernels, arch):
-    if why := cuda_compiler.missing(arch):
+def dynamic_shared(row: str) -> int:
+    """Bytes that a block of speech Base asks for at its launch."""
+    if row == "ema":
+        return 0
+    width = 8 if "f32" in row else 16
+    return CAPACITY * (4 * width + 4) + (0 if "not staged" in row else 32 * FRAMES)
+
+
+@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
+def test_resources(source):
+    if why := next(filter(None, map(cuda_compiler.missing, cuda_compiler.ARCHITECTURES)), None):
         pytest.skip(why)
-    _, resources = cuda_compiler.cubin(source, arch)
-    assert len(resources) == kernels
-    for name, taken in resources.items():
-        assert (taken.stack, taken.spill_stores, taken.spill_loads) == (0, 0, 0), name
-        assert 0 < taken.registers <= REGISTERS[form(name)], name
-        # Statistics and the warps' parts of them: the dynamic shared memory beside them is the launch's.
-        assert taken.shared == (0 if source == EMA else 640 if "kernelIf" in name else 1248), name
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for arch in cuda_compiler.ARCHITECTURES:
+        _, resources = cuda_compiler.cubin(source, arch)
+        assert len(resources) == KERNELS[source]
+        for name, taken in resources.items():
+            assert (taken.stack, taken.spill_stores, taken.spill_loads) == (0, 0, 0), name
+            row = row_of(name)
+            warps = occupancy(taken.registers, WARPS, taken.shared + dynamic_shared(row), arch)
+            found.setdefault(row, []).append((taken.registers, taken.shared, warps))
+    for row, values in found.items():
+        names = "registers", "shared", "warps"
+        cells = {name: documented.cell(list(each)) for name, each in zip(names, zip(*values, strict=True), strict=True)}
+        documented.check("cuda", row, cells, cuda_compiler.version())
+
+
+def test_every_row_of_the_document_is_a_kernel():
+    kinds = [f"{kind} {width}" for kind in ("f32", "bf16", "f16") for width in ("vectors", "single")]
+    rows = {"ema", *(f"targets {kind} {staged}" for kind in kinds for staged in ("staged", "not staged"))}
+    assert documented.Record("cuda").rows.keys() == rows
 
 
 @pytest.mark.parametrize("arch", cuda_compiler.ARCHITECTURES)
@@ -43,7 +67,7 @@ def test_accesses_are_wide(arch):
         for name, code in cuda_compiler.disassembly(source, arch).items():
             accesses = re.findall(r"\b((?:LD|ST)[GL]?\.E\S*)", code)
             assert all(access.startswith(("LDG", "STG")) for access in accesses), f"{name}: not known to be global"
-            if form(name).startswith("scalar"):
+            if "single" in row_of(name):
                 continue
             # The EMA: nine pairs of formats, two quads under way. The targets: three vectors, and the first frame's.
             wide_loads, wide_stores = (18, 18) if source == EMA else (4, 2)

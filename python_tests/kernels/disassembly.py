@@ -11,12 +11,6 @@ import triton
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
-# Of one multiprocessor: shared memory in bytes. Warps, registers and blocks are the same for all three.
-SHARED = {80: 164 << 10, 90: 228 << 10, 100: 228 << 10}
-WARPS, REGISTERS, BLOCKS = 64, 65536, 32
-SHARED_OF_SYSTEM = 1024  # taken of each block
-REGISTERS_PER_WARP = 256  # what a warp's registers are rounded up to
-
 
 class Use(NamedTuple):
     """What a kernel uses."""
@@ -44,13 +38,6 @@ def use_of(cubin: bytes, folder: Path) -> Use:
     numbers = [int(re.search(rf"\b{name}:(\d+)", resources)[1]) for name in ("REG", "STACK", "LOCAL")]
     code = _run("nvdisasm", "-c", str(file)).splitlines()
     return Use(*numbers, sum(bool(re.search(r"\b(LDL|STL)\b", line)) for line in code), _widths(code))
-
-
-def occupancy(use: Use, warps: int, shared: int, arch: int) -> int:
-    """Warps of the kernel that fit on one multiprocessor at a time."""
-    registers = -(-use.registers * 32 // REGISTERS_PER_WARP) * REGISTERS_PER_WARP * warps
-    room = SHARED[arch] // (shared + SHARED_OF_SYSTEM)
-    return min(BLOCKS, WARPS // warps, REGISTERS // registers, room) * warps
 
 
 def _run(tool: str, *arguments: str) -> str:

@@ -12,6 +12,7 @@ import compile_offline
 import disassembly
 import documented
 import triton
+from occupancy import occupancy
 from simulated import NAMES
 
 ARCHS = [80, 90, 100]
@@ -34,7 +35,7 @@ def test_machine_code(name, tmp_path):
         # 64 bits are four 16-bit numbers, beside four float32 ones of 128.
         assert use.widths <= narrow if narrow else 128 in use.widths <= {64, 128}
         uses.append(use)
-        warps.append(disassembly.occupancy(use, compiled.metadata.num_warps, compiled.metadata.shared, arch))
+        warps.append(occupancy(use.registers, compiled.metadata.num_warps, compiled.metadata.shared, arch))
     found = {
         "registers": documented.cell([use.registers for use in uses]),
         "warps": documented.cell(warps),
@@ -71,11 +72,3 @@ def test_spilled_registers_are_seen(tmp_path):
     use = disassembly.use_of(compile_offline.compiled(crowded, 90).asm["cubin"], tmp_path)
     assert use.stack > 0
     assert use.spills > 0
-
-
-def test_occupancy_by_hand():
-    use = disassembly.Use(registers=33, stack=0, local=0, spills=0, widths=frozenset())
-    # 40 registers for each thread, 10 kB for 8 warps: 6 blocks of 8 warps in 64 k registers.
-    assert disassembly.occupancy(use, 8, 0, 90) == 48
-    assert disassembly.occupancy(use, 8, (57 << 10) - 1024, 90) == 32
-    assert disassembly.occupancy(use._replace(registers=16), 1, 0, 90) == 32

@@ -35,6 +35,14 @@ def missing(arch: int = ARCHITECTURES[0]) -> str | None:
     return None if f"sm_{arch}" in known else f"this nvcc does not know sm_{arch}"
 
 
+@functools.cache
+def version() -> str:
+    """As `nvcc 13.0`."""
+    text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release (\d+\.\d+)", text)
+    return f"nvcc {found[1]}" if found else text
+
+
 def _compile(source: Path, arch: int, defines: tuple[str, ...], *options: str) -> subprocess.CompletedProcess[str]:
     command = ["nvcc", *_FLAGS, f"-arch=sm_{arch}", *(f"-D{define}" for define in defines), *options, str(source)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
