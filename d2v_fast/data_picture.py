@@ -11,8 +11,8 @@ import torch
 
 from d2v_fast.batch import Batch
 from d2v_fast.data import DataSource, SpeechInputs, VisionInputs
+from d2v_fast.data.blocks import TextBlocks
 from d2v_fast.data.plan import plan_clips, plan_pictures
-from d2v_fast.data.text import TextBlocks
 from d2v_fast.evaluation import plots
 from d2v_fast.models import token_count
 from d2v_fast.training.config import Config

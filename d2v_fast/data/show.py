@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2v_fast.data.audio import Clips
+from d2v_fast.data.blocks import TextBlocks
 from d2v_fast.data.config import InputsConfig, SpeechInputs
 from d2v_fast.data.source import DataSource
-from d2v_fast.data.text import TextBlocks
 from d2v_fast.data.tokenizer import specials
 
 _BINS = 12

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from d2v_fast.data import DataError, SampleError, SpeechInputs, audio, open_source
+from d2v_fast.data import DataError, SampleError, SpeechInputs, audio, compressed, open_source
 from d2v_fast.data.audio import resampled_length
 
 INPUTS = SpeechInputs(min_seconds=0.1)
@@ -136,3 +140,48 @@ def test_unicode_and_long_names(tmp_path):
     source = open_source(root, "speech", INPUTS)
     assert source.name(0) == name
     assert len(source.read(0)) == 3200
+
+
+class FakeDecoder:
+    """What torchcodec would give: stereo at 44.1 kHz."""
+
+    def __init__(self, source):
+        self.data = source if isinstance(source, bytes) else open(source, "rb").read()  # noqa: SIM115
+        if self.data == b"junk":
+            raise RuntimeError("Invalid data found when processing input\nand more")
+
+    def get_all_samples(self):
+        wave = torch.from_numpy(np.stack([tone(0.5, 44100)] * 2)).float()
+        return types.SimpleNamespace(data=wave, sample_rate=44100)
+
+
+def test_m4a_is_read_by_torchcodec(tmp_path, monkeypatch):
+    module = types.SimpleNamespace(AudioDecoder=FakeDecoder)
+    monkeypatch.setitem(sys.modules, "torchcodec", types.SimpleNamespace(decoders=module))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+    monkeypatch.setattr(compressed, "missing", lambda: None)
+    (tmp_path / "a.m4a").write_bytes(b"some m4a")
+    (tmp_path / "b.m4a").write_bytes(b"junk")
+    source = open_source(tmp_path, "speech", INPUTS)
+    assert source.rates.tolist() == [44100, 0]
+    clip = source.read(0)
+    assert len(clip) == 22050 * 16000 // 44100
+    assert np.abs(clip[500:-500] - tone(0.5, 16000)[500 : len(clip) - 500]).max() < 2e-3
+    assert source.encoded(0) == b"some m4a"
+    with pytest.raises(SampleError, match=r"cannot be decoded: Invalid data found when processing input$"):
+        source.read(1)
+
+
+def test_m4a_really_is_read_where_torchcodec_is(tmp_path):
+    if (why := compressed.missing()) is not None:
+        pytest.skip(f"{why}: MP3 and M4A cannot be decoded by it here")
+    soundfile.write(tmp_path / "a.mp3", tone(1, 16000), 16000)
+    raw, rate = compressed.decode(tmp_path / "a.mp3", "a.mp3")
+    assert (rate, raw.shape[1]) == (16000, 1)
+    assert abs(len(raw) - 16000) < 3000
+
+
+def test_why_torchcodec_cannot_be_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    assert compressed.missing.__wrapped__() == "torchcodec is not installed"
+    assert "pip install torchcodec and FFmpeg" in compressed.remedy(".m4a")

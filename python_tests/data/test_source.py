@@ -35,6 +35,29 @@ def test_arrays_of_one_shape_and_of_many():
     assert isinstance(clips, DataSource)
 
 
+def test_tensors_have_channels_first():
+    pictures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, 8, 6), dtype=np.uint8))
+    source = ArraySource("vision", pictures)
+    assert source.sizes.tolist() == [[8, 6]] * 5
+    assert torch.equal(source.read(2), pictures[2])
+    assert ArraySource("vision", [torch.zeros(4, 5, dtype=torch.uint8)]).sizes.tolist() == [[4, 5]]
+    assert ArraySource("speech", torch.zeros(2, 160)).sizes.tolist() == [160, 160]
+    flat = ArraySource("speech", [np.arange(4, dtype=np.int16)])
+    assert flat.fingerprint == ArraySource("speech", [torch.arange(4, dtype=torch.int16)]).fingerprint
+    with pytest.raises(DataError, match=r"sample 0 is float32 \[3, 8, 6\].*as a tensor: \[channels, height, width\]"):
+        ArraySource("vision", pictures.float())
+
+
+def test_arrays_and_tensors_are_opened_as_they_are(tmp_path):
+    for data in (digits(), list(digits()), torch.from_numpy(digits()), tuple(torch.from_numpy(digits()))):
+        source = open_source(data, "vision", VisionInputs(), run=tmp_path)
+        assert source.sizes.tolist() == [[8, 8]] * 10
+    with pytest.raises(DataError, match="is not what this run began with"):
+        open_source(digits(9), "vision", VisionInputs(), run=tmp_path)
+    with pytest.raises(DataError, match="ArraySource holds speech or vision, not 'text'"):
+        open_source(digits(), "text", TextInputs())
+
+
 def test_fingerprint_of_arrays_depends_on_every_value():
     changed = digits()
     changed[9, 7, 7] ^= 1
