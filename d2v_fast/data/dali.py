@@ -9,6 +9,7 @@ and never lets it near DALI again; a new pipeline takes up the batches behind it
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections import deque
@@ -66,6 +67,7 @@ class DaliEngine:
         self._readers = Readers(threads)
         self._driver = threading.Thread(target=self._drive, name="d2v-data-dali", daemon=True)
         self._driver.start()
+        atexit.register(self.close)  # a pipeline that works while the interpreter ends takes the process down
 
     def begin(self, plan: Callable[[], BatchPlan]) -> Future[Made]:
         """Starts a micro-batch; `plan` is called in another thread."""
@@ -75,6 +77,7 @@ class DaliEngine:
 
     def close(self) -> None:
         """Waits for what is being done, drops what is not yet begun."""
+        atexit.unregister(self.close)
         self._closing = True
         self._ready.put(None)
         self._driver.join()

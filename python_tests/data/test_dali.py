@@ -301,3 +301,23 @@ def test_closing_ends_all_threads_and_drops_the_rest():
     assert time.monotonic() - began < 20
     assert len(ours()) == before
     engine.close()
+
+
+def test_a_process_may_end_without_closing(run_python, tmp_path):
+    """In the middle of the work."""
+    for i in range(8):
+        wave = 0.1 * np.random.default_rng(i).standard_normal(100_000)
+        soundfile.write(tmp_path / f"{i}.flac", wave, 16000)
+    code = """
+        import torch
+        from d2v_fast.data import Loader, LoaderConfig, SpeechInputs, open_source
+        from d2v_fast.masking import Masks
+
+        inputs = SpeechInputs()
+        masks = lambda x, *_: Masks(torch.zeros(len(x), 4, dtype=torch.bool), torch.zeros(0, dtype=torch.int64), None)
+        config = LoaderConfig(engine="dali", batch_size=4, prefetch=8)
+        loader = Loader(open_source({root!r}, "speech", inputs), inputs=inputs, config=config, seed=0, masks=masks)
+        loader.step(0)
+    """
+    ended = run_python(code.format(root=str(tmp_path)), OMP_NUM_THREADS="1")
+    assert (ended.returncode, ended.stderr) == (0, "")
