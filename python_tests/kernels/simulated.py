@@ -60,14 +60,11 @@ def _compiled(case: Case, arch: int) -> tuple[str, int]:
 class Run:
     """One compiled kernel, launched on several sizes: what did they execute?"""
 
-    def __init__(self, case: str | Case, arch: int, *, change: tuple[str, str] | None = None) -> None:
-        """`change`: a piece of the PTX and what shall stand there instead, a planted fault."""
+    def __init__(self, case: str | Case, arch: int, *, text: str | None = None) -> None:
+        """`text`: the PTX, where a fault is planted in it."""
         self.case = compile_offline.case_named(case) if isinstance(case, str) else case
-        text, self.shared = _compiled(self.case, arch)
-        if change is not None:
-            assert text.count(change[0]) == 1, f"{change[0]!r} is not once in the PTX: plant the fault elsewhere"
-            text = text.replace(*change)
-        (self.kernel,) = parse(text).values()
+        right, self.shared = _compiled(self.case, arch)
+        (self.kernel,) = parse(text or right).values()
         self.coverage = Coverage(self.kernel)
 
     def __call__(
