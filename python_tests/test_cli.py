@@ -143,7 +143,7 @@ def test_dry_run_writes_nothing(pictures, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train"], "there is no command 'train'; choose one of pretrain, demo, info"),
+        (["train"], "there is no command 'train'; choose one of pretrain, data, demo, info"),
         (["demo", "music"], "there is no demo 'music'; choose vision, speech or text"),
         (["pretrain", "--data", "x"], "the preset comes first: d2v-fast pretrain PRESET"),
         (["pretrain", "vision-base2"], "there is no preset 'vision-base2'; did you mean vision-base?"),
@@ -226,4 +226,4 @@ def test_the_installed_command_answers():
         [os.path.join(os.path.dirname(sys.executable), "d2v-fast"), "nonsense"], capture_output=True, text=True
     )
     assert result.returncode == 2
-    assert result.stderr == "d2v-fast: there is no command 'nonsense'; choose one of pretrain, demo, info\n"
+    assert result.stderr == "d2v-fast: there is no command 'nonsense'; choose one of pretrain, data, demo, info\n"
