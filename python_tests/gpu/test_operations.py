@@ -7,32 +7,16 @@ import itertools
 
 import pytest
 import torch
+from cases import EMA, LAYOUTS
 
 from d2v_fast import ops, reference
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 NORMS = [None, "instance", "layer", "batch"]
-LISTS = [
-    "one format",
-    "mixed formats",
-    "float64",
-    "odd offsets",
-    "dense in another order",
-    "channels last",
-    "orders that differ",
-    "gaps",
-    "nothing",
-    "empty tensors",
-]
-
-
-def test_every_list_and_layout_of_the_cases_is_here(cases):
-    assert LISTS == cases.EMA
-    assert LAYOUTS == cases.LAYOUTS
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.0, 1.0])
-@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("name", EMA)
 def test_moving_average(cases, name, decay, no_worse_than):
     cases.ema(name, decay, no_worse_than)
 
@@ -47,9 +31,6 @@ def test_ends_of_the_moving_average_are_exact(cases, decay):
 @pytest.mark.parametrize("low", LOW, ids=str)
 def test_targets(cases, low, norms, no_worse_than):
     cases.targets_of_all_norms(low, norms, no_worse_than)
-
-
-LAYOUTS = ["contiguous", "frames first", "several layouts", "odd offsets", "channels apart"]
 
 
 @pytest.mark.parametrize("norm", NORMS)
