@@ -61,6 +61,7 @@ class DaliEngine:
         self._refused: set[int] = set()
         self._graph: dali_graph.Graph | None = None
         self._flying: deque[_Reading] = deque()
+        self._again: deque[_Reading] = deque()
         self._unexplained = 0
         self._closing = False
         self._ready: queue.SimpleQueue[_Reading | None] = queue.SimpleQueue()
@@ -98,7 +99,7 @@ class DaliEngine:
         """Starts what is ready, up to `DEPTH` batches, and waits for the oldest."""
         while len(self._flying) < dali_graph.DEPTH:
             try:
-                reading = self._ready.get(block=not self._flying)
+                reading = self._again.popleft() if self._again else self._ready.get(block=not self._flying)
             except queue.Empty:
                 break
             if reading is None:
@@ -111,7 +112,11 @@ class DaliEngine:
         """Starts a batch, or finishes it if there is nothing for DALI in it."""
         if reading.future.done():
             return
-        reading.withdraw(row for row, i in enumerate(reading.plan.ids.tolist()) if i in self._refused)
+        try:
+            reading.withdraw(row for row, i in enumerate(reading.plan.ids.tolist()) if i in self._refused)
+        except BaseException as error:
+            settle(reading.future, error)
+            return
         samples = [sample for sample in reading.samples if sample is not None]
         if not samples:
             self._finish(reading, None)
@@ -153,15 +158,14 @@ class DaliEngine:
         """The pipeline is dead: the oldest batch is made by the native code, a new pipeline begins with the next."""
         self._graph = None
         reading = self._flying.popleft()
-        waiting = list(self._flying)
+        self._again.extend(self._flying)
         self._flying.clear()
         try:
             self._judge(reading, error)
-            self._finish(reading, None)
         except BaseException as worse:
             settle(reading.future, worse)
-        for other in waiting:
-            self._launch(other)
+            return
+        self._finish(reading, None)
 
     def _judge(self, reading: _Reading, error: RuntimeError) -> None:
         """Makes a batch that DALI failed on; what cannot be read is known from now on."""
@@ -179,14 +183,17 @@ class DaliEngine:
 
     def _finish(self, reading: _Reading, rows: Tensor | None) -> None:
         """Puts DALI's rows and the others together; the masks are made by another thread."""
-        with self._on_stream():
-            inputs = reading.gather(rows, self._device)
-        if self._stream is not None:
-            self._stream.synchronize()  # from here on the batch may be used on any stream, and DALI's memory by DALI
-            inputs.record_stream(torch.cuda.default_stream(self._device))
-        future, pin = reading.future, self._maker.pin
-        work = partial(assemble, inputs, reading.plan, reading.failures, self._masks, pin=pin)
-        self._readers.submit(future, lambda: settle(future, work()))
+        future = reading.future
+        try:
+            with self._on_stream():
+                inputs = reading.gather(rows, self._device)
+            if self._stream is not None:
+                self._stream.synchronize()  # from here on any stream may use the batch, and DALI its own memory
+                inputs.record_stream(torch.cuda.default_stream(self._device))
+            make = partial(assemble, inputs, reading.plan, reading.failures, self._masks, pin=self._maker.pin)
+            self._readers.submit(future, lambda: settle(future, make()))
+        except BaseException as error:
+            settle(future, error)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

@@ -257,6 +257,18 @@ def test_a_file_that_is_gone_is_named(engine_of):
     assert len(none.batch.sample_ids) == len(none.batch.inputs) == 0
 
 
+def test_an_unforeseen_error_after_a_dead_pipeline_is_its_batchs_alone(engine_of):
+    """The file kills the pipeline, and reading it natively fails in a way that nobody foresaw."""
+    source = Files(12, _1=bad_jpeg())
+    read = source.read
+    source.read = lambda index: {}["oh"] if index == 1 else read(index)
+    engine = engine_of(source)
+    futures = [engine.begin(partial(plan_of, *range(i, i + 3))) for i in (0, 3, 6, 9)]
+    with pytest.raises(DataError, match=r"reading sample 1 \(file 1\) failed: KeyError: 'oh'"):
+        futures[0].result(30)
+    assert [values(future.result(30)) for future in futures[1:]] == [[3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
 def test_errors_of_the_plan_and_of_the_masks_become_the_batchs(engine_of):
     def no(*args):
         raise ValueError("no mask")
