@@ -39,13 +39,14 @@ class NativeEngine:
     ) -> None:
         self._maker = RowMaker(source, inputs, image_size, pin=device.type == "cuda")
         self._masks = masks
+        gathers = source.modality == "text" and isinstance(source, GatheringSource)
+        self._kind = _Gathering if gathers else _Decoding
         self._readers = Readers(threads)
 
     def begin(self, plan: Callable[[], BatchPlan]) -> Future[Made]:
         """Starts a micro-batch; `plan` is called in a thread too."""
         future: Future[Made] = Future()
-        kind = _Gathering if isinstance(self._maker.source, GatheringSource) else _Decoding
-        self._readers.begin(future, lambda: kind(self._maker, self._masks, future, plan()))
+        self._readers.begin(future, lambda: self._kind(self._maker, self._masks, future, plan()))
         return future
 
     def close(self) -> None:
