@@ -91,7 +91,7 @@ def make_engine(
     """The engine that `loader.engine` asks for.
 
     Args:
-        engine: "auto" is DALI for pictures and speech on a CUDA device if it is installed, else native.
+        engine: "auto" is DALI on a CUDA device if it is installed and the source has files to decode, else native.
         source: Where samples come from.
         inputs: How a sample becomes an input.
         masks: Makes the masks of a batch; called from a worker thread.
@@ -103,7 +103,7 @@ def make_engine(
         DataError: See `check_engine`.
     """
     check_engine(engine, source.modality)
-    if engine == "auto" and device.type == "cuda" and source.modality != "text":
+    if engine == "auto" and device.type == "cuda" and isinstance(source, EncodedSource):
         if _has_dali():
             engine = "dali"
         else:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,15 @@ from d2v_fast.data.plan import BatchPlan, ClipPlan, PicturePlan
 from d2v_fast.masking import Masks
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-PICTURES = ArraySource("vision", np.zeros((3, 8, 8), np.uint8))
+ARRAYS = ArraySource("vision", np.zeros((3, 8, 8), np.uint8))
+
+
+class Files(ArraySource):
+    def encoded(self, index):
+        return b"a file"
+
+
+PICTURES = Files("vision", np.zeros((3, 8, 8), np.uint8))
 
 
 def no_masks(inputs, lengths, sample_ids, epoch):
@@ -34,7 +45,8 @@ def choice(monkeypatch):
     def make(installed):
         monkeypatch.setattr(engine, "_has_dali", lambda: installed)
         monkeypatch.setattr("d2v_fast.data.native.NativeEngine", lambda *arguments: "native")
-        monkeypatch.setattr("d2v_fast.data.dali.DaliEngine", lambda *arguments: "dali")
+        dali = SimpleNamespace(DaliEngine=lambda *arguments: "dali")  # in place of the module, which imports DALI
+        monkeypatch.setitem(sys.modules, "d2v_fast.data.dali", dali)
 
     return make
 
@@ -65,6 +77,13 @@ def test_auto_on_a_gpu_without_dali_says_so_once(choice, capsys):
     assert (
         'DALI is not installed: the native engine decodes on the CPU (install it with `pip install "d2v_fast' in error
     )
+
+
+def test_samples_in_memory_need_no_dali(choice, capsys):
+    for installed in (True, False):
+        choice(installed)
+        assert made("auto", GPU, ARRAYS) == "native"
+    assert capsys.readouterr().err == ""
 
 
 def test_dali_that_is_not_there(choice):
