@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from d2v_fast.data.errors import DataError, SampleError
-from d2v_fast.data.formats.manifest import parquet
+from d2v_fast.data.formats.manifest import parquet, parquet_rows
 from d2v_fast.data.formats.tables import TextStore
 from d2v_fast.data.store import Store
 
@@ -127,8 +127,8 @@ def _table_rows(store: Store, index: int) -> Iterator[str | None]:
             if "text" not in table.schema_arrow.names:
                 have = ", ".join(table.schema_arrow.names)
                 raise SampleError(label, f'has no column "text", only {have}')
-            for batch in table.iter_batches(batch_size=256, columns=["text"]):
-                yield from (text if isinstance(text, str) else None for text in batch.column(0).to_pylist())
+            for row in parquet_rows(table, label, ["text"]):
+                yield row["text"] if isinstance(row["text"], str) else None
     except DataError as error:
         raise SampleError(label, str(error)) from error
 

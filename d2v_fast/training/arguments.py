@@ -15,7 +15,7 @@ class RunArguments:
     """What is not a part of the configuration."""
 
     data: str
-    """A folder of images (JPEG, PNG), of audio (WAV, FLAC, OGG) or of text files, or one .txt or .jsonl file."""
+    """A folder of images, of audio or of texts, a manifest, tar shards, saved datasets, ...: see docs/data.md."""
 
     out: str
     """The run's folder."""

@@ -124,6 +124,18 @@ def test_a_manifest_elsewhere_names_the_flag(pictures, tmp_path, capsys):
         build(pictures, tmp_path / "elsewhere" / "a.csv")
 
 
+def test_names_with_tabs_and_line_ends(pictures, tmp_path):
+    (pictures / "class 0" / "0.png").rename(pictures / "a\tb\nc.png")
+    with pytest.raises(DataError, match=r"TSV has no room for names with tabs or line ends \('a\\tb\\nc.png'\)"):
+        build(pictures, tmp_path / "a.tsv")
+    assert not (tmp_path / "a.tsv").exists()
+    for extension in (".jsonl", ".csv"):
+        build(pictures, tmp_path / f"a{extension}")
+        source = open_source(tmp_path / f"a{extension}", "vision", VisionInputs())
+        (i,) = [i for i in range(10) if source.name(i).endswith("a\tb\nc.png")]
+        assert source.read(i).shape == (3, 40, 70)
+
+
 def test_texts_and_documents(tmp_path):
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "a.txt").write_text("the cat sat on the mat. " * 30)

@@ -28,6 +28,9 @@ EXTENSIONS = (".jsonl", ".tsv", ".csv", ".parquet")
 HEAD = "d2v_fast"
 """The key that tells the first line of a JSONL manifest from an entry."""
 
+_MOST = 1 << 40
+"""Sizes from here on are a mistake, or meant to do harm."""
+
 PATHS = ("path", "audio_filepath", "file_name")
 """What the column of paths may be called: here, by NeMo, by the Hub's metadata files."""
 
@@ -126,7 +129,7 @@ def _head(file: Path) -> dict[str, Any]:
 def _parse(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -147,6 +150,21 @@ def parquet(file: Any) -> Any:
         return ParquetFile(file)
     except (ArrowException, OSError) as error:
         raise DataError(f"data: {file} is not a Parquet file: {error}") from error
+
+
+def parquet_rows(table: Any, where: object, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of an opened Parquet file.
+
+    Raises:
+        DataError: It is damaged inside.
+    """
+    from pyarrow import ArrowException
+
+    try:
+        for batch in table.iter_batches(batch_size=1024, columns=list(columns)):
+            yield from batch.to_pylist()
+    except (ArrowException, OSError, ValueError) as error:
+        raise DataError(f"data: {where} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -172,17 +190,15 @@ def entries(file: Path, kind: Kind) -> Iterator[tuple[int, Entry | str]]:
                 if number > 1 and (line := line.rstrip("\r\n")):
                     yield number, _from_columns(line.split("\t"), kind)
         return
-    for number, row in _rows(file, extension):
+    for number, row in _rows(file, extension, kind):
         yield number, row if isinstance(row, str) else _from_fields(row, kind)
 
 
-def _rows(file: Path, extension: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _rows(file: Path, extension: str, kind: Kind) -> Iterator[tuple[int, dict[str, Any] | str]]:
     if extension == ".parquet":
-        number = 0
-        for batch in parquet(file).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        table = parquet(file)
+        wanted = {*PATHS, *kind.fields, "bytes", "member", "offset"}
+        yield from enumerate(parquet_rows(table, file, [c for c in table.schema_arrow.names if c in wanted]), 1)
         return
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         if extension == ".csv":
@@ -191,8 +207,11 @@ def _rows(file: Path, extension: str) -> Iterator[tuple[int, dict[str, Any] | st
                 raise DataError(
                     f"data: {file} has no column {' or '.join(PATHS)}, only {', '.join(rows.fieldnames or ())}"
                 )
-            for row in rows:
-                yield rows.line_num, row
+            try:
+                for row in rows:
+                    yield rows.line_num, row
+            except csv.Error as error:
+                raise DataError(f"data: {file}, line {rows.line_num}: {error}") from error
             return
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -210,9 +229,13 @@ def _from_columns(columns: list[str], kind: Kind) -> Entry | str:
         numbers.append(str(kind.sample_rate))
     if not numbers:
         return Entry(path)
-    if len(numbers) != len(kind.fields) or not all(number.isdigit() for number in numbers):
+    try:
+        sizes = tuple(_count(number) for number in numbers)
+    except ValueError:
+        sizes = ()
+    if len(sizes) != len(kind.fields):
         return f"should be a path and {', '.join(kind.fields)}, separated by tabs: {columns}"
-    return Entry(path, tuple(map(int, numbers)))
+    return Entry(path, _known(sizes))
 
 
 def _from_fields(row: dict[str, Any], kind: Kind) -> Entry | str:
@@ -220,12 +243,11 @@ def _from_fields(row: dict[str, Any], kind: Kind) -> Entry | str:
     if column is None or not isinstance(row[column], str) or not row[column]:
         return f"has no {' or '.join(PATHS)}"
     try:
-        sizes = [_number(row, field) for field in kind.fields]
-        known = None if any(size < 0 for size in sizes) else tuple(sizes)
+        known = _known(tuple(_number(row, field) for field in kind.fields))
         member = row.get("member") or None
         entry = Entry(row[column], known, _number(row, "bytes"), member, _number(row, "offset"))
-    except (ValueError, TypeError) as error:
-        return f"has a size that is no number: {error}"
+    except (ValueError, TypeError, OverflowError) as error:
+        return f"has a size that cannot be: {error}"
     if entry.member is not None and (entry.offset < 0 or entry.bytes < 0):
         return "has a member, but not its offset and bytes"
     return entry
@@ -233,7 +255,26 @@ def _from_fields(row: dict[str, Any], kind: Kind) -> Entry | str:
 
 def _number(row: dict[str, Any], field: str) -> int:
     value = row.get(field)
-    return -1 if value is None or value == "" else int(value)
+    return -1 if value is None or value == "" else _count(value)
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if not -1 <= number < _MOST:
+        raise ValueError(f"{value} is out of range")
+    return number
+
+
+def _known(sizes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The sizes, if they can be those of a sample; otherwise its header is read."""
+    return sizes if min(sizes[:2]) > 0 and min(sizes) >= 0 else None
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def _path_column(columns: Any) -> str | None:
@@ -251,6 +292,8 @@ def _list(file: Path, kind: Kind, fence: Fence) -> Listing:
     seen: set[str] = set()
     twice = 0
     for line, entry in entries(file, kind):
+        if isinstance(entry, Entry) and not _is_name(entry.path + (entry.member or "")):
+            entry = "has a name that no file can have"
         if isinstance(entry, str):
             report(f"{file}, line {line}", entry)
             continue

@@ -121,7 +121,10 @@ class TableStore:
     def read(self, index: int) -> np.ndarray:
         """The row's sample as it is stored; see `Store`."""
         label = self.label(index)
-        value = self._data[index][self._column]
+        try:
+            value = self._data[index][self._column]
+        except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
+            raise SampleError(label, f"cannot be read: {error}") from error
         if not value or (not value["bytes"] and not value["path"]):
             raise SampleError(label, "is empty")
         if value["bytes"]:

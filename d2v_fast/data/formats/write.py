@@ -118,6 +118,8 @@ def _write_tsv(text: io.TextIOBase, root: str, columns: dict[str, list[Any]], ki
     fields = list(kind.fields)
     if kind.modality == "speech" and set(columns["rate"]) == {kind.sample_rate}:
         fields.remove("rate")
+    if odd := [path for path in (root, *columns["path"]) if any(c in path for c in "\t\r\n")]:
+        raise DataError(f"--out: TSV has no room for names with tabs or line ends ({odd[0]!r}); use .jsonl")
     text.write(f"{root}\n")
     for row in zip(columns["path"], *(columns[field] for field in fields), strict=True):
         text.write("\t".join(map(str, row)) + "\n")

@@ -106,6 +106,54 @@ def test_lines_that_make_no_sense_are_named(pictures, capsys):
     assert "line 2: should be a path and height, width, separated by tabs" in capsys.readouterr().err
 
 
+def test_manifests_that_mean_harm(pictures, capsys):
+    """Numbers, names and lines that would overflow, recurse or fail in ways of their own."""
+    good = "class 0/0.png"
+    lines = [
+        {"path": good, "height": 10**30, "width": 1},
+        {"path": good, "height": float("inf"), "width": 1},
+        {"path": good, "height": "x", "width": 1},
+        {"path": good, "height": [1], "width": 1},
+        {"path": good, "member": "a", "offset": -5, "bytes": 7},
+        {"path": good, "height": -7, "width": 1},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + "[" * 100_000 + "\n"
+    text += json.dumps({"path": "a\0b.png"}) + "\n" + json.dumps({"path": "\ud800.png"}) + "\n"
+    names = ["x" * 5000 + ".png", "/dev/zero", "class 0"]
+    text += "".join(json.dumps({"path": name}) + "\n" for name in names)
+    text += json.dumps({"path": good, "height": 0, "width": 0}) + "\n"
+    (pictures / "a.jsonl").write_text(text)
+    source = open_source(pictures / "a.jsonl", "vision", VisionInputs())
+    assert capsys.readouterr().err.count("d2v-fast: skipped") == len(lines) + 3
+    assert len(source) == len(names) + 1
+    reasons = ["File name too long", "leads out of", "not a plain file"]
+    for i, reason in enumerate(reasons):
+        for read in (source.read, source.encoded):
+            with pytest.raises(SampleError, match=reason):
+                read(i)
+    assert source.sizes[3].tolist() == [40, 70]  # zeros are no sizes: the header was read
+    (pictures / "b.tsv").write_text(f".\n{good}\t²\t3\n{good}\t{10**30}\t3\n{good}\n")
+    assert len(open_source(pictures / "b.tsv", "vision", VisionInputs())) == 1
+    (pictures / "c.csv").write_text("path\n" + "x" * 200_000 + "\n")
+    with pytest.raises(DataError, match=r"c.csv, line 2: field larger"):
+        open_source(pictures / "c.csv", "vision", VisionInputs())
+
+
+def test_a_damaged_parquet_is_named(pictures, tmp_path):
+    path = table(pictures / "a.parquet", [{"path": f"{i} {'x' * 50}.png"} for i in range(5000)])
+    data = bytearray(path.read_bytes())
+    data[200:4000] = bytes(3800)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a.parquet is (damaged|not a Parquet file)"):
+        open_source(path, "vision", VisionInputs())
+    texts = table(tmp_path / "t.parquet", [{"text": f"{i} {'x' * 50}"} for i in range(5000)])
+    data = bytearray(texts.read_bytes())
+    data[200:4000] = bytes(3800)
+    texts.write_bytes(data)
+    with pytest.raises(DataError, match=r"none of the 1 files .*t.parquet is damaged"):
+        open_source(texts, "text", TextInputs(block_size=16), vocab_size=300)
+
+
 def test_entries_named_twice_count_once(pictures, capsys):
     manifest = jsonl(
         pictures / "a.jsonl", *[{"path": p} for p in ("class 0/0.png", "./class 0//0.png", "class 1/1.JPG")]

@@ -1,0 +1,75 @@
+"""The pages "Bring your own data" do what they say: every block of them is run, page by page, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from d2v_fast import cli
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted((DOCS / "data").glob("*.md"))
+BLOCK = re.compile(r"(?:<!-- run(?:: (\w+))? -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    """(package that it needs, language, line, code) of each block; one without a mark is a mistake."""
+    text = page.read_text()
+    for found in BLOCK.finditer(text):
+        line = text[: found.start(3)].count("\n")
+        assert found[0].startswith("<!-- run"), f"{page.name}, line {line}: a block that no test runs"
+        yield found[1], found[2], line, found[3]
+
+
+def run(language, code, where):
+    if language == "python":
+        # as a script of its own would be: empty lines in front keep the line numbers of the page
+        exec(compile("\n" * where[1] + code, where[0], "exec"), {"__name__": "__main__"})
+        return
+    assert language == "sh", where
+    for line in code.splitlines():
+        command, *arguments = shlex.split(line, comments=True)
+        assert command == "d2v-fast", f"{where}: only d2v-fast is run, not {command}"
+        cli.main(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    left_out = []
+    for needs, language, line, code in blocks(page):
+        if needs is not None and find_spec(needs) is None:
+            left_out.append(f"line {line} (needs {needs})")
+            continue
+        run(language, code, (str(page), line))
+    errors = capsys.readouterr().err
+    assert "skipped" not in errors, errors
+    for name in set(re.findall(r"runs/(\w+)", page.read_text())) - ({"table", "saved"} if left_out else set()):
+        assert (tmp_path / "runs" / name / "metrics.jsonl").exists(), name
+    assert list(tmp_path.glob("*.png"))
+    if left_out:
+        pytest.skip(f"the rest of {page.name} ran; left out: {', '.join(left_out)}")
+
+
+def test_every_modality_has_a_page():
+    assert [page.stem for page in PAGES] == ["speech", "text", "vision"]
+
+
+@pytest.mark.parametrize("page", [DOCS / "data.md", *PAGES], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text)):
+        if target.startswith("http"):
+            continue
+        there = page if not target else Path(os.path.normpath(page.parent / target))
+        assert there.exists(), f"{page.name}: {target}"
+        titles = [
+            re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+            for title in re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+        ]
+        assert not anchor or anchor in titles, f"{page.name}: {target}#{anchor}; there are {titles}"
