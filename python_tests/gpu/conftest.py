@@ -83,7 +83,7 @@ def sources(tmp_path_factory):
     pictures = [random.integers(0, 256, (8, 8), dtype=np.uint8) for _ in range(64)]
     words = ["the", "teacher", "sees", "all", "of", "it", "a", "student", "part", "and", "guesses"]
     corpus = tmp_path_factory.mktemp("text") / "corpus.txt"
-    corpus.write_text("\n\n".join(" ".join(random.choice(words, 60)) for _ in range(40)))
+    corpus.write_text("\n\n".join(" ".join(random.choice(words, random.integers(3, 40))) for _ in range(80)))
     return {"speech": ArraySource("speech", clips), "vision": ArraySource("vision", pictures), "text": corpus}
 
 

@@ -58,6 +58,20 @@ def test_bfloat16(device, tiny, sources, tmp_path, modality):
     assert losses["bfloat16"] != losses["float32"]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("modality", "lengths"), [("speech", {"loader": {"pad": True}}), ("text", {"inputs": {"packed": False}})]
+)
+def test_sequences_of_different_lengths(device, tiny, sources, tmp_path, modality, lengths, precision):
+    """With the kernel of choice, the losses are those with the padding computed."""
+    losses = {}
+    for attention in ("auto", "sdpa"):
+        config = tiny(modality, precision={"autocast": precision, "attention": attention}, **lengths)
+        run = Data2VecTrainer(config, data=sources[modality], out=tmp_path / attention, device=device).fit()
+        losses[attention] = [line["loss"] for line in lines(run)]
+    assert losses["auto"] == pytest.approx(losses["sdpa"], rel=1e-3 if precision == "float32" else 0.05)
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_float16_with_its_loss_scale(gpu, tiny, sources, tmp_path, modality):
     config = tiny(modality, steps=12, precision={"autocast": "float16"})

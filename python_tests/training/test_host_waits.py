@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from d2v_fast.batch import Batch
 from d2v_fast.models import Data2Vec
+from d2v_fast.models import encoder as encoder_module
 from d2v_fast.models.config import TargetConfig
 from d2v_fast.training import trainer as trainer_module
 from d2v_fast.training.config import PrecisionConfig
@@ -89,10 +90,11 @@ def watched():
 
 @pytest.fixture
 def on_meta(make_data, tmp_path):
-    """(configuration) to a trainer on the device "meta", with the loss scale of float16."""
+    """(configuration, data) to a trainer on the device "meta", with the loss scale of float16."""
 
-    def make(config) -> Data2VecTrainer:
-        trainer = Data2VecTrainer(config, data=make_data(config.model.modality), out=tmp_path / "run", device="meta")
+    def make(config, data=None) -> Data2VecTrainer:
+        data = data or make_data(config.model.modality)
+        trainer = Data2VecTrainer(config, data=data, out=tmp_path / "run", device="meta")
         trainer._loss_scale = LossScale(PrecisionConfig(autocast="float16"), META)
         return trainer
 
@@ -112,6 +114,25 @@ def steps_before_the_host_waits(trainer) -> int:
 def test_nothing_waits_until_a_line_is_logged(make_config, on_meta, modality):
     config = make_config(modality, steps=6, log={"every": 5}, checkpoint={"every": 1000})
     assert steps_before_the_host_waits(on_meta(config)) == 5
+
+
+@pytest.mark.parametrize(
+    ("modality", "lengths"), [("speech", {"loader": {"pad": True}}), ("text", {"inputs": {"packed": False}})]
+)
+def test_nothing_waits_with_sequences_of_different_lengths(
+    make_config, on_meta, make_data, tmp_path, monkeypatch, modality, lengths
+):
+    corpus, packed = tmp_path / "corpus.txt", []
+    corpus.write_text("\n\n".join("a student guesses the part".ljust(26 + n, "!")[: 3 + n] for n in range(20)))
+    data = corpus if modality == "text" else make_data(modality)
+    original = encoder_module.plan_packing
+    monkeypatch.setattr(encoder_module, "plan_packing", lambda *a: (packed.append(a[0].tolist()), original(*a))[1])
+    config = make_config(
+        modality, steps=6, log={"every": 5}, checkpoint={"every": 1000}, precision={"attention": "blocks"}, **lengths
+    )
+    assert steps_before_the_host_waits(on_meta(config, data)) == 5
+    assert len(packed) >= 5
+    assert all(len(set(each)) > 1 for each in packed)
 
 
 @pytest.mark.parametrize(
