@@ -8,12 +8,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from d2v_fast.modules import packed_attention
 from d2v_fast.modules.attention import Attention
 from d2v_fast.modules.block import Block
 from d2v_fast.modules.packed_attention import KERNELS, block_diagonal_mask, blocks, choose
-from d2v_fast.modules.packing import plan_packing, to_device
+from d2v_fast.modules.packing import Packing, plan_packing, to_device
 
 CPU = torch.device("cpu")
 LENGTHS = ([7, 3, 5], [1, 7, 7], [7], [2, 0, 6, 1], [7, 7])
@@ -219,6 +220,17 @@ def test_varlen_refuses_dropout_and_gets_the_sums_of_the_lengths(monkeypatch):
     assert seen == [(packing.starts, packing.starts, 7, 7)]
     with pytest.raises(ValueError, match=r"no dropout, got 0\.1"):
         KERNELS["varlen"](x, x, x, packing, 0.1)
+
+
+def test_varlen_takes_the_arguments_that_it_gets():
+    """The operator itself, on fake tensors of a GPU, which have shapes and no numbers."""
+    pytest.importorskip("torch.nn.attention.varlen")
+    with FakeTensorMode():
+        tokens = torch.empty(15, 3, 2, 64, device="cuda", dtype=torch.bfloat16)
+        starts = torch.empty(4, device="cuda", dtype=torch.int32)
+        packing = Packing([7, 3, 5], 7, torch.empty(15, device="cuda", dtype=torch.int64), starts, KERNELS["varlen"])
+        mixed = packing.kernel(*tokens.unbind(1), packing, 0.0)
+    assert (list(mixed.shape), mixed.dtype, mixed.device.type) == ([15, 2, 64], torch.bfloat16, "cuda")
 
 
 @dataclass
