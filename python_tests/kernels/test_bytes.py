@@ -1,0 +1,42 @@
+"""The bytes that docs/kernels.md counts for the Base models, by the formulas whose floors the simulator checks."""
+
+from __future__ import annotations
+
+import documented
+import pytest
+
+MEGABYTE = 10**6
+PARAMETERS = 100 * 10**6
+# Layers, batch, frames, channels, masked rows: bfloat16 layers, as in the presets' batches of one GPU.
+SPEECH, VISION, TEXT = (8, 8, 800, 768, 3136), (6, 128, 197, 768, 15360), (10, 16, 512, 768, 1228)
+
+
+def targets(shape: tuple[int, ...], *, frames: bool, rows: bool, statistics: bool = False) -> int:
+    """Reads all frames, or the wanted rows, or both; writes float32 rows."""
+    number, batch, length, channels, count = shape
+    layers = number * channels * 2 * ((batch * length if frames else 0) + (count if rows else 0))
+    return layers + count * (4 * channels + 8) + (16 * number * batch * channels if statistics else 0)
+
+
+BYTES = {
+    "EMA, float32 student": (12 * PARAMETERS, 1),
+    "EMA, bfloat16 student": (10 * PARAMETERS, 1),
+    "EMA, bfloat16 student and shadow": (12 * PARAMETERS, 1),
+    "instance targets of speech, CUDA C++": (targets(SPEECH, frames=True, rows=False), 1),
+    "instance targets of speech, Triton": (targets(SPEECH, frames=True, rows=True, statistics=True), 2),
+    "layer-norm targets of vision": (targets(VISION, frames=False, rows=True), 1),
+    "layer-norm targets of text": (targets(TEXT, frames=False, rows=True), 1),
+    "smooth-L1 forward of speech": (3136 * (768 * (2 + 4 + 2) + 4), 1),
+    "smooth-L1 forward of vision": (15360 * (768 * (2 + 4 + 2) + 4), 1),
+    "smooth-L1 backward of speech": (3136 * 768 * (2 + 2), 1),
+}
+
+
+@pytest.mark.parametrize("row", BYTES)
+def test_documented_bytes(row):
+    size, launches = BYTES[row]
+    documented.check("bytes", row, {"MB": f"{size / MEGABYTE:.1f}", "launches": str(launches)}, "arithmetic")
+
+
+def test_every_row_of_the_document_is_counted():
+    assert documented.Record("bytes").rows.keys() == BYTES.keys()
