@@ -105,7 +105,7 @@ def _find(
     tensors = [*teacher, *student, *shadow]
     strides = None if all(map(Tensor.is_contiguous, tensors)) else tuple(map(Tensor.stride, tensors))
     addresses, formats = tuple(map(Tensor.data_ptr, tensors)), tuple(tensor.dtype for tensor in tensors)
-    key = (device, by_cuda, bool(shadow), addresses, formats, tuple(tensor.shape for tensor in teacher), strides)
+    key = (device, by_cuda, addresses, formats, tuple(tensor.shape for tensor in teacher), strides)
     plan = _plans.pop(key, None)
     captured = launching.capturing()
     if plan is None:
@@ -118,7 +118,7 @@ def _find(
         plan = _make(device, teacher, student, shadow, by_cuda=by_cuda)
         for old in [old for old, other in _plans.items() if not other.captured][: -(_KEPT - 1)]:
             del _plans[old]
-    elif plan.place != launching.place(device):
+    elif not captured and plan.place != launching.place(device):  # what a graph has captured stays anyway
         launching.keep_for((table for _, table in plan.groups), device)
     plan.captured |= captured
     _plans[key] = plan  # the latest is last

@@ -102,11 +102,6 @@ def _route(layers: list[Tensor], count: int, layer_norms: list[str], final_norms
     return "triton" if by_triton else "torch"
 
 
-def _steps(layer: Tensor) -> tuple[int, ...]:
-    """The strides that matter: along a dimension of one there is no step."""
-    return tuple(stride if size > 1 else 0 for stride, size in zip(layer.stride(), layer.shape, strict=True))
-
-
 def _side_by_side(layer: Tensor) -> bool:
     return layer.shape[2] == 1 or layer.stride(2) == 1
 
@@ -118,7 +113,7 @@ def _by_cuda(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, 
     layers = [layer if _side_by_side(layer) else layer.contiguous() for layer in layers]
     _cuda.layer_targets(
         [layer.data_ptr() for layer in layers],
-        [step for layer in layers for step in _steps(layer)[:2]],
+        [stride for layer in layers for stride in layer.stride()[:2]],
         0 if rows is None else rows.data_ptr(),
         0 if lengths is None else lengths.data_ptr(),
         out.data_ptr(),
@@ -133,9 +128,9 @@ def _by_cuda(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, 
 
 
 def _in_one_layout(layers: list[Tensor]) -> tuple[Tensor, ...]:
-    """The layers as they are where all have the same steps and their channels lie side by side, else copies."""
-    steps = _steps(layers[0])
-    if _side_by_side(layers[0]) and all(_steps(layer) == steps for layer in layers):
+    """The layers as they are where all have the same strides and their channels lie side by side, else copies."""
+    strides = layers[0].stride()
+    if _side_by_side(layers[0]) and all(layer.stride() == strides for layer in layers):
         return tuple(layers)
     return tuple(layer.contiguous() for layer in layers)
 
@@ -153,7 +148,7 @@ def _rows_by_triton(
 
     _, frames, channels = layers[0].shape
     tile = launch.row_tile(channels)
-    sizes = frames, channels, *_steps(layers[0])[:2], eps
+    sizes = frames, channels, *layers[0].stride()[:2], eps
     options = norm == "layer", final, tile.channels
     grid = (out.numel() // channels,)
     launching.start(row_targets, grid, layers, rows, lengths, out, *sizes, *options, warps=tile.warps)
@@ -171,11 +166,11 @@ def _columns_by_triton(
     from d2v_fast.kernels import layer_targets as kernels
 
     batch, frames, channels = layers[0].shape
-    count, steps, instance = out.numel() // channels, _steps(layers[0])[:2], norm == "instance"
+    count, strides, instance = out.numel() // channels, layers[0].stride()[:2], norm == "instance"
     means, scales = out.new_empty(2, len(layers), batch, channels)
     tile = launch.statistics_tile()
     grid: tuple[int, ...] = launch.cells(channels, tile.channels), batch, len(layers)
-    sizes: tuple[Any, ...] = frames, channels, *steps, eps
+    sizes: tuple[Any, ...] = frames, channels, *strides, eps
     options: tuple[Any, ...] = instance, tile.rows, tile.channels
     arguments: tuple[Any, ...] = layers, lengths, means, scales, *sizes, *options
     launching.start(kernels.column_statistics, grid, *arguments, warps=tile.warps)

@@ -62,6 +62,7 @@ def ema_lists():
             [randn(6, 8)[:, 1::2], randn(5, 5)],
             [randn(6, 4), randn(5, 5)],
         ),
+        "gaps alike": ([randn(6, 8)[:, ::2]], [randn(6, 8)[:, ::2]], [torch.zeros(6, 8)[:, ::2]]),
         "nothing": ([], [], None),
         "empty tensors": ([torch.zeros(0), torch.zeros(3, 0)], [torch.zeros(0), torch.zeros(3, 0)], None),
     }

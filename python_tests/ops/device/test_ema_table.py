@@ -52,11 +52,10 @@ def test_same_addresses_with_another_meaning_make_a_new_table(made):
     halves = student.view(torch.bfloat16)[:48]
     ops.ema_update_([memory], [halves], 0.5)
     assert torch.equal(memory[:2], torch.tensor([0.375, 0.375 + halves[1].item() / 2]))
-    square = memory[:16].view(4, 4)
-    ops.ema_update_([square], [torch.arange(16.0).view(4, 4).T], 0.0)
-    assert torch.equal(square, torch.arange(16.0).view(4, 4).T)
-    ops.ema_update_([square], [torch.arange(16.0).view(4, 4)], 0.0)
-    assert torch.equal(square, torch.arange(16.0).view(4, 4))
+    square, numbers = memory[:16].view(4, 4), torch.arange(16.0).view(4, 4)
+    for sample in (numbers, numbers.T):
+        ops.ema_update_([square], [sample], 0.0)
+        assert torch.equal(square, sample)
     assert len(made) == 5
 
 
@@ -109,6 +108,10 @@ def test_a_table_used_on_another_stream_is_kept_for_it(made, cuda_gpu):
     ops.ema_update_(teacher, student, 0.5)
     assert cuda_gpu.kept == []
     cuda_gpu.stream = 128
+    cuda_gpu.capturing = True  # that table stays for good
+    ops.ema_update_(teacher, student, 0.5)
+    assert cuda_gpu.kept == []
+    cuda_gpu.capturing = False
     ops.ema_update_(teacher, student, 0.5)
     assert [tensor.dtype for tensor in cuda_gpu.kept] == [torch.int64]
     assert len(made) == 1
