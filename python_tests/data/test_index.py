@@ -73,7 +73,25 @@ def test_the_folder_of_the_run_is_not_data(tmp_path):
 def test_a_pipe_is_no_file(tmp_path):
     fill(tmp_path, "a.wav")
     os.mkfifo(tmp_path / "b.wav")
+    (tmp_path / "c.wav").symlink_to("b.wav")
+    (tmp_path / "d.wav").symlink_to("/dev/zero")
     assert list_files(tmp_path, (".wav",)).names == ["a.wav"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, capsys, monkeypatch):
+    fill(tmp_path, "a.wav", "closed/b.wav")
+    scandir = os.scandir
+
+    def closed(path):
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)  # the tests may run as a user who may read everything
+    assert list_files(tmp_path, (".wav",)).names == ["a.wav"]
+    assert f"skipped {tmp_path}/closed: this folder cannot be listed: Permission denied" in capsys.readouterr().err
+    with pytest.raises(DataError, match="cannot be listed: Permission denied"):
+        list_files(tmp_path / "closed", (".wav",))
 
 
 def test_names_that_are_not_utf8_survive(tmp_path):

@@ -77,7 +77,7 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
         files = {f"{file.name} {digest.hexdigest()}": file.stat().st_size}
     except OSError as error:
         raise DataError(f"data: {file} cannot be read: {error.strerror or error}") from error
-    tell(f"{file} names files below {root}")
+    tell(f"{file} names files below {os.path.abspath(root)}")
     fence = Fence(root, allow_roots)
 
     def store(known: Listing | Index) -> FileStore:

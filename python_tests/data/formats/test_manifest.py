@@ -135,7 +135,7 @@ def test_manifests_that_mean_harm(pictures, capsys):
     (pictures / "b.tsv").write_text(f".\n{good}\t²\t3\n{good}\t{10**30}\t3\n{good}\n")
     assert len(open_source(pictures / "b.tsv", "vision", VisionInputs())) == 1
     (pictures / "c.csv").write_text("path\n" + "x" * 200_000 + "\n")
-    with pytest.raises(DataError, match=r"c.csv, line 2: field larger"):
+    with pytest.raises(DataError, match=r"c.csv, line 1: field larger"):
         open_source(pictures / "c.csv", "vision", VisionInputs())
 
 
