@@ -17,6 +17,10 @@ extern "C" const char* ema(const EmaTensor* tensors, int64_t count, const double
   return cuda::ema(chunks.data(), static_cast<int64_t>(chunks.size()), decay, nullptr);
 }
 
+// The table alone: nothing is read through the tensors' pointers.
+extern "C" int64_t chunk_count(const EmaTensor* tensors, int64_t count) { return cuda::ema_chunk_count(tensors, count); }
+extern "C" void fill_chunks(const EmaTensor* tensors, int64_t count, cuda::EmaChunk* chunks) { cuda::ema_fill_chunks(tensors, count, chunks); }
+
 extern "C" const char* layer_targets(const LayerTargets* x) { return cuda::layer_targets(*x, nullptr); }
 
 // 32-bit numbers rounded to 16 bits and back, for the conversions themselves.

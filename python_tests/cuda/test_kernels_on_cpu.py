@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from cuda_cpu_build import ROOT, run
 
 HERE = Path(__file__).parent
 KERNELS = ["ema", "layer_targets"]
+SCHEDULES = 100 if os.environ.get("D2V_FAST_SIMULATE") == "all" else 10
 
 
 def program(builder, form, kernel, include=ROOT / "csrc"):
@@ -21,7 +23,7 @@ def program(builder, form, kernel, include=ROOT / "csrc"):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
-    ("form", "schedules", "cases"), [("plain", 10, "all"), ("address", 1, "all"), ("thread", 1, "few")]
+    ("form", "schedules", "cases"), [("plain", SCHEDULES, "all"), ("address", 1, "all"), ("thread", 1, "few")]
 )
 def test_kernels(form, schedules, cases, kernel, builder):
     done = run(program(builder, form, kernel), str(schedules), cases)

@@ -143,6 +143,21 @@ def test_ema_over_many_steps_loses_nothing(ema):
     assert (teacher / exact - 1).abs().max() < 2e-6  # 1 - 0.9999 taken in float32 is off by 1.7e-4
 
 
+def test_ema_table_of_a_tensor_beyond_31_bits(library):
+    size, chunk = 3 * 2**31 + 5, 16384
+    tensor = torch.tensor([1 << 40, 1 << 41, 1 << 42, size, *(CODES[d] for d in (torch.float32, *LOW[1:]))])
+    library.chunk_count.restype = ctypes.c_int64
+    given = ctypes.c_void_p(tensor.data_ptr()), ctypes.c_int64(1)
+    count = library.chunk_count(*given)
+    table = torch.zeros(count, 4, dtype=torch.int64)
+    library.fill_chunks(*given, ctypes.c_void_p(table.data_ptr()))
+    starts = torch.arange(0, size, chunk)
+    for column, (start, width) in enumerate(((1 << 40, 4), (1 << 41, 2), (1 << 42, 2))):
+        assert torch.equal(table[:, column], start + width * starts)
+    sizes = table[:, 3] & 0xFFFFFFFF
+    assert torch.equal(sizes, (size - starts).clamp(max=chunk))
+
+
 @pytest.mark.parametrize("shared", [H100, SMALL])
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_targets(dtype, shared, targets, no_worse_than):

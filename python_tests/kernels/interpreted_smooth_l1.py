@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from d2v_fast.kernels import launch
 from launches import run_backward, run_forward
 
 from d2v_fast import reference
@@ -40,6 +41,18 @@ def test_losses_and_gradient(dtype, target, beta, no_worse_than):
         no_worse_than(losses, torchs[0], exact[0])
         no_worse_than(gradient, torchs[1].to(dtype), exact[1])
         assert traffic == (pred.nbytes + goal.nbytes, pred.nbytes + losses.nbytes), "every byte once"
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_every_residue_of_a_step(dtype, no_worse_than, monkeypatch):
+    monkeypatch.setattr(launch, "smooth_l1_block", lambda: launch.Tile(1, 16, 1))
+    for channels in range(1, 34):  # one step, two, and a tail in either half
+        pred, goal = make(1, channels, dtype)
+        losses, gradient, _ = run_forward(pred, goal, None, beta=1.0, scale=1.0, factor=1.0)
+        exact = expected(pred, goal, None, 1.0, 1.0, torch.float64)
+        torchs = expected(pred, goal, None, 1.0, 1.0, torch.float32)
+        no_worse_than(losses, torchs[0], exact[0])
+        no_worse_than(gradient, torchs[1].to(dtype), exact[1])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 7, 31, 32, 33, 255, 256, 257, 511, 512, 1000])

@@ -38,6 +38,15 @@ def test_table_covers_every_element_once_and_in_step():
         assert all((end - start) % EMA_BLOCK == 0 for start, end in spans[:-1])
 
 
+def test_a_tensor_beyond_31_bits():
+    size = 3 * 2**31 + 5
+    (group,) = launch.ema_groups([EmaTensor(1 << 40, 1 << 41, 0, size, "bfloat16", None)])
+    first, (teacher, student, _, count) = group.table[0], group.table[-1]
+    assert first == (1 << 40, 1 << 41, 0, EMA_CHUNK)
+    assert (teacher, student, count) == ((1 << 40) + 4 * (size - 5), (1 << 41) + 2 * (size - 5), 5)
+    assert sum(row[3] for row in group.table) == size
+
+
 def test_every_chunk_of_an_aligned_tensor_is_aligned():
     (group,) = launch.ema_groups(tensors())
     assert all(address % 16 == 0 for row in group.table for address in row[:3])
