@@ -13,6 +13,7 @@ from torch import Tensor
 from d2v_fast.data.config import InputsConfig, SpeechInputs, TextInputs, VisionInputs
 from d2v_fast.data.errors import DataError, SampleError
 from d2v_fast.data.formats import find, kind_of, tables
+from d2v_fast.data.formats.find import listed, together
 from d2v_fast.data.index import check_fingerprint
 
 _INPUTS = {"speech": SpeechInputs, "vision": VisionInputs, "text": TextInputs}
@@ -142,9 +143,9 @@ def open_source(
 
     Args:
         data: A folder of files or of tar shards, or one that `datasets` has saved; a manifest (.tsv, .csv, .jsonl,
-            .parquet); shards by a pattern ("train-{000..099}.tar") or an address that fsspec knows ("s3://..."); text:
-            a .txt, .jsonl or .parquet file; a `datasets.Dataset`; an array or tensor of samples, or a list of them;
-            or a `DataSource`, which is checked and returned.
+            .parquet); shards by a pattern ("train-{000..099}.tar"), an address that fsspec knows ("s3://..."), or a
+            list of these or of fsspec's open files; text: a .txt, .jsonl or .parquet file; a `datasets.Dataset`; an
+            array or tensor of samples, or a list of them; or a `DataSource`, which is checked and returned.
         modality: "speech", "vision" or "text".
         inputs: How files become inputs.
         vocab_size: Text: rows of the model's token embedding.
@@ -162,6 +163,8 @@ def open_source(
         found = find(data, kind, run=run, allow_roots=allow_roots)
     elif tables.is_table(data):
         found = tables.rows(data, kind)
+    elif (names := listed(data)) is not None:
+        found = together(names, kind)
     else:
         own: Any = data
         if isinstance(data, (np.ndarray, Tensor)) or _is_list_of_arrays(data):

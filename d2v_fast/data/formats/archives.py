@@ -40,10 +40,11 @@ def shards(root: Path, names: Sequence[str], kind: Kind) -> Collection:
     """
     packed = [name for name in names if not name.lower().endswith(EXTENSION)]
     if packed:
-        raise DataError(
-            f"data: {packed[0]} is no .tar file: members of a compressed archive cannot be read one by one. Unpack the "
-            "compression first (gunzip, unxz, zstd -d); pictures and FLAC gain nothing from it"
+        compressed = (
+            ": members of a compressed archive cannot be read one by one. Unpack the compression first (gunzip, unxz, "
+            "zstd -d); pictures and FLAC gain nothing from it"
         )
+        raise DataError(f"data: {packed[0]} is no .tar file{compressed if '.t' in packed[0].lower() else ''}")
     names = sorted(names)
     files = {name: _size(root, name) for name in names}
     where = str(root / names[0]) if len(names) == 1 else f"{len(names)} tar shards ({names[0]} to {names[-1]})"

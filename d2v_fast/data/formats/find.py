@@ -32,14 +32,13 @@ def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequenc
         DataError: There is nothing, or nothing that can be read.
     """
     if "://" in str(path):
-        return archives.shards(Path(), expand(str(path)), kind)
+        return together(expand(str(path)), kind)
     root = Path(path).expanduser()
     if not root.exists():
         found = expand(str(root)) if re.search(r"[{*?\[]", str(root)) else []
         if not found:
             raise DataError(f"data: there is nothing at {root} (looked in {Path.cwd()})")
-        folder = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in found])
-        return archives.shards(Path(folder), [os.path.relpath(name, folder) for name in found], kind)
+        return together(found, kind)
     if root.is_dir():
         if tables.is_saved(root):
             return tables.saved(root, kind, allow_roots)
@@ -58,6 +57,25 @@ def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequenc
         f"data: {root} is a file; {kind.modality} is read from a folder, a manifest "
         f"({', '.join(manifest.EXTENSIONS)}) or tar shards"
     )
+
+
+def listed(data: object) -> list[str] | None:
+    """A list of tar shards as addresses: of paths, or of what `fsspec.open` and `fsspec.open_files` give."""
+    items = data if isinstance(data, (list, tuple)) else [data]
+    names = [str(item) if isinstance(item, (str, Path)) else getattr(item, "full_name", None) for item in items]
+    return [name for name in names if name is not None] if names and None not in names else None
+
+
+def together(names: Sequence[str], kind: Kind) -> Collection:
+    """Several shards as one corpus.
+
+    Raises:
+        DataError: One is gone, or no tar file.
+    """
+    if any("://" in name for name in names):
+        return archives.shards(Path(), names, kind)
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+    return archives.shards(Path(folder), [os.path.relpath(name, folder) for name in names], kind)
 
 
 def _folder(root: Path, kind: Kind, run: Path | None) -> Collection:

@@ -98,6 +98,10 @@ def test_patterns_of_shards(tar_zoo):
     assert len(open_source(f"{root}/{{odd,cut}}.tar", "vision", PLAIN)) == 10
     with pytest.raises(DataError, match=r"shard-002.tar cannot be read: No such file"):
         open_source(f"{root}/shard-{{000..002}}.tar", "vision", PLAIN)
+    shards = [root / "shard-001.tar", str(root / "shard-000.tar")]
+    assert open_source(shards, "vision", PLAIN).fingerprint == both.fingerprint
+    with pytest.raises(DataError, match=r"shard-000.jpg is no .tar file"):
+        open_source([root / "shard-000.jpg"], "vision", PLAIN)
     with pytest.raises(DataError, match="there is nothing at"):
         open_source(f"{root}/none-*.tar", "vision", PLAIN)
 
@@ -153,6 +157,9 @@ def test_shards_at_an_address(tar_zoo, tmp_path):
         assert all(torch.equal(source.read(i), local.read(i)) for i in range(12))
         assert "memory://" in source.name(0)
     assert (tmp_path / "run15" / FILE).exists()
+    for files in (fsspec.open_files("memory://bucket/*.tar"), fsspec.open(f"file://{zoo.root}/shard-000.tar")):
+        opened = open_source(files, "vision", PLAIN)
+        assert torch.equal(opened.read(3), local.read(3))
     system.rm("/bucket/shard-001.tar")
     with pytest.raises(SampleError, match=r"shard-001.tar"):
         source.read(11)
