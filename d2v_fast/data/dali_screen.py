@@ -9,17 +9,19 @@ from __future__ import annotations
 import struct
 import zlib
 
-_JPEG = b"\xff\xd8"
-_JPEG_END = b"\xff\xd9"
-_TAIL = 1024
-"""A JPEG may have a little behind its end; what lies further behind it is taken for a cut."""
+import numpy as np
 
+_JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_GREY = (0, 4)
 """Colour types of a PNG: grey, and grey with alpha."""
 
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended and progressive Huffman coding."""
+
+_SCAN, _END, _RESTARTS = 0xDA, 0xD9, 0xD0
+_SEGMENTS = frozenset({*_START_OF_FRAME, 0xC4, _SCAN, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
+"""Frames, tables, scans, applications' data, comments: what a JPEG is made of."""
 
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")
@@ -35,7 +37,7 @@ def is_plain_picture(data: bytes, height: int, width: int, *, grey: bool) -> boo
         grey: It is to become grey; the grey of a PNG's colours is not rounded alike everywhere.
     """
     if data.startswith(_JPEG):
-        return _JPEG_END in data[-_TAIL:] and _frame_size(data) == (height, width)
+        return _is_whole_jpeg(data, height, width)
     if not data.startswith(_PNG) or data[12:16] != b"IHDR" or len(data) < 33:
         return False
     *size, bits, colours = struct.unpack_from(">IIBB", data, 16)
@@ -50,16 +52,32 @@ def is_plain_clip(data: bytes, samples: int, rate: int) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WAVE" and _wav_length(data) == (samples, rate)
 
 
-def _frame_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of a JPEG with 8 bits and one or three colours."""
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
-        code, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if code in _START_OF_FRAME:
-            bits, height, width, colours = struct.unpack_from(">BHHB", data, at + 4)
-            return (height, width) if bits == 8 and colours in (1, 3) else None
-        at += 2 + length
-    return None
+def _is_whole_jpeg(data: bytes, height: int, width: int) -> bool:
+    """Whether the segments follow each other to the end, with 8 bits and one or three colours.
+
+    DALI decodes no further than the crop needs, so it would not see what is wrong below.
+    """
+    content = np.frombuffer(data, np.uint8)
+    places = np.flatnonzero(content[:-1] == 0xFF)
+    codes = content[places + 1]
+    marks = (codes != 0) & (codes != 0xFF)  # within a scan, FF 00 is a byte of its own, FF FF a filling
+    places, codes = places[marks], codes[marks]
+    at, size = 2, None
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] in _SEGMENTS:
+        code, behind = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if code in _START_OF_FRAME and at + 10 <= len(data):
+            bits, *size, colours = struct.unpack_from(">BHHB", data, at + 4)
+            if bits != 8 or colours not in (1, 3):
+                return False
+        if code == _SCAN:  # goes on to the next mark that is no restart; restarts are counted from 0 to 7
+            first = int(np.searchsorted(places, behind))
+            restarts = (codes[first:] & 0xF8) == _RESTARTS
+            count = int(np.argmin(restarts)) if not restarts.all() else -1
+            if count < 0 or ((codes[first : first + count] - np.arange(count)) & 7).any():
+                return False
+            behind = int(places[first + count])
+        at = behind
+    return size == [height, width] and data[at : at + 2] == bytes([0xFF, _END])
 
 
 def _is_whole_png(data: bytes) -> bool:

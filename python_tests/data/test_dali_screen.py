@@ -60,9 +60,28 @@ def test_a_picture_that_is_cut_anywhere_is_not_plain(data):
 
 
 def test_what_lies_behind_the_end():
-    assert is_plain_picture(JPEG + bytes(500), 23, 31, grey=False)
-    assert not is_plain_picture(JPEG + bytes(5000), 23, 31, grey=False)
+    """Phones put films and depths there."""
+    assert is_plain_picture(JPEG + bytes(5000) + JPEG, 23, 31, grey=False)
     assert is_plain_picture(PNG + bytes(5000), 23, 31, grey=False)
+
+
+@pytest.mark.parametrize("mark", [0x02, 0x20, 0x90, 0xC8, 0xD8, 0xD0])
+def test_a_mark_in_a_scan_that_does_not_belong_there_is_seen(mark):
+    """The decoders of both engines stop there; but DALI does not come so far when the crop is above."""
+    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 2}):
+        data = saved(IMAGE, "JPEG", **options)
+        at = data.rindex(b"\xff\xda") + 14
+        assert is_plain_picture(data, 23, 31, grey=False)
+        broken = data[:at] + bytes([0xFF, mark]) + data[at + 2 :]
+        restart = mark == 0xD0 and b"\xff\xd0" not in data[at:] and b"\xff\xd1" not in data[at:]
+        assert is_plain_picture(broken, 23, 31, grey=False) == restart  # the first restart is where it may be
+
+
+def test_a_missing_restart_is_seen():
+    data = saved(IMAGE, "JPEG", restart_marker_blocks=1)
+    at = data.index(b"\xff\xd1")
+    assert is_plain_picture(data, 23, 31, grey=False)
+    assert not is_plain_picture(data[:at] + data[at + 2 :], 23, 31, grey=False)
 
 
 @pytest.mark.parametrize("place", [20, 29, 45, len(PNG) // 2, len(PNG) - 6])
