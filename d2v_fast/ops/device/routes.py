@@ -90,7 +90,8 @@ def _obstacle_of_cuda(device: torch.device) -> str | None:
         from d2v_fast import _cuda
     except ImportError as error:
         return f"d2v_fast._cuda cannot be imported: {error}"
-    return _cuda.unusable(device.index)
+    with torch.cuda.device(device):  # which it makes current in a CUDA runtime of its own
+        return _cuda.unusable(device.index)
 
 
 def _obstacle_of_triton(device: torch.device) -> str | None:

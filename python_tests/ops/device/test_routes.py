@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import types
@@ -29,7 +30,21 @@ def machine(monkeypatch):
         patch(torch.cuda, "get_device_capability", lambda device: capability)
         patch(torch.version, "hip", hip)
         patch(routes, "_C", types.SimpleNamespace(cuda=built))
-        module = types.SimpleNamespace(unusable=lambda index: unusable)
+        inside = []
+
+        @contextlib.contextmanager
+        def device(which):
+            inside.append(which)
+            yield
+            inside.pop()
+
+        patch(torch.cuda, "device", device)
+
+        def answer(index):
+            assert inside == [torch.device("cuda", index)], "torch must know which device is made current"
+            return unusable
+
+        module = types.SimpleNamespace(unusable=answer)
         monkeypatch.setitem(sys.modules, "d2v_fast._cuda", module)
         patch(sys.modules["d2v_fast"], "_cuda", module, raising=False)
         patch(routes, "find_spec", lambda name: triton or None)
