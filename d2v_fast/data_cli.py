@@ -127,7 +127,9 @@ def _show(asked: ShowArguments) -> None:
     modality = asked.modality or guess(asked.path)
     name = asked.preset or ("text-tiny" if modality == "text" else f"{modality}-base")
     config = preset_config(name)
-    loader = replace(config.loader, allow_roots=asked.allow_roots, prefetch=1, accumulation=1, holdout=0.0)
+    loader = replace(
+        config.loader, allow_roots=asked.allow_roots, prefetch=1, accumulation=1, holdout=0.0, max_skipped=1.0
+    )
     config = replace(config, seed=asked.seed, loader=loader)
     source = open_data(asked.path, config, None)
     lines, histograms = describe(source, config.inputs)
@@ -135,9 +137,13 @@ def _show(asked: ShowArguments) -> None:
     picture = Path(asked.picture or "data-show.png").expanduser()
     if asked.picture == "none":
         return
+    from d2v_fast.data import DataError
     from d2v_fast.data_picture import draw
 
-    draw(source, config, picture, name)
+    try:
+        draw(source, config, picture, name)
+    except ImportError as error:
+        raise DataError(f"{error}; or leave the picture out: --picture none") from error
     print(f"samples with their masks, as {name} sees them: {picture}")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from d2v_fast.batch import Batch
-from d2v_fast.data import DataSource, SpeechInputs, VisionInputs
+from d2v_fast.data import DataError, DataSource, SpeechInputs, VisionInputs
 from d2v_fast.data.blocks import TextBlocks
 from d2v_fast.data.plan import plan_clips, plan_pictures
 from d2v_fast.evaluation import plots
@@ -51,6 +51,8 @@ def draw(source: DataSource, config: Config, path: Path, name: str) -> None:
     config = replace(config, loader=replace(config.loader, batch_size=count, batch_seconds=None, batch_tokens=None))
     with open_loader(config, source) as loader:
         batch: Batch = loader.step(0)[0]
+    if len(batch.sample_ids) == 0:
+        raise DataError("none of the samples that were drawn can be read: draw others by --seed")
     {"vision": _pictures, "speech": _clips, "text": _texts}[source.modality](source, config, batch, path, name)
 
 
@@ -82,7 +84,7 @@ def _pictures(source: DataSource, config: Config, batch: Batch, path: Path, name
     for row, label in zip(axes, rows, strict=True):
         for one in row:
             one.set(xticks=[], yticks=[], anchor="C")
-            one.spines[:].set_visible(False)
+            one.spines[:].set(color="#CCCCCC", linewidth=0.6)
         row[0].set_ylabel(label, fontsize=9)
     figure.savefig(path, dpi=_DPI, format="png")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -108,6 +109,30 @@ def test_an_interrupt_is_a_line_too(photos, tmp_path, capsys, monkeypatch):
     assert stopped.value.code == 130
     assert "the same command" in capsys.readouterr().err
     assert (tmp_path / "a.jsonl.part").exists()
+
+
+def test_without_matplotlib(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit):
+        run("show", photos, "--picture", tmp_path / "a.png")
+    said = capsys.readouterr()
+    assert "median size" in said.out
+    assert "pip install 'd2v_fast[demo]'; or leave the picture out: --picture none" in said.err
+
+
+def test_many_broken_files(photos, tmp_path, capsys):
+    for i in range(5, 9):
+        (photos / f"{i}.png").write_bytes(b"x")
+    run("show", photos, "--picture", tmp_path / "a.png")
+    assert "5 (each is skipped and counted)" in capsys.readouterr().out
+    assert (tmp_path / "a.png").exists()
+    for i in range(5):
+        whole = (photos / f"{i}.png").read_bytes()
+        (photos / f"{i}.png").write_bytes(whole[: len(whole) // 2])  # the header is fine
+    with pytest.raises(SystemExit) as stopped:
+        run("show", photos, "--picture", tmp_path / "b.png")
+    assert stopped.value.code == 2
+    assert "can be read" in capsys.readouterr().err
 
 
 def test_help(capsys):
