@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from d2v_fast.data.errors import tell
 
 T = TypeVar("T")
 
-_PIECE = 128
+_PIECE = 32
 """Jobs that a thread is given at a time."""
 
 _PATIENCE = 2.0
@@ -32,9 +33,10 @@ def scan(work: Callable[[int], T], numbers: Sequence[int], threads: int, what: s
         threads: How many.
         what: Is done to what, for the progress bar ("reading headers").
     """
+    stopped = threading.Event()
 
     def piece(some: Sequence[int]) -> list[T]:
-        return [work(i) for i in some]
+        return [work(i) for i in some if not stopped.is_set()]
 
     # small pieces where there is little: every thread gets some, and an interrupt finds most of it done
     step = max(1, min(_PIECE, len(numbers) // (8 * max(1, threads))))
@@ -51,7 +53,8 @@ def scan(work: Callable[[int], T], numbers: Sequence[int], threads: int, what: s
                 yield from results
                 progress.advance(len(results))
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for all the rest
+        stopped.set()  # an interrupt waits for one job of each thread
+        pool.shutdown(cancel_futures=True)
 
 
 class Progress:

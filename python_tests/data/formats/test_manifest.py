@@ -285,3 +285,19 @@ def test_a_file_that_is_no_manifest(tmp_path):
     (tmp_path / "a.m4a").write_text("")
     with pytest.raises(DataError, match=r"is a file; vision|no JPEG"):
         open_source(tmp_path / "a.m4a", "vision", VisionInputs())
+
+
+def test_archives_that_a_manifest_names_stay_in_its_root_too(tar_zoo, tmp_path):
+    zoo = tar_zoo()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "link.tar").symlink_to(zoo.root / "shard-000.tar")
+    member = {"member": "a.jpg", "offset": 512, "bytes": 900, "height": 40, "width": 50}
+    names = ["../tar zoo/shard-000.tar", str(zoo.root / "shard-000.tar"), "link.tar"]
+    manifest = jsonl(tmp_path / "here" / "a.jsonl", *[{"path": name} | member for name in names])
+    source = open_source(manifest, "vision", VisionInputs())
+    for i in range(3):
+        for read in (source.read, source.encoded):
+            with pytest.raises(SampleError, match="leads out of"):
+                read(i)
+    allowed = open_source(manifest, "vision", VisionInputs(), allow_roots=[str(zoo.root)])
+    assert allowed.encoded(2)[:2] == b"\xff\xd8"
