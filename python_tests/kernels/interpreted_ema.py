@@ -37,15 +37,16 @@ def check(teacher, student, shadow, before, decay, no_worse_than):
 @pytest.mark.parametrize("shadow", [None, *FORMATS], ids=str)
 @pytest.mark.parametrize("student", FORMATS, ids=str)
 def test_all_formats_at_the_edges_of_blocks_and_chunks(student, shadow, no_worse_than):
-    teacher, sample, copy = make(EDGES, student, shadow)
+    edges = EDGES if shadow in (None, torch.bfloat16) else [edge for edge in EDGES if edge < 2048]
+    teacher, sample, copy = make(edges, student, shadow)
     before = [tensor.clone() for tensor in teacher]
     ((group, traffic),) = run_ema(teacher, sample, 0.999, copy)
     assert group.aligned
     check(teacher, sample, copy, before, 0.999, no_worse_than)
     # Each byte once: the table's row and the decay for each chunk, then the numbers themselves.
     widths = 4, sample[0].itemsize, 0 if copy is None else copy[0].itemsize
-    assert traffic.loaded == sum(EDGES) * (widths[0] + widths[1]) + len(group.table) * (4 * 8 + 8)
-    assert traffic.stored == sum(EDGES) * (widths[0] + widths[2])
+    assert traffic.loaded == sum(edges) * (widths[0] + widths[1]) + len(group.table) * (4 * 8 + 8)
+    assert traffic.stored == sum(edges) * (widths[0] + widths[2])
 
 
 @pytest.mark.parametrize("student", FORMATS, ids=str)

@@ -91,9 +91,10 @@ def ptx_of(case: str | Case, arch: int) -> str:
 
 
 def of(function: str) -> pytest.MarkDecorator:
-    """The cases of one kernel, on the architectures that are simulated."""
+    """The cases of one kernel, on the architectures that are simulated: by default the first on all, the others on 90."""
     names = [name for name in NAMES if compile_offline.case_named(name).kernel.__name__ == function]
-    pairs = [pytest.param(name, arch, id=f"{name} sm_{arch}") for name in names for arch in ARCHS]
+    chosen = [(name, arch) for name in names for arch in ARCHS if EVERYTHING or arch == 90 or name == names[0]]
+    pairs = [pytest.param(name, arch, id=f"{name} sm_{arch}") for name, arch in chosen]
     return pytest.mark.parametrize(("name", "arch"), pairs)
 
 
