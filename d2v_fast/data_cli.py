@@ -93,6 +93,7 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 def _build(asked: BuildArguments) -> None:
     from d2v_fast.data.build import broken_list, build
+    from d2v_fast.data.formats.write import named_root
 
     out = Path(asked.out).expanduser()
     built = build(
@@ -106,7 +107,8 @@ def _build(asked: BuildArguments) -> None:
     print(f"{out}: {len(built.good):,} samples, {_amount(built)}")
     if built.problems:
         print(f"{broken_list(out)}: {len(built.problems):,} left out, with their reasons")
-    print(f"next: d2v-fast data show {out}")
+    root = named_root(out, built.root)
+    print(f"next: d2v-fast data show {out}" + (f" --allow-roots {root}" if Path(root).is_absolute() else ""))
 
 
 def _amount(built: Any) -> str:

@@ -51,6 +51,18 @@ def test_build_then_show(photos, tmp_path, capsys):
     assert 0.3 < grey < 0.8  # most of the students' row is masked
 
 
+def test_a_manifest_elsewhere_is_shown_with_its_root_allowed(photos, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    manifest = tmp_path / "elsewhere" / "m.jsonl"
+    run("build", photos, "--out", manifest)
+    assert f"next: d2v-fast data show {manifest} --allow-roots {photos}\n" in capsys.readouterr().out
+    run("show", manifest, "--allow-roots", photos, "--picture", "none")
+    assert "median size" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("show", manifest, "--picture", "none")
+    assert "(d2v-fast data: --allow-roots)" in capsys.readouterr().err
+
+
 def test_show_of_clips_and_texts(tmp_path, capsys):
     (tmp_path / "clips").mkdir()
     noise = np.random.default_rng(0)

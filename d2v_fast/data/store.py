@@ -12,6 +12,9 @@ import numpy as np
 
 from d2v_fast.data.errors import DataError, SampleError
 
+ALLOW = "--loader.allow-roots (d2v-fast data: --allow-roots)"
+"""The remedy for what lies outside of a manifest's root."""
+
 MAX_BYTES = 1 << 30
 """Larger files are not read into memory as a whole: one sample must not take all there is."""
 
@@ -93,9 +96,7 @@ class Fence:
         if os.path.islink(real):
             real = os.path.realpath(real)
         if not any(inside(real, root) for root in self._inside):
-            raise SampleError(
-                str(path), f"leads out of {self._home}, to {real}: allow that folder by --loader.allow-roots"
-            )
+            raise SampleError(str(path), f"leads out of {self._home}, to {real}: allow that folder by {ALLOW}")
         if os.path.exists(real) and not os.path.isfile(real):
             raise SampleError(str(path), "is not a plain file")
 

@@ -105,8 +105,10 @@ def test_links_out_of_the_folder_are_left_out_unless_allowed(pictures, tmp_path)
     (pictures / "class 0" / "0.png").rename(other / "0.png")
     (pictures / "class 0" / "0.png").symlink_to(other / "0.png")
     built = build(pictures, tmp_path / "a.jsonl")
-    assert list(built.problems.values()) == [f"leads out of {pictures}, to {other / '0.png'}: allow that folder by "
-                                             "--loader.allow-roots"]  # fmt: skip
+    (reason,) = built.problems.values()
+    assert reason.startswith(
+        f"leads out of {pictures}, to {other / '0.png'}: allow that folder by --loader.allow-roots"
+    )
     assert len(build(pictures, tmp_path / "a.jsonl", allow_roots=[str(other)]).good) == 10
     with pytest.raises(SampleError, match="leads out of"):
         open_source(tmp_path / "a.jsonl", "vision", VisionInputs()).read(0)

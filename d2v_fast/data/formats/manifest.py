@@ -22,7 +22,7 @@ from d2v_fast.data.errors import DataError, SampleError, report, tell
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index
 from d2v_fast.data.listing import Listing
-from d2v_fast.data.store import Fence, FileStore, inside
+from d2v_fast.data.store import ALLOW, Fence, FileStore, inside
 
 EXTENSIONS = (".jsonl", ".tsv", ".csv", ".parquet")
 HEAD = "d2v_fast"
@@ -100,8 +100,8 @@ def _root(file: Path, named: str | None, allow_roots: Sequence[str]) -> Path:
     allowed = [home, *(Path(other).expanduser() for other in allow_roots)]
     if not any(inside(os.path.realpath(root), os.path.realpath(folder)) for folder in allowed):
         raise DataError(
-            f"data: {file} names the root {root}, which is not below its own folder: if you trust it, allow it by "
-            f"--loader.allow-roots {root}"
+            f"data: {file} names the root {root}, which is not below its own folder: if you trust it, allow that "
+            f"folder by {ALLOW}"
         )
     if not root.is_dir():
         raise DataError(f"data: {file} names the root {root}, which is no folder")
