@@ -91,7 +91,7 @@ def ptx_of(case: str | Case, arch: int) -> str:
 
 
 def of(function: str) -> pytest.MarkDecorator:
-    """The cases of one kernel, on the architectures that are simulated: by default the first on all, the others on 90."""
+    """Cases of one kernel with their architectures: by default all of them for the first case, 90 for the others."""
     names = [name for name in NAMES if compile_offline.case_named(name).kernel.__name__ == function]
     chosen = [(name, arch) for name in names for arch in ARCHS if EVERYTHING or arch == 90 or name == names[0]]
     pairs = [pytest.param(name, arch, id=f"{name} sm_{arch}") for name, arch in chosen]
