@@ -4,7 +4,7 @@ from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, TextI
 from d2v_fast.data.engine import MaskMaker
 from d2v_fast.data.errors import DataError, SampleError, TooManySkipped
 from d2v_fast.data.loader import Loader
-from d2v_fast.data.source import ArraySource, DataSource, open_source
+from d2v_fast.data.source import ArraySource, DataSource, Openable, open_source
 
 __all__ = [
     "ArraySource",
@@ -14,6 +14,7 @@ __all__ = [
     "Loader",
     "LoaderConfig",
     "MaskMaker",
+    "Openable",
     "SampleError",
     "SpeechInputs",
     "TextInputs",

@@ -33,5 +33,6 @@ def report(name: str, reason: str) -> None:
 
 
 def tell(message: str) -> None:
-    """Writes one line to stderr; bytes of a file name that are not UTF-8 are written as escapes."""
-    print(f"d2v-fast: {message}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)
+    """Writes one line to stderr; what a file name may hold and a terminal should not see is written as escapes."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    print(f"d2v-fast: {shown}", file=sys.stderr, flush=True)

@@ -125,8 +125,12 @@ def _check_array(modality: str, i: int, sample: np.ndarray) -> None:
         raise DataError(f"{found}; a clip is one-dimensional, int16 or floating point in [-1, 1]")
 
 
+Openable = str | Path | DataSource | np.ndarray | Tensor | Sequence[Any] | Any
+"""What `open_source` takes. "Any" is a `datasets.Dataset`, whose type only the extra hf brings."""
+
+
 def open_source(
-    data: str | Path | DataSource | Any,
+    data: Openable,
     modality: str,
     inputs: InputsConfig,
     *,
@@ -207,4 +211,4 @@ def _own_source(data: DataSource, modality: str, run: Path | None) -> DataSource
     return data
 
 
-__all__ = ["ArraySource", "DataError", "DataSource", "SampleError", "open_source"]
+__all__ = ["ArraySource", "DataError", "DataSource", "Openable", "SampleError", "open_source"]

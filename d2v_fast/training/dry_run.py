@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from d2v_fast.batch import Batch
-from d2v_fast.data import DataError, DataSource
+from d2v_fast.data import DataError, Openable
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.config import Config
 from d2v_fast.training.modalities import open_data, open_loader
@@ -17,7 +16,7 @@ from d2v_fast.training.precision import autocast
 from d2v_fast.training.validate import validate
 
 
-def dry_run(config: Config, data: str | Path | DataSource) -> list[tuple[str, str]]:
+def dry_run(config: Config, data: Openable) -> list[tuple[str, str]]:
     """(what, value) lines about the run that `config` would make of `data`; nothing is written.
 
     The memory of the activations is counted, not guessed: one sample of the first batch goes through the model, and the

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2v_fast import masking
-from d2v_fast.data import DataSource, Loader, MaskMaker, open_source
+from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, open_source
 from d2v_fast.data.config import SpeechInputs, TextInputs, VisionInputs
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import BlockMask, InverseBlockMask, SpanMask, TokenMask
@@ -56,7 +56,7 @@ def open_loader(config: Config, source: DataSource, first_step: int = 0, device:
     )
 
 
-def open_data(data: str | Path | DataSource, config: Config, run: Path | None) -> DataSource:
+def open_data(data: Openable, config: Config, run: Path | None) -> DataSource:
     """The data of a run; its index is kept in the folder `run`, or in memory.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from d2v_fast import presets
-from d2v_fast.data import DataSource
+from d2v_fast.data import Openable
 from d2v_fast.training.config import Config
 from d2v_fast.training.config_json import with_overrides
 from d2v_fast.training.errors import ConfigError
@@ -17,7 +17,7 @@ from d2v_fast.training.trainer import Data2VecTrainer
 def pretrain(
     preset: str,
     *,
-    data: str | Path | DataSource,
+    data: Openable,
     out: str | Path,
     init_from: str | Path | None = None,
     resume: Literal["auto", "never", "must"] = "auto",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2v_fast import rng
 from d2v_fast.batch import Batch
-from d2v_fast.data import DataSource, Loader, TooManySkipped
+from d2v_fast.data import DataSource, Loader, Openable, TooManySkipped
 from d2v_fast.models import Data2Vec
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.training import checkpoint as checkpoints
@@ -50,7 +50,7 @@ class Data2VecTrainer:
         self,
         config: Config,
         *,
-        data: str | Path | DataSource,
+        data: Openable,
         out: str | Path,
         init_from: str | Path | None = None,
         device: str | torch.device | None = None,
