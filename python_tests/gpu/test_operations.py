@@ -57,6 +57,22 @@ def test_losses_of_layouts_and_of_nothing(cases, no_worse_than):
     cases.float16_does_not_underflow()
 
 
+@pytest.mark.parametrize(
+    ("count", "frames"), [(2, 9000), (65, 50)], ids=["frames that fill no shared memory", "layers"]
+)
+def test_targets_beyond_the_limits_of_the_cuda_kernel(device, count, frames):
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.randn(2, frames, 64, generator=generator).to(device) for _ in range(count)]
+    rows = torch.arange(0, 2 * frames, 7, device=device)
+    exact = reference.layer_targets([layer.double() for layer in layers], rows)
+    torch.testing.assert_close(ops.layer_targets(layers, rows).double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_every_gpu_runs_what_was_built(gpu):
+    _cuda = pytest.importorskip("d2v_fast._cuda", reason="installed without nvcc: no CUDA C++ kernels")
+    assert [_cuda.unusable(index) for index in range(torch.cuda.device_count())] == [None] * torch.cuda.device_count()
+
+
 # --- streams and devices ----------------------------------------------------------------------------------------------
 
 
