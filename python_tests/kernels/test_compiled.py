@@ -16,8 +16,9 @@ from occupancy import occupancy
 from simulated import NAMES
 
 ARCHS = [80, 90, 100]
-NARROW = {"misaligned": {32}, "odd": {16, 32}}
-"""Cases that no wide access fits, by a word of their names: addresses or rows that are not multiples of 16 bytes."""
+NARROW = {"misaligned": {16, 32}, "odd": {16, 32}, "target": {64, 128}}
+"""Cases without a wide access, by a word of their names: addresses or rows that are not multiples of 16 bytes, and a
+16-bit target, for which the loss, made for float32 targets, still takes four numbers a thread."""
 needs_tools = pytest.mark.skipif(
     disassembly.missing_tool() is not None, reason=f"this Triton has no {disassembly.missing_tool()}"
 )
