@@ -277,6 +277,24 @@ def test_xformers_gets_a_block_diagonal_mask(monkeypatch):
     assert isinstance(seen["bias"], _Mask)
 
 
+@pytest.mark.parametrize("lengths", [[7, 3, 5], [7], [1, 7, 7]])
+def test_the_mask_of_xformers_keeps_sequences_apart(lengths):
+    """The package itself, whose kernels need a GPU but whose masks do not."""
+    pytest.importorskip(
+        "xformers.ops.fmha.attn_bias", reason='xformers is not installed (pip install "d2v_fast[xformers]")'
+    )
+    packing = pack(lengths)
+    mask = block_diagonal_mask(packing)
+    assert mask.q_seqinfo.seqstart is packing.starts
+    assert mask.q_seqinfo.max_seqlen == mask.k_seqinfo.max_seqlen == max(lengths)
+    size = sum(lengths)
+    query, key, value = torch.randn(3, size, 2, 8, dtype=torch.float64)
+    rows = (x.transpose(0, 1) for x in (query, key, value))
+    bias = mask.materialize((size, size), dtype=torch.float64)
+    wanted = torch.nn.functional.scaled_dot_product_attention(*rows, attn_mask=bias).transpose(0, 1)
+    torch.testing.assert_close(blocks(query, key, value, packing, 0.0), wanted)
+
+
 def test_backends_name_a_kernel_for_each_device():
     backends = packed_attention.backends()
     assert backends["cpu"].name == "blocks"
