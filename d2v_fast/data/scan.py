@@ -8,9 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from d2v_fast.data.errors import tell
+
+if TYPE_CHECKING:  # rich is only loaded when there is something to show
+    from rich.progress import Progress as Bar
 
 T = TypeVar("T")
 
@@ -68,14 +71,14 @@ class Progress:
     def __init__(self, what: str, total: int) -> None:
         self._what, self._total, self._done = what, total, 0
         self._began = self._shown = time.monotonic()
-        self._bar: object | None = None
+        self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()  # type: ignore[attr-defined]
+            self._bar.stop()
 
     def advance(self, count: int) -> None:
         """Counts on."""
@@ -108,4 +111,4 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(self._what, total=self._total, rate=0.0)
         rate = self._done / (time.monotonic() - self._began)
-        self._bar.update(self._task, completed=self._done, rate=rate)  # type: ignore[attr-defined]
+        self._bar.update(self._task, completed=self._done, rate=rate)

@@ -123,7 +123,7 @@ def _on_cpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow:
 _KEPT_TABLES = 8
 _tables: dict[tuple[Any, ...], npt.NDArray[np.int64]] = {}
 """The kernel's tables by all that they and the checks depend on, so none can be out of date: the lists are the same at
-every step, and checking 464 tensors anew takes as long as moving 30 MB."""
+every step, and checking 464 tensors anew takes as long as moving 10 MB."""
 
 
 def _table_of(

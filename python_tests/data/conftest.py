@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from torchvision.io import write_jpeg, write_png
 
-from d2v_fast.data import LoaderConfig, SpeechInputs, VisionInputs
+from d2v_fast.data import Loader, LoaderConfig, SpeechInputs, VisionInputs, open_source
 from d2v_fast.masking import BlockMask, SpanMask, block_masks, span_masks
 
 _spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
@@ -96,5 +96,17 @@ def clip_masks():
     def make(inputs, lengths, sample_ids, epoch):
         frames = [inputs.shape[1] // 320] * len(inputs)
         return span_masks(SpanMask(length=3), frames, seed=5, epoch=epoch, sample_ids=sample_ids)
+
+    return make
+
+
+@pytest.fixture
+def vision(pictures, picture_masks):
+    """vision(source, **settings) -> a loader of `pictures`, or of another source."""
+
+    def make(source=None, **config):
+        source = source or open_source(pictures, "vision", VisionInputs())
+        config = LoaderConfig(**{"batch_size": 5} | config)
+        return Loader(source, inputs=VisionInputs(), config=config, seed=0, masks=picture_masks, image_size=16)
 
     return make

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ class FakeDecoder:
     """What torchcodec would give: stereo at 44.1 kHz."""
 
     def __init__(self, source):
-        self.data = source if isinstance(source, bytes) else open(source, "rb").read()  # noqa: SIM115
+        self.data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if self.data == b"junk":
             raise RuntimeError("Invalid data found when processing input\nand more")
 

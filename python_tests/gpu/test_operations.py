@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from cases import EMA, LAYOUTS
+from torch import library as checks
 
 from d2v_fast import ops, reference
 
@@ -219,14 +220,14 @@ def test_opcheck(device):
     rows, pred = tensors["rows"], tensors["pred"].detach()
     decay = torch.tensor(0.9, dtype=torch.float64, device=device)
     shadow = [torch.zeros_like(value, dtype=torch.bfloat16) for value in tensors["teacher"]]
-    torch.library.opcheck(library.ema_update_.default, (tensors["teacher"], tensors["student"], decay, shadow))
+    checks.opcheck(library.ema_update_.default, (tensors["teacher"], tensors["student"], decay, shadow))
     for norms in (["instance"], ["layer"]):
-        torch.library.opcheck(library.layer_targets.default, (tensors["layers"], rows, None, norms, ["layer"], 1e-5))
+        checks.opcheck(library.layer_targets.default, (tensors["layers"], rows, None, norms, ["layer"], 1e-5))
     target = torch.zeros(len(rows), 16, device=device)
-    torch.library.opcheck(library.smooth_l1_forward.default, (pred, target, rows, 0.5, 2.0, 2, True))
+    checks.opcheck(library.smooth_l1_forward.default, (pred, target, rows, 0.5, 2.0, 2, True))
     loss, gradient = library.smooth_l1_forward(pred, target, rows, 0.5, 2.0, 2, True)
     arguments = (gradient, torch.ones_like(loss), rows, 0.5, 2.0, 2)
-    torch.library.opcheck(library.smooth_l1_backward.default, arguments)
+    checks.opcheck(library.smooth_l1_backward.default, arguments)
 
 
 def test_compiled_without_graph_breaks(device):

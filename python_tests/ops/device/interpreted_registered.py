@@ -9,6 +9,7 @@ import pytest
 import torch
 import triton_interpreter
 from pretending import Pretended, module
+from torch import library as checks
 
 from d2v_fast import ops
 from d2v_fast.ops.device import layer_targets, smooth_l1
@@ -16,7 +17,7 @@ from d2v_fast.ops.device import layer_targets, smooth_l1
 B, T, C = 2, 6, 16
 ROWS = torch.tensor([0, 2, 3, 7, 11])
 
-instead = torch.library.Library("d2v_fast", "IMPL")
+instead = checks.Library("d2v_fast", "IMPL")
 for name, function in {
     "ema_update_": module("ema")._on_gpu,
     "layer_targets": layer_targets.layer_targets,
@@ -88,10 +89,10 @@ def test_opcheck_targets(gpu):
     lengths = torch.tensor([6, 4])
     operator = torch.ops.d2v_fast.layer_targets.default
     for norms in ((["instance"], []), (["batch"], ["layer"]), (["layer"], []), ([], []), (["layer", "instance"], [])):
-        torch.library.opcheck(operator, (layers, ROWS, None, *norms, 1e-5))
-        torch.library.opcheck(operator, (layers, None, lengths, *norms, 1e-5))
+        checks.opcheck(operator, (layers, ROWS, None, *norms, 1e-5))
+        checks.opcheck(operator, (layers, None, lengths, *norms, 1e-5))
     assert set(gpu.launches) == {"column_statistics", "column_targets", "merge_samples", "row_targets"}
-    torch.library.opcheck(operator, ([layer.double() for layer in layers], None, None, ["instance"], [], 1e-5))
+    checks.opcheck(operator, ([layer.double() for layer in layers], None, None, ["instance"], [], 1e-5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
@@ -101,9 +102,9 @@ def test_opcheck_loss(dtype, gpu):
     for reduction in (0, 1, 2):
         for pred, index in ((full, ROWS), (gathered, None)):
             for with_gradient in (True, False):
-                torch.library.opcheck(forward, (pred, target, index, 0.5, 2.0, reduction, with_gradient))
+                checks.opcheck(forward, (pred, target, index, 0.5, 2.0, reduction, with_gradient))
             loss, gradient = forward(pred, target, index, 0.5, 2.0, reduction, True)
-            torch.library.opcheck(backward, (gradient, torch.ones_like(loss), index, 0.5, 2.0, reduction))
+            checks.opcheck(backward, (gradient, torch.ones_like(loss), index, 0.5, 2.0, reduction))
     assert set(gpu.launches) == (set() if dtype == torch.float64 else {"smooth_l1_forward", "smooth_l1_backward"})
 
 
@@ -118,7 +119,7 @@ def test_opcheck_moving_average(gpu):
     decay = torch.tensor(0.9, dtype=torch.float64)
     teacher, student, shadow = arguments(gpu)[:3]
     for copies in (shadow, []):
-        torch.library.opcheck(torch.ops.d2v_fast.ema_update_.default, (teacher, student, decay, copies))
+        checks.opcheck(torch.ops.d2v_fast.ema_update_.default, (teacher, student, decay, copies))
     assert set(gpu.launches) == {"ema_update"}
 
 
