@@ -185,8 +185,9 @@ void test_smooth_l1() {
           for (int64_t share : {0, 40, 100})
             for (int64_t reduction : {d2v::REDUCE_NONE, d2v::REDUCE_SUM, d2v::REDUCE_MEAN})
               test_smooth_l1_case(pred_dtype, target_dtype, positions, channels, share, channels % 2 ? 0.0 : 0.75, reduction);
-  for (int64_t dtype : kFormats)  // large enough for two threads and for stores past the caches
-    test_smooth_l1_case(dtype, d2v::F32, 811, 701, 40, 0.75, d2v::REDUCE_MEAN);
+  for (int64_t dtype : kFormats)
+    for (int64_t channels : {701, 1024, 1025, 2100})  // large enough for two threads; one block of a row, and more
+      test_smooth_l1_case(dtype, d2v::F32, 211, channels, 40, 0.75, d2v::REDUCE_MEAN);
 }
 
 void test_layer_targets() {

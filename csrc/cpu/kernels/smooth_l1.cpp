@@ -3,13 +3,12 @@
 // With g = clamp(d / beta, -1, 1) both branches of smooth-L1 are g * (d - beta / 2 * g), and g is the gradient (for the squared error
 // d is half of it). A row is summed in blocks in Real and over blocks in double; rows are summed in order: no bit depends on the
 // number of threads. The gradient has all positions of pred; those without a row are zeroed in the same pass. The backward pass of
-// the head reads it next, so it stays in the caches if they can hold it. The next row of pred is asked for early, because the
-// processor cannot guess where it is.
+// the head reads it next, so it is not written past the caches. The next row of pred is asked for early, because the processor
+// cannot guess where it is.
 #include <float.h>
 
 #include "../kernels.h"
 #include "lanes.h"
-#include "stream.h"
 
 namespace d2v {
 namespace D2V_ISA {
@@ -18,7 +17,6 @@ static const int64_t kBlock = 1024;           // elements summed in Real, in som
 static const int kRegisters = 4;              // sums side by side: an addition takes as long as four start
 static const int64_t kPart = 16384;           // elements that one thread takes at a time, more or less
 static const int64_t kPerThread = 2 * kPart;  // elements that are worth waking a thread for
-static const int64_t kStreamed = 32 << 20;    // bytes of a gradient from which on it goes past the caches: no cache would hold it
 
 static int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : 2; }
 static int64_t code_of(const float*) { return F32; }
@@ -28,29 +26,21 @@ static int64_t code_of(const double*) { return F64; }
 struct Output {
   char* data;
   int64_t dtype, row_bytes;
-  bool streamed;
 
-  Output(void* tensor, int64_t type, int64_t positions, int64_t channels)
-      : data(static_cast<char*>(tensor)), dtype(type), row_bytes(channels * bytes_of(type)), streamed(positions * row_bytes >= kStreamed) {}
+  Output(void* tensor, int64_t type, int64_t channels) : data(static_cast<char*>(tensor)), dtype(type), row_bytes(channels * bytes_of(type)) {}
   void zero(int64_t from, int64_t to) const {
     if (row_bytes == 0) return;  // no memory at all
-    if (streamed) stream_zero(data + from * row_bytes, (to - from) * row_bytes);
-    else memset(data + from * row_bytes, 0, static_cast<size_t>((to - from) * row_bytes));
+    memset(data + from * row_bytes, 0, static_cast<size_t>((to - from) * row_bytes));
   }
-  // Where a block may be written at once: there is a gradient, in Real, and the caches take it. Else null.
+  // Where a block may be written at once: there is a gradient, in Real. Else null.
   template <typename Real>
   Real* direct(int64_t position, int64_t channel) const {
-    if (!data || streamed || dtype != code_of(static_cast<const Real*>(nullptr))) return nullptr;
+    if (!data || dtype != code_of(static_cast<const Real*>(nullptr))) return nullptr;
     return reinterpret_cast<Real*>(data + position * row_bytes) + channel;
   }
   template <typename Real>
   void put(int64_t position, int64_t channel, const Real* block, int64_t n) const {
-    char* const to = data + position * row_bytes + channel * bytes_of(dtype);
-    if (!streamed) return encode_any(dtype, block, to, 0, n);
-    if (dtype == code_of(block)) return stream_copy(to, block, n * bytes_of(dtype));
-    alignas(64) double room[kBlock];  // for any format
-    encode_any(dtype, block, room, 0, n);
-    stream_copy(to, room, n * bytes_of(dtype));
+    encode_any(dtype, block, data + position * row_bytes, channel, n);
   }
 };
 
@@ -83,14 +73,10 @@ static inline void walk_all(const int64_t* rows, int64_t count, int64_t position
   const int64_t elements = positions * channels, part = channels < kPart ? kPart / (channels > 0 ? channels : 1) : 1;
   const int64_t parts = (positions + part - 1) / part;
   if (elements < threads * kPerThread) threads = elements < kPerThread ? 1 : static_cast<int>(elements / kPerThread);
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(dynamic) nowait
-    for (int64_t i = 0; i < parts; ++i) {
-      const int64_t first = i * part, last = first + part < positions ? first + part : positions;
-      walk(rows, count, positions, first, last, visit, zero);
-    }
-    stream_fence();
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t first = i * part, last = first + part < positions ? first + part : positions;
+    walk(rows, count, positions, first, last, visit, zero);
   }
 }
 
@@ -156,7 +142,7 @@ static void forward(const SmoothL1& x, double* losses, int threads) {
   const double inverse = x.beta > 0 ? (1.0 / x.beta < largest ? 1.0 / x.beta : largest) : 0.0;
   const Real inverse_beta = static_cast<Real>(inverse), half_beta = static_cast<Real>(0.5 * x.beta);
   const Real factor = static_cast<Real>(x.gradient_factor);
-  const Output gradient(x.gradient, x.pred_dtype, x.positions, x.channels);
+  const Output gradient(x.gradient, x.pred_dtype, x.channels);
   walk_all(
       x.rows, x.count, x.positions, x.channels, threads,
       [&](int64_t row, int64_t position) { losses[row] = x.scale * visit_row(x, gradient, row, position, inverse_beta, half_beta, factor); },
@@ -196,7 +182,7 @@ static inline void scale_row(const SmoothL1Gradient& x, const Output& out, int64
 }
 
 void smooth_l1_backward(const SmoothL1Gradient& x, int threads) {
-  const Output out(x.out, x.dtype, x.positions, x.channels);
+  const Output out(x.out, x.dtype, x.channels);
   walk_all(
       x.rows, x.count, x.positions, x.channels, threads,
       [&](int64_t row, int64_t position) {
