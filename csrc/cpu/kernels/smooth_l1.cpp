@@ -13,7 +13,7 @@
 namespace d2v {
 namespace D2V_ISA {
 
-static const int64_t kBlock = 1024;           // elements summed in Real, in some hundred lanes, before they go to a double
+static const int64_t kBlock = 1024;           // elements summed in Real, each lane its share, before they go to a double
 static const int kRegisters = 4;              // sums side by side: an addition takes as long as four start
 static const int64_t kPart = 16384;           // elements that one thread takes at a time, more or less
 static const int64_t kPerThread = 2 * kPart;  // elements that are worth waking a thread for
