@@ -1,6 +1,6 @@
 // The mean over K layers, each normalised, then normalised again. Which passes over memory a pair of norms takes:
 //   none or layer norm, then none or layer norm        the wanted rows, once
-//   instance norm                                      all frames, once, in tiles; then the layer norm of the results in place
+//   instance norm                                      all frames, once; then the layer norm of the results in place
 //   batch norm, or instance norm of long sequences     all frames for the statistics, then the wanted rows
 // A final instance or batch norm needs every row of the mean: the caller makes it with a second call on one layer.
 #include <stdlib.h>
@@ -30,7 +30,7 @@ static bool targets(const LayerTargets& x, int threads) {
     return true;
   }
   if (x.layer_norm == NORM_BATCH || !tiles_fit(x)) return with_statistics<T>(x, threads);
-  if (!instance_tiles(x, threads)) return false;
+  instance_tiles(x, threads);
   if (x.final_norm == NORM_LAYER) {
     const void* layer = x.out;
     const int64_t strides[2] = {0, x.channels};

@@ -86,9 +86,9 @@ static inline void add_layers(const Normalised<T>* of, int64_t count, bool first
   });
 }
 
-// Each sample's instance-normalised rows, mean over the layers: one pass over memory, tiles of channels that fit in the cache. False
-// when memory is short.
-bool instance_tiles(const LayerTargets& x, int threads);
+// Each sample's instance-normalised rows, mean over the layers: one pass over memory, if what a thread works on (tiles_fit) stays in
+// the cache.
+void instance_tiles(const LayerTargets& x, int threads);
 bool tiles_fit(const LayerTargets& x);
 // The statistics alone, for sequences that are too long for a tile and for the batch norm.
 template <typename T> void column_statistics(const LayerTargets& x, ColumnStatistics<RealOf<T>> statistics, int threads);

@@ -6,21 +6,21 @@
 // whatever the mean. (m is a rounded number; `rest` carries the difference, and `lost` what rounding took from squares.) Each channel's
 // operations are the same for every tile width and number of threads.
 //
-// Blocks of 8 or 32 frames, several registers side by side, several layers at a time, and normalising one layer while the next one is
-// summed were tried and were not faster. Asking for the next block's frames ahead is worth 10 %.
+// A layer of a sample is read in whole rows: memory's own prefetching follows them, and not pieces of 512 bytes, small enough for a
+// tile that stays in the second-level cache (half again the time of this). The wanted rows are then read once more, from the last-level
+// cache. Asking memory ahead, several layers at a time, a block of the next layer between the rows of this one, rows from the last to
+// the first and results that go past the caches were tried and were not faster.
 #include <stdlib.h>
 
 #include "layer_targets.h"
-#include "stream.h"
 
 namespace d2v {
 namespace D2V_ISA {
 
 static constexpr int64_t kBlock = 16;
-static constexpr int64_t kMaxWidth = 512;      // channels of a tile, at most
-static constexpr int64_t kWidthStep = 64;      // tiles start at multiples of it: a channel always meets the same code
-static constexpr int64_t kCacheBytes = 384 << 10;  // of a tile: its frames of one layer, and its rows of the result
-static constexpr int64_t kStreamed = 1 << 20;      // results of so many bytes are written past the caches
+static constexpr int64_t kMaxWidth = 1024;      // channels of a tile, at most
+static constexpr int64_t kWidthStep = 64;       // tiles start at multiples of it: a channel always meets the same code
+static constexpr int64_t kCacheBytes = 8 << 20;  // of a tile: its frames of one layer, and its rows of the result
 
 template <typename Real>
 struct alignas(64) Moments {
@@ -41,30 +41,36 @@ static inline void first_guess(const T* x, int64_t stride, int64_t frames, Momen
   });
 }
 
-// FRAMES 0: as many as `frames` says, at most kBlock.
+// FRAMES 0: as many as `frames` says, at most kBlock. A whole cache line of each frame at a time: frames that lie a multiple of 4 KB
+// apart share their place in the first-level cache, and a second visit would find the line gone.
 template <int64_t FRAMES, typename T>
 static inline void add_frames(const T* x, int64_t stride, int64_t frames, int64_t before, Moments<RealOf<T>>& moments, int64_t width) {
   typedef RealOf<T> Real;
   typedef LanesOf<T> Lanes;
-  const int64_t count = FRAMES ? FRAMES : frames;
+  const int64_t count = FRAMES ? FRAMES : frames, lanes = lane_count<T>();
   const Real old = static_cast<Real>(before), all = static_cast<Real>(before + count), inverse = 1 / all;
-  each_registers<1, T>(width, [&](int64_t c, auto registers, int64_t n) {
+  each_registers<64 / D2V_REGISTER_BYTES, T>(width, [&](int64_t c, auto registers, int64_t n) {
     constexpr bool part = registers.part;
-    const Lanes mean = load(moments.mean + c), rest = load(moments.rest + c), squares = load(moments.squares + c);
-    Lanes sum = {}, square = {};
+    constexpr int r = registers.count;
+    Lanes mean[r], sum[r] = {}, square[r] = {};
+    for (int j = 0; j < r; ++j) mean[j] = load(moments.mean + c + j * lanes);
 #pragma GCC unroll 16
-    for (int64_t t = 0; t < count; ++t) {
-      __builtin_prefetch(x + (t + kBlock) * stride + c);
-      const Lanes d = load<part>(x + t * stride + c, n) - mean;
-      sum += d;
-      square += d * d;
+    for (int64_t t = 0; t < count; ++t)
+      for (int j = 0; j < r; ++j) {
+        const Lanes d = load<part>(x + t * stride + c + j * lanes, n) - mean[j];
+        sum[j] += d;
+        square[j] += d * d;
+      }
+    for (int j = 0; j < r; ++j) {
+      const int64_t at = c + j * lanes;
+      const Lanes rest = load(moments.rest + at), squares = load(moments.squares + at);
+      const Lanes shift = (sum[j] + old * rest) * inverse, moved = mean[j] + shift;
+      store(moments.mean + at, moved);
+      store(moments.rest + at, shift - (moved - mean[j]));
+      const Lanes more = (old * rest * rest + (square[j] - all * shift * shift)) - load(moments.lost + at), total = squares + more;
+      store(moments.squares + at, total);
+      store(moments.lost + at, (total - squares) - more);
     }
-    const Lanes shift = (sum + old * rest) * inverse, moved = mean + shift;
-    store(moments.mean + c, moved);
-    store(moments.rest + c, shift - (moved - mean));
-    const Lanes more = (old * rest * rest + (square - all * shift * shift)) - load(moments.lost + c), total = squares + more;
-    store(moments.squares + c, total);
-    store(moments.lost + c, (total - squares) - more);
   });
 }
 
@@ -76,25 +82,12 @@ static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealO
   if (t < frames) add_frames<0>(x + t * stride, stride, frames - t, t, moments, width);
 }
 
-// Frames of the next layer that are asked for while this one is normalised from the cache: memory would be idle.
 template <typename T>
-struct NextLayer {
-  const T* at;
-  void one() {
-    const int64_t step = 2 * lane_count<T>();  // add_layers calls it for every second register
-    for (int64_t c = 0; c < step; c += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(at + c);
-    at += step;
-  }
-};
-
-// `sums` has room for all rows of the tile. Summing in the result itself would let two threads that work on neighbouring tiles take
-// each other's cache lines away, by the processor's own prefetching (twice the time, where the memory is fast).
-template <typename T>
-static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width, int64_t first_row, int64_t end_row,
-                          RealOf<T>* sums) {
+static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width) {
   typedef RealOf<T> Real;
   const int64_t frames = valid_frames(x, sample), start = sample * x.frames;
   Real* out = static_cast<Real*>(x.out) + channel;
+  const int64_t first_row = first_row_of(x, sample), end_row = first_row_of(x, sample + 1);
   int64_t padded = end_row;  // rows are ascending: those past the valid frames are the last ones
   while (padded > first_row && row_index(x, padded - 1) - start >= frames) --padded;
   for (int64_t i = padded; i < end_row; ++i) memset(out + i * x.channels, 0, static_cast<size_t>(width) * sizeof(Real));
@@ -114,75 +107,46 @@ static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel
     const bool last = k + 1 == x.layer_count;
     for (int64_t i = first_row; i < padded; ++i) {
       const Normalised<T> of = {source + (row_index(x, i) - start) * stride, moments.mean, scale};
-      NextLayer<T> next = {last ? source : frame_of<T>(x, k + 1, sample, i - first_row) + channel};
-      add_layers<true>(&of, 1, k == 0, last, bias, x.layer_count, sums + (i - first_row) * width, width, next);
+      add_layers<true>(&of, 1, k == 0, last, bias, x.layer_count, out + i * x.channels, width);
     }
-  }
-  const int64_t bytes = width * static_cast<int64_t>(sizeof(Real));
-  const bool streamed = x.count * x.channels * static_cast<int64_t>(sizeof(Real)) >= kStreamed;
-  for (int64_t i = first_row; i < padded; ++i) {
-    if (streamed) stream_copy(out + i * x.channels, sums + (i - first_row) * width, bytes);
-    else memcpy(out + i * x.channels, sums + (i - first_row) * width, static_cast<size_t>(bytes));
   }
 }
 
 // --- tiles -----------------------------------------------------------------------------------------------------------------------
 
-static inline int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+// Channels of a tile: all of them, but for rows that are longer than kMaxWidth and for samples that cannot be dealt out evenly.
+static int64_t tile_width(int64_t channels, int64_t samples, int threads) {
+  int64_t tiles = (channels + kMaxWidth - 1) / kMaxWidth;
+  if (samples % threads != 0) {
+    int64_t wanted = (2 * threads + samples - 1) / samples;
+    if (wanted > threads) wanted = threads;
+    if (tiles < wanted) tiles = wanted;
+  }
+  const int64_t width = (channels + tiles - 1) / tiles;
+  return (width + kWidthStep - 1) / kWidthStep * kWidthStep;
+}
 
-static int64_t element_bytes(const LayerTargets& x) { return x.dtype == F64 ? 8 : x.dtype == F32 ? 4 : 2; }
-
-// Bytes that one channel of a tile keeps in the cache.
-static int64_t channel_bytes(const LayerTargets& x) {
+bool tiles_fit(const LayerTargets& x) {
+  const int64_t real = x.dtype == F64 ? 8 : 4, element = x.dtype == F64 || x.dtype == F32 ? real : 2;
   const int64_t rows = x.batch ? (x.count + x.batch - 1) / x.batch : 0;
-  return x.frames * element_bytes(x) + rows * (x.dtype == F64 ? 8 : 4);
+  return (x.frames * element + rows * real) * (x.channels < kMaxWidth ? x.channels : kMaxWidth) <= kCacheBytes;
 }
 
-bool tiles_fit(const LayerTargets& x) { return channel_bytes(x) * kWidthStep <= 2 * kCacheBytes; }
-
-// Equal tiles, narrow enough for the cache and for every thread to have two.
-static int64_t tile_width(const LayerTargets& x, int64_t widest, int64_t samples, int threads) {
-  int64_t tiles = (x.channels + widest - 1) / widest;
-  const int64_t wanted = (2 * threads + samples - 1) / samples;
-  if (threads > 1 && tiles < wanted) tiles = wanted;
-  return up((x.channels + tiles - 1) / tiles, kWidthStep);
-}
-
-// False when memory is short.
 template <typename T>
-static bool run_tiles(const LayerTargets& x, int threads) {
-  typedef RealOf<T> Real;
-  int64_t widest = kCacheBytes / (channel_bytes(x) + 1) / kWidthStep * kWidthStep;
-  widest = widest < kWidthStep ? kWidthStep : widest > kMaxWidth ? kMaxWidth : widest;
-  const int64_t width = tile_width(x, widest, x.batch, threads), tiles = (x.channels + width - 1) / width;
-  int64_t most = 0;  // rows of a sample
-  for (int64_t b = 0; b < x.batch; ++b) {
-    const int64_t rows = first_row_of(x, b + 1) - first_row_of(x, b);
-    most = rows > most ? rows : most;
+static void run_tiles(const LayerTargets& x, int threads) {
+  const int64_t width = tile_width(x.channels, x.batch, threads), tiles = (x.channels + width - 1) / width;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t task = 0; task < x.batch * tiles; ++task) {
+    const int64_t channel = task % tiles * width, left = x.channels - channel;
+    instance_tile<T>(x, task / tiles, channel, left < width ? left : width);
   }
-  const int64_t together = x.batch >= 2 * threads ? tiles : 1;  // a thread takes whole samples if there are enough
-  bool enough = true;
-#pragma omp parallel num_threads(threads) reduction(&& : enough)
-  {
-    Real* sums = static_cast<Real*>(malloc(static_cast<size_t>(most * width) * sizeof(Real) + 1));
-    enough = sums != nullptr;
-#pragma omp for schedule(dynamic, together)
-    for (int64_t task = 0; task < x.batch * tiles; ++task) {
-      const int64_t sample = task / tiles, channel = task % tiles * width, left = x.channels - channel;
-      if (sums)
-        instance_tile<T>(x, sample, channel, left < width ? left : width, first_row_of(x, sample), first_row_of(x, sample + 1), sums);
-    }
-    stream_fence();
-    free(sums);
-  }
-  return enough;
 }
 
-bool instance_tiles(const LayerTargets& x, int threads) {
-  if (x.dtype == F32) return run_tiles<float>(x, threads);
-  if (x.dtype == F64) return run_tiles<double>(x, threads);
-  if (x.dtype == BF16) return run_tiles<bf16>(x, threads);
-  return run_tiles<f16>(x, threads);
+void instance_tiles(const LayerTargets& x, int threads) {
+  if (x.dtype == F32) run_tiles<float>(x, threads);
+  else if (x.dtype == F64) run_tiles<double>(x, threads);
+  else if (x.dtype == BF16) run_tiles<bf16>(x, threads);
+  else run_tiles<f16>(x, threads);
 }
 
 // --- statistics alone --------------------------------------------------------------------------------------------------------------
@@ -212,7 +176,7 @@ static void merge_samples(const LayerTargets& x, const ColumnStatistics<Real>& o
 template <typename T>
 void column_statistics(const LayerTargets& x, ColumnStatistics<RealOf<T>> statistics, int threads) {
   typedef RealOf<T> Real;
-  const int64_t width = tile_width(x, kMaxWidth, x.layer_count * x.batch, threads), tiles = (x.channels + width - 1) / width;
+  const int64_t width = tile_width(x.channels, x.layer_count * x.batch, threads), tiles = (x.channels + width - 1) / width;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(dynamic)
