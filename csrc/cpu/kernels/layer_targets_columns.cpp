@@ -1,15 +1,17 @@
 // Instance and batch norm: statistics of each channel over the frames of a sample.
 //
-// The frames come in blocks of 16. A block is summed around the mean so far, m: with s the sum of x - m and q the sum of (x - m)^2,
+// The frames come in blocks of 8. A block is summed around the mean so far, m: with s the sum of x - m and q the sum of (x - m)^2,
 //   mean' = m + s / n',   squares' = squares + q - s^2 / n'    (n' frames with the block).
 // q - s^2 / n' is at least half of q from the second block on, and the first block is summed around its own mean, so nothing cancels,
 // whatever the mean. (m is a rounded number; `rest` carries the difference, and `lost` what rounding took from squares.) Each channel's
 // operations are the same for every tile width and number of threads.
 //
-// A layer of a sample is read in whole rows: memory's own prefetching follows them, and not pieces of 512 bytes, small enough for a
-// tile that stays in the second-level cache (half again the time of this). The wanted rows are then read once more, from the last-level
-// cache. Asking memory ahead, several layers at a time, a block of the next layer between the rows of this one, rows from the last to
-// the first and results that go past the caches were tried and were not faster.
+// A core alone does not keep memory busy: how it asks decides. It prefetches along a stretch of memory, so a layer of a sample is read
+// in whole rows, not in pieces of 512 bytes that would stay in the second-level cache (half again the time); and along several
+// stretches at once, so the frames of a block come from 8 stretches of the sample, a cache line of each in turn (a third faster than
+// one stretch). The wanted rows are then read once more, from the last-level cache. Asking memory ahead, 4 or 16 stretches, several
+// frames of each, several layers or rows at a time, a block of the next layer between the rows of this one, rows from the last to the
+// first and results that go past the caches were tried and were not faster.
 #include <stdlib.h>
 
 #include "layer_targets.h"
@@ -17,7 +19,7 @@
 namespace d2v {
 namespace D2V_ISA {
 
-static constexpr int64_t kBlock = 16;
+static constexpr int64_t kBlock = 8;
 static constexpr int64_t kMaxWidth = 1024;      // channels of a tile, at most
 static constexpr int64_t kWidthStep = 64;       // tiles start at multiples of it: a channel always meets the same code
 static constexpr int64_t kCacheBytes = 8 << 20;  // of a tile: its frames of one layer, and its rows of the result
@@ -27,6 +29,7 @@ struct alignas(64) Moments {
   Real mean[kMaxWidth], rest[kMaxWidth], squares[kMaxWidth], lost[kMaxWidth];
 };
 
+// The mean of some frames, `stride` elements apart, and nothing else.
 template <typename T>
 static inline void first_guess(const T* x, int64_t stride, int64_t frames, Moments<RealOf<T>>& moments, int64_t width) {
   typedef RealOf<T> Real;
@@ -41,8 +44,8 @@ static inline void first_guess(const T* x, int64_t stride, int64_t frames, Momen
   });
 }
 
-// FRAMES 0: as many as `frames` says, at most kBlock. A whole cache line of each frame at a time: frames that lie a multiple of 4 KB
-// apart share their place in the first-level cache, and a second visit would find the line gone.
+// A block of frames, `stride` elements apart; FRAMES 0: as many as `frames` says. A whole cache line of each at a time: frames that lie a
+// multiple of 4 KB apart share their place in the first-level cache, and a second visit would find the line gone.
 template <int64_t FRAMES, typename T>
 static inline void add_frames(const T* x, int64_t stride, int64_t frames, int64_t before, Moments<RealOf<T>>& moments, int64_t width) {
   typedef RealOf<T> Real;
@@ -54,7 +57,7 @@ static inline void add_frames(const T* x, int64_t stride, int64_t frames, int64_
     constexpr int r = registers.count;
     Lanes mean[r], sum[r] = {}, square[r] = {};
     for (int j = 0; j < r; ++j) mean[j] = load(moments.mean + c + j * lanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int64_t t = 0; t < count; ++t)
       for (int j = 0; j < r; ++j) {
         const Lanes d = load<part>(x + t * stride + c + j * lanes, n) - mean[j];
@@ -76,10 +79,10 @@ static inline void add_frames(const T* x, int64_t stride, int64_t frames, int64_
 
 template <typename T>
 static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealOf<T>>& moments, int64_t width) {
-  first_guess(x, stride, frames < kBlock ? frames : kBlock, moments, width);
-  int64_t t = 0;
-  for (; t + kBlock <= frames; t += kBlock) add_frames<kBlock>(x + t * stride, stride, kBlock, t, moments, width);
-  if (t < frames) add_frames<0>(x + t * stride, stride, frames - t, t, moments, width);
+  const int64_t blocks = frames / kBlock, left = frames % kBlock;
+  first_guess(x, blocks ? blocks * stride : stride, blocks ? kBlock : left, moments, width);
+  for (int64_t i = 0; i < blocks; ++i) add_frames<kBlock>(x + i * stride, blocks * stride, kBlock, i * kBlock, moments, width);
+  if (left) add_frames<0>(x + (frames - left) * stride, stride, left, frames - left, moments, width);
 }
 
 template <typename T>
