@@ -50,34 +50,36 @@ template <typename T>
 struct Normalised {
   const T* x;
   const RealOf<T>*mean, *scale;
+  const T* next;  // memory is asked for this stretch meanwhile; nobody looks at it if there is a mean per channel
 };
 
-// What to ask memory for meanwhile; here nothing. one() is called for every second register of every layer.
-struct Nothing {
-  void one() {}
-};
-
-// out = the sum over `count` layers of (x - mean) * scale, on top of what is there unless `first`; then, if `last`, the mean of (out + bias).
-template <bool PER_CHANNEL, typename T, typename Fetch = Nothing>
-static inline void add_layers(const Normalised<T>* of, int64_t count, bool first, bool last, const RealOf<T>* bias, int64_t layers,
-                              RealOf<T>* out, int64_t width, Fetch&& fetch = Nothing()) {
+// out = the sum over LAYERS layers of (x - mean) * scale, on top of what is there unless `first`; then, if `last`, the mean of (out + bias).
+template <int LAYERS, bool PER_CHANNEL, typename T>
+static inline void add_layers(const Normalised<T>* of, bool first, bool last, const RealOf<T>* bias, int64_t layers, RealOf<T>* out,
+                              int64_t width) {
   typedef RealOf<T> Real;
   typedef LanesOf<T> Lanes;
   const int64_t lanes = lane_count<T>();
   const Real share = 1 / static_cast<Real>(layers);  // a division here would cost 4 % of the whole
+  Lanes mean[LAYERS], scale[LAYERS];  // in registers: the compiler does not know that `out` is no part of them
+  if (!PER_CHANNEL)
+    for (int k = 0; k < LAYERS; ++k) {
+      mean[k] = Lanes{} + *of[k].mean;
+      scale[k] = Lanes{} + *of[k].scale;
+    }
   each_registers<4, T>(width, [&](int64_t c, auto registers, int64_t n) {
     constexpr bool part = registers.part;
     constexpr int r = registers.count;
     Lanes y[r] = {};
     if (!first)
       for (int j = 0; j < r; ++j) y[j] = load<part>(out + c + j * lanes, n);
-    for (int64_t k = 0; k < count; ++k)
+    for (int k = 0; k < LAYERS; ++k)
       for (int j = 0; j < r; ++j) {
         const int64_t at = c + j * lanes;
-        if (j % 2 == 0) fetch.one();
+        if (!PER_CHANNEL && j % (64 / D2V_REGISTER_BYTES) == 0) __builtin_prefetch(of[k].next + at);
         const Lanes value = load<part>(of[k].x + at, n);
         if (PER_CHANNEL) y[j] += (value - load<part>(of[k].mean + at, n)) * load<part>(of[k].scale + at, n);
-        else y[j] += (value - *of[k].mean) * *of[k].scale;
+        else y[j] += (value - mean[k]) * scale[k];
       }
     if (last)
       for (int j = 0; j < r; ++j)

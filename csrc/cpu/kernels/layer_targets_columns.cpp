@@ -109,8 +109,8 @@ static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel
     }
     const bool last = k + 1 == x.layer_count;
     for (int64_t i = first_row; i < padded; ++i) {
-      const Normalised<T> of = {source + (row_index(x, i) - start) * stride, moments.mean, scale};
-      add_layers<true>(&of, 1, k == 0, last, bias, x.layer_count, out + i * x.channels, width);
+      const Normalised<T> of = {source + (row_index(x, i) - start) * stride, moments.mean, scale, nullptr};
+      add_layers<1, true>(&of, k == 0, last, bias, x.layer_count, out + i * x.channels, width);
     }
   }
 }
