@@ -211,8 +211,8 @@ def test_any_shape_and_layout(
     torch.testing.assert_close(ours.double(), want, rtol=0, atol=tolerance if dtype != torch.float64 else 1e-10)
 
 
-@pytest.mark.parametrize("frames", [5000, 20_000])
-def test_sequences_too_long_for_a_tile(frames, no_worse_than):
+@pytest.mark.parametrize("frames", [5000, 70_000])
+def test_sequences_that_fill_the_cache_and_that_do_not_fit(frames, no_worse_than):
     layers, _ = make(2, frames, 33, 2)
     rows = torch.arange(0, 2 * frames, 7)
     for norm in (None, "layer"):

@@ -29,8 +29,8 @@ static bool targets(const LayerTargets& x, int threads) {
     target_rows<T>(x, nullptr, threads);
     return true;
   }
-  if (x.layer_norm == NORM_BATCH || !tiles_fit(x)) return with_statistics<T>(x, threads);
-  instance_tiles(x, threads);
+  if (x.layer_norm == NORM_BATCH || !samples_fit(x, threads)) return with_statistics<T>(x, threads);
+  instance_samples(x, threads);
   if (x.final_norm == NORM_LAYER) {
     const void* layer = x.out;
     const int64_t strides[2] = {0, x.channels};

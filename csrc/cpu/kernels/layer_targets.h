@@ -88,11 +88,11 @@ static inline void add_layers(const Normalised<T>* of, bool first, bool last, co
   });
 }
 
-// Each sample's instance-normalised rows, mean over the layers: one pass over memory, if what a thread works on (tiles_fit) stays in
-// the cache.
-void instance_tiles(const LayerTargets& x, int threads);
-bool tiles_fit(const LayerTargets& x);
-// The statistics alone, for sequences that are too long for a tile and for the batch norm.
+// Each sample's instance-normalised rows, mean over the layers: one pass over memory, if what a thread works on stays in the cache. With
+// samples_fit it does, and every thread has its share.
+void instance_samples(const LayerTargets& x, int threads);
+bool samples_fit(const LayerTargets& x, int threads);
+// The statistics alone, for instance norm where samples don't fit, and for the batch norm.
 template <typename T> void column_statistics(const LayerTargets& x, ColumnStatistics<RealOf<T>> statistics, int threads);
 // Row by row: none or layer norm of each layer, or the columns' statistics if given; mean; then none or layer norm.
 template <typename T> void target_rows(const LayerTargets& x, const ColumnStatistics<RealOf<T>>* statistics, int threads);

@@ -1,10 +1,10 @@
 // Instance and batch norm: statistics of each channel over the frames of a sample.
 //
-// The frames come in blocks of 8. A block is summed around the mean so far, m: with s the sum of x - m and q the sum of (x - m)^2,
+// The frames come in blocks. A block is summed around the mean so far, m: with s the sum of x - m and q the sum of (x - m)^2,
 //   mean' = m + s / n',   squares' = squares + q - s^2 / n'    (n' frames with the block).
-// q - s^2 / n' is at least half of q from the second block on, and the first block is summed around its own mean, so nothing cancels,
-// whatever the mean. (m is a rounded number; `rest` carries the difference, and `lost` what rounding took from squares.) Each channel's
-// operations are the same for every tile width and number of threads.
+// q - s^2 / n' is at least a quarter of q: n' is at least twice the block, but in the first one, where m is the mean of a quarter of the
+// block's frames or more. So nothing cancels, whatever the mean. (m is a rounded number; `rest` carries the difference, and `lost` what rounding took from squares.) Each
+// channel's operations are the same for any number of threads.
 //
 // A core alone does not keep memory busy: how it asks decides. It prefetches along a stretch of memory, so a layer of a sample is read
 // in whole rows, not in pieces of 512 bytes that would stay in the second-level cache (half again the time); and along several
@@ -19,14 +19,16 @@
 namespace d2v {
 namespace D2V_ISA {
 
-static constexpr int64_t kBlock = 8;
-static constexpr int64_t kMaxWidth = 1024;      // channels of a tile, at most
-static constexpr int64_t kWidthStep = 64;       // tiles start at multiples of it: a channel always meets the same code
-static constexpr int64_t kCacheBytes = 8 << 20;  // of a tile: its frames of one layer, and its rows of the result
+static constexpr int64_t kStretches = 8;
+static constexpr int64_t kRuns = 4;              // frames of a block from each stretch
+static constexpr int64_t kMaxWidth = 1024;       // channels at a time, at most
+static constexpr int64_t kWidthStep = 64;        // they start at multiples of it: a channel always meets the same code
+static constexpr int64_t kCacheBytes = 8 << 20;  // of a thread: a sample's frames of one layer, and its rows of the result
 
 template <typename Real>
 struct alignas(64) Moments {
   Real mean[kMaxWidth], rest[kMaxWidth], squares[kMaxWidth], lost[kMaxWidth];
+  Real sum[kMaxWidth], square[kMaxWidth];  // of the block, around the mean
 };
 
 // The mean of some frames, `stride` elements apart, and nothing else.
@@ -44,19 +46,23 @@ static inline void first_guess(const T* x, int64_t stride, int64_t frames, Momen
   });
 }
 
-// A block of frames, `stride` elements apart; FRAMES 0: as many as `frames` says. A whole cache line of each at a time: frames that lie a
-// multiple of 4 KB apart share their place in the first-level cache, and a second visit would find the line gone.
+// Adds frames, `stride` elements apart, to the block; FRAMES 0: as many as `frames` says. A whole cache line of each at a time: frames
+// that lie a multiple of 4 KB apart share their place in the first-level cache, and a second visit would find the line gone.
 template <int64_t FRAMES, typename T>
-static inline void add_frames(const T* x, int64_t stride, int64_t frames, int64_t before, Moments<RealOf<T>>& moments, int64_t width) {
-  typedef RealOf<T> Real;
+static inline void add_frames(const T* x, int64_t stride, int64_t frames, bool first, Moments<RealOf<T>>& moments, int64_t width) {
   typedef LanesOf<T> Lanes;
   const int64_t count = FRAMES ? FRAMES : frames, lanes = lane_count<T>();
-  const Real old = static_cast<Real>(before), all = static_cast<Real>(before + count), inverse = 1 / all;
   each_registers<64 / D2V_REGISTER_BYTES, T>(width, [&](int64_t c, auto registers, int64_t n) {
     constexpr bool part = registers.part;
     constexpr int r = registers.count;
     Lanes mean[r], sum[r] = {}, square[r] = {};
-    for (int j = 0; j < r; ++j) mean[j] = load(moments.mean + c + j * lanes);
+    for (int j = 0; j < r; ++j) {
+      const int64_t at = c + j * lanes;
+      mean[j] = load(moments.mean + at);
+      if (first) continue;
+      sum[j] = load(moments.sum + at);
+      square[j] = load(moments.square + at);
+    }
 #pragma GCC unroll 8
     for (int64_t t = 0; t < count; ++t)
       for (int j = 0; j < r; ++j) {
@@ -65,28 +71,47 @@ static inline void add_frames(const T* x, int64_t stride, int64_t frames, int64_
         square[j] += d * d;
       }
     for (int j = 0; j < r; ++j) {
-      const int64_t at = c + j * lanes;
-      const Lanes rest = load(moments.rest + at), squares = load(moments.squares + at);
-      const Lanes shift = (sum[j] + old * rest) * inverse, moved = mean[j] + shift;
-      store(moments.mean + at, moved);
-      store(moments.rest + at, shift - (moved - mean[j]));
-      const Lanes more = (old * rest * rest + (square[j] - all * shift * shift)) - load(moments.lost + at), total = squares + more;
-      store(moments.squares + at, total);
-      store(moments.lost + at, (total - squares) - more);
+      store(moments.sum + c + j * lanes, sum[j]);
+      store(moments.square + c + j * lanes, square[j]);
     }
   });
 }
 
+// The block of `count` frames joins the `before` ones.
 template <typename T>
-static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealOf<T>>& moments, int64_t width) {
-  const int64_t blocks = frames / kBlock, left = frames % kBlock;
-  first_guess(x, blocks ? blocks * stride : stride, blocks ? kBlock : left, moments, width);
-  for (int64_t i = 0; i < blocks; ++i) add_frames<kBlock>(x + i * stride, blocks * stride, kBlock, i * kBlock, moments, width);
-  if (left) add_frames<0>(x + (frames - left) * stride, stride, left, frames - left, moments, width);
+static inline void end_block(int64_t before, int64_t count, Moments<RealOf<T>>& moments, int64_t width) {
+  typedef RealOf<T> Real;
+  typedef LanesOf<T> Lanes;
+  const Real old = static_cast<Real>(before), all = static_cast<Real>(before + count), inverse = 1 / all;
+  for (int64_t c = 0; c < width; c += lane_count<T>()) {
+    const Lanes mean = load(moments.mean + c), rest = load(moments.rest + c), squares = load(moments.squares + c);
+    const Lanes shift = (load(moments.sum + c) + old * rest) * inverse, moved = mean + shift;
+    store(moments.mean + c, moved);
+    store(moments.rest + c, shift - (moved - mean));
+    const Lanes within = load(moments.square + c) - all * shift * shift;
+    const Lanes more = (old * rest * rest + within) - load(moments.lost + c), total = squares + more;
+    store(moments.squares + c, total);
+    store(moments.lost + c, (total - squares) - more);
+  }
 }
 
 template <typename T>
-static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width) {
+static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealOf<T>>& moments, int64_t width) {
+  const int64_t length = frames / kStretches, left = frames % kStretches;
+  first_guess(x, length ? length * stride : stride, length ? kStretches : left, moments, width);
+  for (int64_t t = 0; t < length; t += kRuns) {
+    const int64_t end = t + kRuns < length ? t + kRuns : length;
+    for (int64_t i = t; i < end; ++i) add_frames<kStretches>(x + i * stride, length * stride, kStretches, i == t, moments, width);
+    end_block<T>(t * kStretches, (end - t) * kStretches, moments, width);
+  }
+  if (left) {
+    add_frames<0>(x + (frames - left) * stride, stride, left, true, moments, width);
+    end_block<T>(frames - left, left, moments, width);
+  }
+}
+
+template <typename T>
+static void instance_sample(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width) {
   typedef RealOf<T> Real;
   const int64_t frames = valid_frames(x, sample), start = sample * x.frames;
   Real* out = static_cast<Real*>(x.out) + channel;
@@ -115,41 +140,30 @@ static void instance_tile(const LayerTargets& x, int64_t sample, int64_t channel
   }
 }
 
-// --- tiles -----------------------------------------------------------------------------------------------------------------------
-
-// Channels of a tile: all of them, but for rows that are longer than kMaxWidth and for samples that cannot be dealt out evenly.
-static int64_t tile_width(int64_t channels, int64_t samples, int threads) {
-  int64_t tiles = (channels + kMaxWidth - 1) / kMaxWidth;
-  if (samples % threads != 0) {
-    int64_t wanted = (2 * threads + samples - 1) / samples;
-    if (wanted > threads) wanted = threads;
-    if (tiles < wanted) tiles = wanted;
-  }
-  const int64_t width = (channels + tiles - 1) / tiles;
-  return (width + kWidthStep - 1) / kWidthStep * kWidthStep;
-}
-
-bool tiles_fit(const LayerTargets& x) {
-  const int64_t real = x.dtype == F64 ? 8 : 4, element = x.dtype == F64 || x.dtype == F32 ? real : 2;
-  const int64_t rows = x.batch ? (x.count + x.batch - 1) / x.batch : 0;
-  return (x.frames * element + rows * real) * (x.channels < kMaxWidth ? x.channels : kMaxWidth) <= kCacheBytes;
-}
-
+// A thread takes whole samples, channels in turn if they are many. Two threads in one sample would take each other's cache lines away,
+// by the processor's own prefetching (two and a half times the time).
 template <typename T>
-static void run_tiles(const LayerTargets& x, int threads) {
-  const int64_t width = tile_width(x.channels, x.batch, threads), tiles = (x.channels + width - 1) / width;
+static void run_samples(const LayerTargets& x, int threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t task = 0; task < x.batch * tiles; ++task) {
-    const int64_t channel = task % tiles * width, left = x.channels - channel;
-    instance_tile<T>(x, task / tiles, channel, left < width ? left : width);
-  }
+  for (int64_t sample = 0; sample < x.batch; ++sample)
+    for (int64_t channel = 0; channel < x.channels; channel += kMaxWidth) {
+      const int64_t left = x.channels - channel;
+      instance_sample<T>(x, sample, channel, left < kMaxWidth ? left : kMaxWidth);
+    }
 }
 
-void instance_tiles(const LayerTargets& x, int threads) {
-  if (x.dtype == F32) run_tiles<float>(x, threads);
-  else if (x.dtype == F64) run_tiles<double>(x, threads);
-  else if (x.dtype == BF16) run_tiles<bf16>(x, threads);
-  else run_tiles<f16>(x, threads);
+void instance_samples(const LayerTargets& x, int threads) {
+  if (x.dtype == F32) run_samples<float>(x, threads);
+  else if (x.dtype == F64) run_samples<double>(x, threads);
+  else if (x.dtype == BF16) run_samples<bf16>(x, threads);
+  else run_samples<f16>(x, threads);
+}
+
+bool samples_fit(const LayerTargets& x, int threads) {
+  const int64_t real = x.dtype == F64 ? 8 : 4, element = x.dtype == F64 || x.dtype == F32 ? real : 2;
+  const int64_t rows = x.batch ? (x.count + x.batch - 1) / x.batch : 0, width = x.channels < kMaxWidth ? x.channels : kMaxWidth;
+  const int64_t turns = (x.batch + threads - 1) / threads;  // of the thread that has most to do
+  return (x.frames * element + rows * real) * width <= kCacheBytes && 5 * turns * threads <= 6 * x.batch;
 }
 
 // --- statistics alone --------------------------------------------------------------------------------------------------------------
@@ -176,14 +190,21 @@ static void merge_samples(const LayerTargets& x, const ColumnStatistics<Real>& o
   of.scale[at] = inverse_deviation(squares, frames, static_cast<Real>(x.eps));
 }
 
+// Channels of a task: all of them, unless they are too many or the samples of all layers too few for the threads.
+static int64_t tile_width(int64_t channels, int64_t pairs, int threads) {
+  const int64_t least = (channels + kMaxWidth - 1) / kMaxWidth, wanted = (threads + pairs - 1) / pairs, tiles = least < wanted ? wanted : least;
+  return ((channels + tiles - 1) / tiles + kWidthStep - 1) / kWidthStep * kWidthStep;
+}
+
 template <typename T>
 void column_statistics(const LayerTargets& x, ColumnStatistics<RealOf<T>> statistics, int threads) {
   typedef RealOf<T> Real;
-  const int64_t width = tile_width(x.channels, x.layer_count * x.batch, threads), tiles = (x.channels + width - 1) / width;
+  const int64_t pairs = x.layer_count * x.batch;
+  const int64_t width = tile_width(x.channels, pairs, threads), tiles = (x.channels + width - 1) / width;
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < x.layer_count * x.batch * tiles; ++task) {
+    for (int64_t task = 0; task < pairs * tiles; ++task) {
       const int64_t pair = task / tiles, layer = pair / x.batch, sample = pair % x.batch, channel = task % tiles * width;
       const int64_t left = x.channels - channel, n = left < width ? left : width, frames = valid_frames(x, sample);
       Moments<Real> moments;
