@@ -91,7 +91,7 @@ def make_engine(
     """The engine that `loader.engine` asks for.
 
     Args:
-        engine: "auto" is DALI on a CUDA device if it is installed and the source has files to decode, else native.
+        engine: See `choose_engine`.
         source: Where samples come from.
         inputs: How a sample becomes an input.
         masks: Makes the masks of a batch; called from a worker thread.
@@ -103,19 +103,49 @@ def make_engine(
         DataError: See `check_engine`.
     """
     check_engine(engine, source.modality)
-    if engine == "auto" and device.type == "cuda" and isinstance(source, EncodedSource):
-        if _has_dali():
-            engine = "dali"
-        else:
-            _tell_native()
     arguments = (source, inputs, masks, image_size, threads, device)
-    if engine == "dali":
+    if choose_engine(engine, source, device) == "dali":
         from d2v_fast.data.dali import DaliEngine
 
         return DaliEngine(*arguments)
     from d2v_fast.data.native import NativeEngine
 
     return NativeEngine(*arguments)
+
+
+def choose_engine(
+    engine: Literal["auto", "dali", "native"],
+    source: DataSource,
+    device: torch.device,
+    begun_with: Literal["dali", "native"] | None = None,
+) -> Literal["dali", "native"]:
+    """What `loader.engine` comes to.
+
+    Args:
+        engine: "auto" is DALI on a CUDA device if it is installed and the source has files to decode, else native.
+        source: Where samples come from.
+        device: Where the batches will be used.
+        begun_with: What "auto" was when a run that continues was begun; it stays that, since two engines give the same
+            pictures only to within a rounding.
+
+    Raises:
+        DataError: The run was begun with DALI, which is not installed now.
+    """
+    if engine != "auto":
+        return engine
+    if begun_with == "dali" and not _has_dali():
+        raise DataError(
+            "loader.engine is auto, which was dali when this run was begun, but NVIDIA DALI is not installed now: "
+            f"{_REMEDY} to continue the run, or start a new one in another folder (--init-from takes over its weights)"
+        )
+    if begun_with is not None:
+        return begun_with
+    if device.type != "cuda" or not isinstance(source, EncodedSource):
+        return "native"
+    if not _has_dali():
+        _tell_native()
+        return "native"
+    return "dali"
 
 
 def check_engine(engine: str, modality: str) -> None:

@@ -9,13 +9,14 @@ from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 import torch
 
 from d2v_fast.batch import Batch
 from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
-from d2v_fast.data.engine import Made, MaskMaker, make_engine
+from d2v_fast.data.engine import Made, MaskMaker, choose_engine, make_engine
 from d2v_fast.data.errors import DataError, tell
 from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.skipped import Skipped
@@ -40,6 +41,7 @@ class Loader:
         image_size: Vision: height and width of the model's input, in pixels.
         first_step: The step that will be asked for first; its batches are begun at once.
         device: Where the batches will be used; the CPU by default.
+        engine: What "auto" was when a run that continues was begun.
         rank: Which of `world` processes this is: of the micro-batches of each step it makes every `world`-th, from the
             `rank`-th on.
         world: Number of processes.
@@ -60,6 +62,7 @@ class Loader:
         image_size: int | None = None,
         first_step: int = 0,
         device: torch.device | None = None,
+        engine: Literal["dali", "native"] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -96,9 +99,10 @@ class Loader:
         """Seconds that `step` has waited for batches so far."""
         self._coming: dict[int, list[Future[Made]]] = {}
         self._closed = False
-        self._engine = make_engine(
-            config.engine, source, inputs, masks, image_size, config.threads, device or torch.device("cpu")
-        )
+        device = device or torch.device("cpu")
+        self.engine = choose_engine(config.engine, source, device, engine)
+        """What decodes."""
+        self._engine = make_engine(self.engine, source, inputs, masks, image_size, config.threads, device)
         self._request(first_step)
 
     def epoch(self, step: int) -> int:

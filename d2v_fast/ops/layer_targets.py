@@ -54,7 +54,7 @@ def layer_targets(
         TypeError: a dtype that differs or is not supported.
         IndexError: rows that are out of range, unsorted or double.
     """
-    layers = [layer.detach() for layer in layers]
+    layers = [layer.detach() if layer.requires_grad else layer for layer in layers]
     layer_norms, final_norms = _norms("layer_norm", layer_norm), _norms("final_norm", final_norm)
     _check(layers, rows, lengths, eps)
     if layers[0].device.type not in ("cpu", "cuda"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -37,8 +37,16 @@ class Modality:
     """(configuration, data source) to the maker of its masks."""
 
 
-def open_loader(config: Config, source: DataSource, first_step: int = 0, device: torch.device | None = None) -> Loader:
+def open_loader(
+    config: Config,
+    source: DataSource,
+    first_step: int = 0,
+    device: torch.device | None = None,
+    engine: Literal["dali", "native"] | None = None,
+) -> Loader:
     """The batches of a run, from optimizer step `first_step` on, for use on `device` (the CPU by default).
+
+    `engine` is what decoded when the run was begun; "auto" then means the same.
 
     Raises:
         DataError: The source, or the sections `inputs` or `loader`, do not fit.
@@ -53,6 +61,7 @@ def open_loader(config: Config, source: DataSource, first_step: int = 0, device:
         image_size=embedding.image_size if isinstance(embedding, VisionEmbedding) else None,
         first_step=first_step,
         device=device,
+        engine=engine,
     )
 
 

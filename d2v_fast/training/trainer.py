@@ -141,16 +141,17 @@ class Data2VecTrainer:
             sinks = open_sinks(run.path, first, to_dict(config), wandb=config.log.wandb)
             with (
                 Journal(lines, Display(config.steps, first), sinks, config.monitor) as journal,
-                open_loader(config, source, first, self.device) as loader,
+                open_loader(config, source, first, self.device, last and last.state.get("engine")) as loader,
                 StopSignals() as stop,
                 torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             ):
-                self._train(first, loader, run, journal, stop, source.fingerprint)
+                data = {"fingerprint": source.fingerprint, "engine": loader.engine}
+                self._train(first, loader, run, journal, stop, data)
             print(f"finished {run.path}: {config.steps} steps")
         return run.path
 
     def _train(
-        self, first: int, loader: Loader, run: RunDirectory, journal: Journal, stop: StopSignals, fingerprint: str
+        self, first: int, loader: Loader, run: RunDirectory, journal: Journal, stop: StopSignals, data: dict[str, str]
     ) -> None:
         config, clock, self._trained = self.config, Clock(), True
         for n in range(first, config.steps):  # n counts attempted optimizer steps
@@ -158,7 +159,7 @@ class Data2VecTrainer:
                 batches = loader.step(n)
             except TooManySkipped:  # the files may come back, or be given up for lost: no step is to be done again
                 if n > first:
-                    self._save(run, n, journal.lines.sync(), fingerprint)
+                    self._save(run, n, journal.lines.sync(), data)
                 raise
             # The mean over the masked positions of the whole step: their number is known on the host before any forward
             # pass. (With several processes this is the number to sum over them.)
@@ -202,7 +203,7 @@ class Data2VecTrainer:
                 problem = journal.record(line, skipped_in_row)
 
             if step % config.checkpoint.every == 0 or done or stop.received or problem:
-                self._save(run, step, journal.lines.sync(), fingerprint)
+                self._save(run, step, journal.lines.sync(), data)
             if problem:
                 raise problem
             if stop.received and not done:
@@ -240,14 +241,14 @@ class Data2VecTrainer:
             )
         return source
 
-    def _save(self, run: RunDirectory, step: int, metrics_bytes: int, fingerprint: str) -> None:
+    def _save(self, run: RunDirectory, step: int, metrics_bytes: int, data: dict[str, str]) -> None:
         tensors = {
             "student": self.model.student.state_dict(),
             "teacher": self.model.teacher.state_dict(),
             "optimizer": self._optimizer.state(),
         }
         state = {
-            "fingerprint": fingerprint,
+            **data,
             "metrics_bytes": metrics_bytes,
             "window": self._window.state(),
             "loss_scale": self._loss_scale.state(),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d2v_fast.data import ArraySource, DataError, SampleError, SpeechInputs, VisionInputs, engine
-from d2v_fast.data.engine import assemble, make_engine
+from d2v_fast.data.engine import assemble, choose_engine, make_engine
 from d2v_fast.data.native import NativeEngine
 from d2v_fast.data.plan import BatchPlan, ClipPlan, PicturePlan
 from d2v_fast.masking import Masks
@@ -64,6 +64,17 @@ def choice(monkeypatch):
 def test_the_choice(choice, name, installed, device, expected):
     choice(installed)
     assert made(name, device) == expected
+
+
+def test_a_run_goes_on_with_the_engine_it_was_begun_with(choice):
+    choice(True)
+    assert choose_engine("auto", PICTURES, GPU, "native") == "native"
+    assert choose_engine("auto", PICTURES, CPU, "dali") == "dali"
+    assert choose_engine("native", PICTURES, GPU, "dali") == "native"  # an engine by name is part of the configuration
+    choice(False)
+    assert choose_engine("auto", PICTURES, GPU, "native") == "native"
+    with pytest.raises(DataError, match=r"dali when this run was begun.*pip install.*--init-from"):
+        choose_engine("auto", PICTURES, GPU, "dali")
 
 
 def test_auto_on_a_gpu_without_dali_says_so_once(choice, capsys):

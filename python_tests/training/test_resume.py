@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from d2v_fast.data import DataError
 from d2v_fast.training import checkpoint
 from d2v_fast.training.errors import RunError
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -133,6 +134,18 @@ def test_other_data_is_refused(make_config, train, make_data, tmp_path):
     other = type(make_data("vision"))("vision", [make_data("vision").read(i)[::-1] for i in range(16)])
     with pytest.raises(RunError, match=r"the data is not what .* was trained on"):
         Data2VecTrainer(make_config("vision"), data=other, out=out).fit()
+
+
+def test_the_engine_of_the_first_start_is_kept(make_config, train, tmp_path, monkeypatch):
+    config = make_config("vision", steps=3)
+    run = train(config, tmp_path / "run")
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest.state["engine"] == "native"
+    newest.state["engine"] = "dali"  # as on a GPU
+    monkeypatch.setattr(checkpoint, "newest", lambda *_, **__: newest)
+    monkeypatch.setattr("d2v_fast.data.engine._has_dali", lambda: False)
+    with pytest.raises(DataError, match="dali when this run was begun"):
+        train(make_config("vision", steps=4), run)
 
 
 def test_a_trainer_goes_back_to_its_checkpoint_and_never_to_nothing(

@@ -1,9 +1,10 @@
 // teacher += (1 - decay) * (student - teacher), over a list of tensors in one parallel region.
 //
 // The list is cut into chunks of a fixed number of elements, so that nothing depends on the number of threads, and each thread takes
-// one stretch of it: two threads that leapfrog through memory are a twentieth slower. With a student of another format or a shadow
-// a chunk is worked on in blocks that stay in the first-level cache: the student's block is converted there, and so is the new
-// teacher on its way to the shadow, which is written past the caches.
+// one part of it: two threads that leapfrog through memory are a twentieth slower. A chunk is gone through in two stretches side by side,
+// which keeps more of memory's lines under way than one (a seventh faster; four are not faster, eight slower). A shadow of 16 bits is rounded a
+// cache line at a time and written past the caches. With a student of another format, or any other shadow, a chunk is worked on in
+// blocks that stay in the first-level cache.
 #include "../kernels.h"
 #include "convert.h"
 #include "stream.h"
@@ -11,7 +12,9 @@
 namespace d2v {
 namespace D2V_ISA {
 
-static const int64_t kChunk = 65536;
+static const int64_t kStretches = 2;
+static const int64_t kChunk = kStretches * (32768 + 32);  // stretches that lie 2^n bytes apart would share their places in the caches
+static const int64_t kLine = 32;                          // elements of a stretch at a time: a cache line of a shadow of 16 bits
 static const int64_t kBlock = 1024;
 
 static int64_t chunks_of(int64_t size) { return (size + kChunk - 1) / kChunk; }
@@ -31,14 +34,45 @@ static inline void move(Real* teacher, const Real* student, Real decay, Real wei
   }
 }
 
+// The same for a chunk, in stretches; `copy(from, n)` is called for every n elements whose new teacher is in the first-level cache.
+template <typename Real, typename Copy>
+static inline void move_stretches(Real* teacher, const Real* student, Real decay, Real weight, int64_t n, Copy copy) {
+  const int64_t length = n / (kStretches * kLine) * kLine;
+  for (int64_t i = 0; i < length; i += kLine)
+    for (int64_t at = i; at < kStretches * length; at += length) {
+      move(teacher + at, student + at, decay, weight, kLine);
+      copy(at, kLine);
+    }
+  for (int64_t i = kStretches * length; i < n; i += kLine) {
+    const int64_t left = n - i < kLine ? n - i : kLine;
+    move(teacher + i, student + i, decay, weight, left);
+    copy(i, left);
+  }
+}
+
+template <typename Shadow, typename Real>
+static inline void move_with_shadow(Real* teacher, const Real* student, Shadow* shadow, Real decay, Real weight, int64_t n) {
+  const bool whole_lines = reinterpret_cast<uintptr_t>(shadow) % 64 == 0;
+  move_stretches(teacher, student, decay, weight, n, [&](int64_t from, int64_t count) {
+    alignas(64) Shadow rounded[kLine];
+    encode(teacher + from, rounded, count);
+    if (whole_lines) stream_copy(shadow + from, rounded, count * static_cast<int64_t>(sizeof(Shadow)));
+    else memcpy(shadow + from, rounded, static_cast<size_t>(count) * sizeof(Shadow));
+  });
+}
+
 template <typename Real>
 static void update(const EmaTensor& x, int64_t from, int64_t to, double decay) {
   Real* const teacher = static_cast<Real*>(x.teacher);
   const Real keep = static_cast<Real>(decay), weight = static_cast<Real>(1.0 - decay);
   const int64_t own = code_of(teacher);
-  if (x.student_dtype == own && !x.shadow && decay != 0.0) {
-    if (decay != 1.0) move(teacher + from, static_cast<const Real*>(x.student) + from, keep, weight, to - from);
-    return;
+  if (decay == 1.0 && !x.shadow) return;
+  if (x.student_dtype == own && decay != 0.0 && decay != 1.0) {
+    const Real* const student = static_cast<const Real*>(x.student) + from;
+    const int64_t n = to - from;
+    if (!x.shadow) return move_stretches(teacher + from, student, keep, weight, n, [](int64_t, int64_t) {});
+    if (x.shadow_dtype == BF16) return move_with_shadow(teacher + from, student, static_cast<bf16*>(x.shadow) + from, keep, weight, n);
+    if (x.shadow_dtype == F16) return move_with_shadow(teacher + from, student, static_cast<f16*>(x.shadow) + from, keep, weight, n);
   }
   alignas(64) Real converted[kBlock];
   alignas(64) Real rounded[kBlock];  // room for the shadow's block in any format that is not wider than Real
