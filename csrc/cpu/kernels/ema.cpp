@@ -1,10 +1,10 @@
 // teacher += (1 - decay) * (student - teacher), over a list of tensors in one parallel region.
 //
 // The list is cut into chunks of a fixed number of elements, so that nothing depends on the number of threads, and each thread takes
-// one part of it: two threads that leapfrog through memory are a twentieth slower. A chunk is gone through in two stretches side by side,
-// which keeps more of memory's lines under way than one (a seventh faster; four are not faster, eight slower). A shadow of 16 bits is rounded a
-// cache line at a time and written past the caches. With a student of another format, or any other shadow, a chunk is worked on in
-// blocks that stay in the first-level cache.
+// one part of it: two threads that leapfrog through memory are a twentieth slower. A chunk is gone through in two stretches side by
+// side, which keeps more of memory's lines under way than one (a seventh faster; four are not faster, eight slower). A shadow of 16 bits
+// is rounded a cache line at a time and written past the caches. With a student of another format, or any other shadow, a chunk is
+// worked on in blocks that stay in the first-level cache.
 #include "../kernels.h"
 #include "convert.h"
 #include "stream.h"

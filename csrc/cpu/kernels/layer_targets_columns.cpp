@@ -3,8 +3,8 @@
 // The frames come in blocks. A block is summed around the mean so far, m: with s the sum of x - m and q the sum of (x - m)^2,
 //   mean' = m + s / n',   squares' = squares + q - s^2 / n'    (n' frames with the block).
 // q - s^2 / n' is at least a quarter of q: n' is at least twice the block, but in the first one, where m is the mean of a quarter of the
-// block's frames or more. So nothing cancels, whatever the mean. (m is a rounded number; `rest` carries the difference, and `lost` what rounding took from squares.) Each
-// channel's operations are the same for any number of threads.
+// block's frames or more. So nothing cancels, whatever the mean. (m is a rounded number; `rest` carries the difference, and `lost` what
+// rounding took from squares.) Each channel's operations are the same for any number of threads.
 //
 // A core alone does not keep memory busy: how it asks decides. It prefetches along a stretch of memory, so a layer of a sample is read
 // in whole rows, not in pieces of 512 bytes that would stay in the second-level cache (half again the time); and along several
