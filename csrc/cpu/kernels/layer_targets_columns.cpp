@@ -10,8 +10,8 @@
 // in whole rows, not in pieces of 512 bytes that would stay in the second-level cache (half again the time); and along several
 // stretches at once, so the frames of a block come from 8 stretches of the sample, a cache line of each in turn (a third faster than
 // one stretch). The wanted rows are then read once more, from the last-level cache. Asking memory ahead, 4 or 16 stretches, several
-// frames of each, several layers or rows at a time, a block of the next layer between the rows of this one, rows from the last to the
-// first and results that go past the caches were tried and were not faster.
+// frames of each, four layers or several rows at a time, a block of the next layer between the rows of this one, rows from the last to
+// the first and results that go past the caches were tried and were not faster.
 #include <stdlib.h>
 
 #include "layer_targets.h"
@@ -21,6 +21,7 @@ namespace D2V_ISA {
 
 static constexpr int64_t kStretches = 8;
 static constexpr int64_t kRuns = 4;              // frames of a block from each stretch
+static constexpr int kPair = 2;                  // layers whose rows are added up at a time
 static constexpr int64_t kMaxWidth = 1024;       // channels at a time, at most
 static constexpr int64_t kWidthStep = 64;        // they start at multiples of it: a channel always meets the same code
 static constexpr int64_t kCacheBytes = 8 << 20;  // of a thread: a sample's frames of one layer, and its rows of the result
@@ -121,21 +122,26 @@ static void instance_sample(const LayerTargets& x, int64_t sample, int64_t chann
   for (int64_t i = padded; i < end_row; ++i) memset(out + i * x.channels, 0, static_cast<size_t>(width) * sizeof(Real));
   if (padded == first_row) return;
 
-  Moments<Real> moments;
-  alignas(64) Real scale[kMaxWidth], bias[kMaxWidth];
+  Moments<Real> moments[kPair];
+  alignas(64) Real scale[kPair][kMaxWidth], bias[kMaxWidth];
   memset(bias, 0, sizeof bias);
-  for (int64_t k = 0; k < x.layer_count; ++k) {
-    const T* source = frame_of<T>(x, k, sample, 0) + channel;
-    const int64_t stride = x.strides[2 * k + 1];
-    moments_of(source, stride, frames, moments, width);
-    for (int64_t c = 0; c < width; ++c) {
-      scale[c] = inverse_deviation(moments.squares[c], static_cast<Real>(frames), static_cast<Real>(x.eps));
-      bias[c] -= moments.rest[c] * scale[c];
+  for (int64_t k = 0; k < x.layer_count; k += kPair) {
+    const int64_t pair = k + kPair <= x.layer_count ? kPair : x.layer_count - k;
+    for (int64_t j = 0; j < pair; ++j) {
+      moments_of(frame_of<T>(x, k + j, sample, 0) + channel, x.strides[2 * (k + j) + 1], frames, moments[j], width);
+      for (int64_t c = 0; c < width; ++c) {
+        scale[j][c] = inverse_deviation(moments[j].squares[c], static_cast<Real>(frames), static_cast<Real>(x.eps));
+        bias[c] -= moments[j].rest[c] * scale[j][c];
+      }
     }
-    const bool last = k + 1 == x.layer_count;
+    const bool first = k == 0, last = k + pair == x.layer_count;
     for (int64_t i = first_row; i < padded; ++i) {
-      const Normalised<T> of = {source + (row_index(x, i) - start) * stride, moments.mean, scale, nullptr};
-      add_layers<1, true>(&of, k == 0, last, bias, x.layer_count, out + i * x.channels, width);
+      Normalised<T> of[kPair];
+      for (int64_t j = 0; j < pair; ++j)
+        of[j] = {frame_of<T>(x, k + j, sample, row_index(x, i) - start) + channel, moments[j].mean, scale[j], nullptr};
+      Real* const sums = out + i * x.channels;
+      if (pair == kPair) add_layers<kPair, true>(of, first, last, bias, x.layer_count, sums, width);
+      else add_layers<1, true>(of, first, last, bias, x.layer_count, sums, width);
     }
   }
 }
