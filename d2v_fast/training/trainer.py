@@ -138,10 +138,11 @@ class Data2VecTrainer:
                 print(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.")
                 return run.path
             lines = MetricsFile(run.metrics_file, 0 if last is None else last.state["metrics_bytes"])
+            engine = None if last is None else last.state.get("engine")
             sinks = open_sinks(run.path, first, to_dict(config), wandb=config.log.wandb)
             with (
                 Journal(lines, Display(config.steps, first), sinks, config.monitor) as journal,
-                open_loader(config, source, first, self.device, last and last.state.get("engine")) as loader,
+                open_loader(config, source, first, self.device, engine) as loader,
                 StopSignals() as stop,
                 torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
             ):
