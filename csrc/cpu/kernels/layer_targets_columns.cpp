@@ -6,12 +6,12 @@
 // block's frames or more. So nothing cancels, whatever the mean. (m is a rounded number; `rest` carries the difference, and `lost` what
 // rounding took from squares.) Each channel's operations are the same for any number of threads.
 //
-// A core alone does not keep memory busy: how it asks decides. It prefetches along a stretch of memory, so a layer of a sample is read
-// in whole rows, not in pieces of 512 bytes that would stay in the second-level cache (half again the time); and along several
-// stretches at once, so the frames of a block come from 8 stretches of the sample, a cache line of each in turn (a third faster than
-// one stretch). The wanted rows are then read once more, from the last-level cache. Asking memory ahead, 4 or 16 stretches, several
-// frames of each, four layers or several rows at a time, a block of the next layer between the rows of this one, rows from the last to
-// the first and results that go past the caches were tried and were not faster.
+// A core alone does not keep memory busy: how it asks decides (measured on Zen 3). A layer of a sample is read in whole rows, not in
+// pieces of 512 bytes that would stay in the second-level cache (half again the time), and the frames of a block come from 8 stretches
+// of the sample, a cache line of each in turn (reading alone takes a third less time than along one). The wanted rows are then read
+// once more, from the last-level cache. Asking memory ahead, 16 stretches, several frames of each, four layers or several rows at a
+// time, a block of the next layer between the rows of this one, rows from the last to the first and results that go past the caches were
+// tried and were not faster.
 #include <stdlib.h>
 
 #include "layer_targets.h"
@@ -24,7 +24,7 @@ static constexpr int64_t kRuns = 4;              // frames of a block from each 
 static constexpr int kPair = 2;                  // layers whose rows are added up at a time
 static constexpr int64_t kMaxWidth = 1024;       // channels at a time, at most
 static constexpr int64_t kWidthStep = 64;        // they start at multiples of it: a channel always meets the same code
-static constexpr int64_t kCacheBytes = 8 << 20;  // of a thread: a sample's frames of one layer, and its rows of the result
+static constexpr int64_t kCacheBytes = 8 << 20;  // a sample's frames of one layer and its rows of the result; with more, statistics come first
 
 template <typename Real>
 struct alignas(64) Moments {
@@ -146,8 +146,8 @@ static void instance_sample(const LayerTargets& x, int64_t sample, int64_t chann
   }
 }
 
-// A thread takes whole samples, channels in turn if they are many. Two threads in one sample would take each other's cache lines away,
-// by the processor's own prefetching (two and a half times the time).
+// A thread takes whole samples, channels in turn if they are many. Two threads in one sample took two and a half times as long, perhaps
+// because the processor's prefetching takes lines of the result away from the other one.
 template <typename T>
 static void run_samples(const LayerTargets& x, int threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)

@@ -43,22 +43,11 @@ static inline void stream_copy(void* dst, const void* src, int64_t bytes) {
   }
   if (i < bytes) memcpy(to + i, from + i, static_cast<size_t>(bytes - i));
 }
-static inline void stream_zero(void* dst, int64_t bytes) {
-  const int64_t step = sizeof(StreamVector);
-  char* to = static_cast<char*>(dst);
-  int64_t i = stream_head(dst, bytes);
-  if (i) memset(to, 0, static_cast<size_t>(i));
-  StreamVector zero;
-  memset(&zero, 0, sizeof zero);
-  for (; i + step <= bytes; i += step) stream_vector(to + i, zero);
-  if (i < bytes) memset(to + i, 0, static_cast<size_t>(bytes - i));
-}
 static inline void stream_fence() { _mm_sfence(); }
 
 #else
 
 static inline void stream_copy(void* dst, const void* src, int64_t bytes) { memcpy(dst, src, static_cast<size_t>(bytes)); }
-static inline void stream_zero(void* dst, int64_t bytes) { memset(dst, 0, static_cast<size_t>(bytes)); }
 static inline void stream_fence() {}
 
 #endif
