@@ -186,12 +186,12 @@ def check_cuda_choices(tree: Path, scratch: Path) -> str:
 
 
 CHECKS: tuple[Callable[[Path, Path], str], ...] = (
+    check_sdist_then_wheel,  # the longest first
     check_source_tree_without_build,
     check_no_compiler,
     check_plain_install,
     check_editable,
     check_cuda_choices,
-    check_sdist_then_wheel,
 )
 
 
@@ -213,7 +213,7 @@ def main() -> int:
         tree.mkdir()
         archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
         subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for processes, which use one core most of the time
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # their processes use one core most of the time
             passed = list(pool.map(lambda check: report(check, tree, Path(folder) / check.__name__), CHECKS))
     return 0 if all(passed) else 1
 
