@@ -75,7 +75,7 @@ class _MaskedSmoothL1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor | None) -> tuple[Tensor | None, ...]:
-        # `once_differentiable` (a sixteenth of the step at Base) is for a graph of the gradient.
+        # `once_differentiable` (a sixteenth of the time at Base) is only for a graph of the gradient.
         return _backward_with_graph(ctx, incoming) if torch.is_grad_enabled() else _backward_pass(ctx, incoming)
 
 

@@ -250,7 +250,9 @@ def test_no_gradient_is_stored_when_none_is_asked_for():
 def test_second_derivative_is_refused():
     pred, target = make(3, 4)
     factor = torch.ones((), requires_grad=True)
+    (plain,) = torch.autograd.grad(masked_smooth_l1(pred, target, beta=1.0) * factor, pred)
     (first,) = torch.autograd.grad(masked_smooth_l1(pred, target, beta=1.0) * factor, pred, create_graph=True)
+    assert torch.equal(first.detach(), plain)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
