@@ -114,13 +114,14 @@ def merge_samples(
     """Batch norm: joins the statistics of the samples of one layer, for BLOCK channels (Chan, Golub and LeVeque)."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < channels
-    start = tl.program_id(1).to(tl.int64) * batch * channels
-    mean = tl.load(means + start + at, mask=inside, other=0.0)
-    squares = tl.load(scales + start + at, mask=inside, other=0.0)
+    merged = tl.program_id(1).to(tl.int64) * batch * channels + at
+    mean = tl.load(means + merged, mask=inside, other=0.0)
+    squares = tl.load(scales + merged, mask=inside, other=0.0)
     valid = frames if lengths is None else tl.load(lengths)
     count = valid.to(tl.float32)
+    here = merged
     for sample in range(1, batch):
-        here = start + sample * channels + at
+        here += channels  # in 64 bits, which sample * channels would not be
         valid_here = frames if lengths is None else tl.load(lengths + sample)
         more = valid_here.to(tl.float32)
         step = tl.load(means + here, mask=inside, other=0.0) - mean
@@ -128,8 +129,8 @@ def merge_samples(
         mean += step * share
         squares += tl.load(scales + here, mask=inside, other=0.0) + step * step * (count * share)
         count += more
-    tl.store(means + start + at, mean, mask=inside)
-    tl.store(scales + start + at, tl.rsqrt(squares / count + eps), mask=inside)
+    tl.store(means + merged, mean, mask=inside)
+    tl.store(scales + merged, tl.rsqrt(squares / count + eps), mask=inside)
 
 
 @triton.jit
