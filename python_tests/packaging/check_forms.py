@@ -1,7 +1,7 @@
 """Installs d2v_fast in every form a user may choose and checks each: `python python_tests/packaging/check_forms.py`.
 
 Run it with the Python of an environment that already holds the run-time dependencies: each form gets an environment of
-its own that borrows them, so that only d2v_fast itself is built and installed. Works on a copy of the committed tree,
+its own that borrows them, so that only d2v_fast itself is built and installed. Works on copies of the committed tree,
 and needs a package index for the build requirements. Prints one line per check; exit status 1 if one fails.
 """
 
@@ -142,13 +142,11 @@ def check_plain_install(tree: Path, scratch: Path) -> str:
 
 
 def check_editable(tree: Path, scratch: Path) -> str:
-    copy = scratch / "editable-tree"
-    shutil.copytree(tree, copy)
     python = fresh_environment(scratch / "editable")
     # An nvcc that does not work, as with a host compiler too new for it, costs the CUDA kernels and nothing else.
     env = os.environ | {"CUDACXX": str(fake_nvcc(scratch, BROKEN_NVCC))}
-    must(run(python, "-m", "pip", "install", "--no-deps", "-e", copy, cwd=scratch, env=env))
-    cuda, parts = probe(python, scratch, copy)
+    must(run(python, "-m", "pip", "install", "--no-deps", "-e", tree, cwd=scratch, env=env))
+    cuda, parts = probe(python, scratch, tree)
     if not cuda.startswith("not built: ") or "unsupported GNU version!" not in cuda:
         raise RuntimeError(f"nvcc does not work, but CUDA is {cuda}")
     return f"{parts[0]}; CUDA {cuda}"
@@ -195,9 +193,11 @@ CHECKS: tuple[Callable[[Path, Path], str], ...] = (
 )
 
 
-def report(check: Callable[[Path, Path], str], tree: Path, scratch: Path) -> bool:
-    """Runs one check in a folder of its own and prints its line: whether it passed."""
-    scratch.mkdir()
+def report(check: Callable[[Path, Path], str], scratch: Path, archive: bytes) -> bool:
+    """Runs one check in a folder and on a tree of its own, and prints its line: whether it passed."""
+    tree = scratch / "tree"
+    tree.mkdir(parents=True)
+    subprocess.run(["tar", "-x", "-C", tree], input=archive, check=True)
     name = check.__name__.removeprefix("check_").replace("_", " ")
     try:
         print(f"ok    {name}: {check(tree, scratch)}", flush=True)
@@ -208,13 +208,10 @@ def report(check: Callable[[Path, Path], str], tree: Path, scratch: Path) -> boo
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="d2v-forms-") as folder:
-        tree = Path(folder) / "tree"
-        tree.mkdir()
-        archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
-        subprocess.run(["tar", "-x", "-C", tree], input=archive.stdout, check=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # their processes use one core most of the time
-            passed = list(pool.map(lambda check: report(check, tree, Path(folder) / check.__name__), CHECKS))
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    # Side by side: their processes use one core most of the time.
+    with tempfile.TemporaryDirectory(prefix="d2v-forms-") as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        passed = list(pool.map(lambda check: report(check, Path(folder) / check.__name__, archive), CHECKS))
     return 0 if all(passed) else 1
 
 
