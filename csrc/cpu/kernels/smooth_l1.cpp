@@ -68,7 +68,7 @@ static inline void walk(const int64_t* rows, int64_t count, int64_t positions, i
 }
 
 // The same over all positions, in parts of a fixed size. A thread keeps to parts side by side, which the processor reads ahead; taking the
-// next free one costs a quarter more.
+// next free one takes up to two fifths longer.
 template <typename Visit, typename Zero>
 static inline void walk_all(const int64_t* rows, int64_t count, int64_t positions, int64_t channels, int threads, Visit visit, Zero zero) {
   const int64_t elements = positions * channels, part = channels < kPart ? kPart / (channels > 0 ? channels : 1) : 1;
