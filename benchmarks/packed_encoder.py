@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.models import build_encoder
-from d2v_fast.models.config import ModelConfig, TextEmbedding, TransformerConfig
+from d2v_fast.models.config import ModelConfig, TransformerConfig
 
 
 def packed_encoder(device: torch.device, quick: bool) -> tuple[str, Callable[[str], Callable[..., None]]]:

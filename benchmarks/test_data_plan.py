@@ -18,12 +18,15 @@ import pytest
 import torch
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
-from d2v_fast.data import LoaderConfig, SpeechInputs, TextInputs, VisionInputs
-from d2v_fast.data.blocks import TextBlocks
-from d2v_fast.data.engine import make_engine
+from d2v_fast.data import LoaderConfig
+from d2v_fast.data.engines.engine import make_engine
 from d2v_fast.data.plan import Plan, plan_pictures
-from d2v_fast.data.tokenizer import train
 from d2v_fast.masking import Masks, TokenMask, token_masks
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.blocks import TextBlocks
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.text.tokenizer import train
+from d2v_fast.modalities.vision.config import VisionInputs
 
 BLOCK = 512
 

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from d2v_fast.data import Loader, LoaderConfig, SpeechInputs, open_source
+from d2v_fast.data import Loader, LoaderConfig, open_source
 from d2v_fast.masking import SpanMask, span_masks
+from d2v_fast.modalities.speech.config import SpeechInputs
 
 RATE = 16000
 INPUTS = SpeechInputs(min_seconds=0.5, max_seconds=15.6)

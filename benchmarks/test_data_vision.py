@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from d2v_fast.data import Loader, LoaderConfig, VisionInputs, open_source
+from d2v_fast.data import Loader, LoaderConfig, open_source
 from d2v_fast.masking import BlockMask, block_masks
+from d2v_fast.modalities.vision.config import VisionInputs
 
 SIDE = 224
 

@@ -16,7 +16,7 @@ import soundfile
 from PIL import Image
 
 from d2v_fast import presets
-from d2v_fast.training.config_json import with_overrides
+from d2v_fast.config_json import with_overrides
 from d2v_fast.training.trainer import Data2VecTrainer
 
 

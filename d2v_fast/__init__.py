@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from d2v_fast import ops, presets
     from d2v_fast.models import Data2Vec
-    from d2v_fast.training.loading import load
+    from d2v_fast.run.weights import load
     from d2v_fast.training.pretraining import pretrain
     from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -23,7 +23,7 @@ __all__ = ["Data2Vec", "Data2VecTrainer", "__version__", "load", "ops", "presets
 _HOMES = {
     "Data2Vec": "d2v_fast.models",
     "Data2VecTrainer": "d2v_fast.training.trainer",
-    "load": "d2v_fast.training.loading",
+    "load": "d2v_fast.run.weights",
     "pretrain": "d2v_fast.training.pretraining",
 }
 _MODULES = ("ops", "presets", "models", "data", "masking", "evaluation", "interop", "reference", "rng", "training")

@@ -21,15 +21,9 @@ from torch import Tensor
 from d2v_fast import Data2Vec, ops
 from d2v_fast.batch import Batch
 from d2v_fast.masking import BlockMask, block_masks
+from d2v_fast.modalities.vision.config import VisionEmbedding
 from d2v_fast.models import Encoder, token_count
-from d2v_fast.models.config import (
-    LossConfig,
-    ModelConfig,
-    TargetConfig,
-    TeacherConfig,
-    TransformerConfig,
-    VisionEmbedding,
-)
+from d2v_fast.models.config import LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 MODEL = ModelConfig(
     embedding=VisionEmbedding(image_size=8, patch_size=2, channels=1),

@@ -17,7 +17,7 @@ import torch
 
 import d2v_fast
 from d2v_fast import presets
-from d2v_fast.training.config import Config
+from d2v_fast.config import Config
 from d2v_fast.training.modalities import open_data, open_loader
 
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+pytest_plugins = ["tiny_runs", "data_zoo"]  # of python_tests/fixtures
+
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 

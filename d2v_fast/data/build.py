@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, SampleError, report, tell
 from d2v_fast.data.formats import Kind, archives, find, kind_of, manifest, tables
 from d2v_fast.data.formats.find import expand
 from d2v_fast.data.formats.write import check_target, named_root, write
@@ -24,6 +23,7 @@ from d2v_fast.data.index import write_whole
 from d2v_fast.data.listing import Listing, list_files
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Fence, FileStore, Store
+from d2v_fast.errors import DataError, SampleError, report, tell
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,14 @@ Look = Callable[[Store, int], tuple[int, ...]]
 
 def _header(kind: Kind) -> Look:
     if kind.modality == "vision":
-        from d2v_fast.data.images import read_size
+        from d2v_fast.modalities.vision.pictures import read_size
 
         return read_size
     if kind.modality == "speech":
-        from d2v_fast.data.audio import read_length
+        from d2v_fast.modalities.speech.clips import read_length
 
         return read_length
-    from d2v_fast.data.corpus import measure
+    from d2v_fast.modalities.text.documents import measure
 
     return measure  # a text has no header: it is read as a whole
 
@@ -168,11 +168,11 @@ def _deep(kind: Kind) -> Look:
     def look(store: Store, i: int) -> tuple[int, ...]:
         size = header(store, i)
         if kind.modality == "vision":
-            from d2v_fast.data import images
+            from d2v_fast.modalities.vision import pictures as images
 
             images.load(store, i, (size[0], size[1]), grey=False)
         else:
-            from d2v_fast.data import audio
+            from d2v_fast.modalities.speech import clips as audio
 
             if not np.isfinite(audio.load(store, i, (size[0], size[1]))).all():
                 raise SampleError(store.label(i), "has samples that are not finite numbers")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, SampleError
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Store
+from d2v_fast.errors import DataError, SampleError
 
 FILE = "index.jsonl"
 _FORMAT = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, report, tell
+from d2v_fast.errors import DataError, report, tell
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 
 from d2v_fast.batch import Batch
-from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, VisionInputs
-from d2v_fast.data.engine import Made, MaskMaker, choose_engine, make_engine
-from d2v_fast.data.errors import DataError, tell
+from d2v_fast.data.config import InputsConfig, LoaderConfig
+from d2v_fast.data.engines.engine import Made, MaskMaker, choose_engine, make_engine
 from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.skipped import Skipped
 from d2v_fast.data.source import DataSource
+from d2v_fast.errors import DataError, tell
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 
 class Loader:

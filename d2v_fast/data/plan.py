@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2v_fast import rng
-from d2v_fast.data.config import InputsConfig, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
-from d2v_fast.data.crops import ATTEMPTS, crop_boxes
-from d2v_fast.data.errors import DataError
+from d2v_fast.data.config import InputsConfig, LoaderConfig
+from d2v_fast.errors import DataError
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.crops import ATTEMPTS, crop_boxes
 
 VALIDATION_EPOCH = (1 << 31) - 1
 """The epoch that crops, windows and masks of the held-out samples are drawn for, always the same one."""

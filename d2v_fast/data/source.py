@@ -10,11 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from d2v_fast.data.config import InputsConfig, SpeechInputs, TextInputs, VisionInputs
-from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.formats import find, kind_of, tables
 from d2v_fast.data.formats.find import listed, together
 from d2v_fast.data.index import check_fingerprint
+from d2v_fast.errors import DataError, SampleError
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 _INPUTS = {"speech": SpeechInputs, "vision": VisionInputs, "text": TextInputs}
 
@@ -175,14 +178,14 @@ def open_source(
             own = ArraySource(modality, own)
         return _own_source(own, modality, run)
     if isinstance(inputs, TextInputs):
-        from d2v_fast.data.text import open_text
+        from d2v_fast.modalities.text.source import open_text
 
         return open_text(found, inputs, vocab_size=vocab_size, run=run, threads=threads)
     if isinstance(inputs, SpeechInputs):
-        from d2v_fast.data.audio import open_audio
+        from d2v_fast.modalities.speech.clips import open_audio
 
         return open_audio(found, inputs, run=run, threads=threads)
-    from d2v_fast.data.images import open_images
+    from d2v_fast.modalities.vision.pictures import open_images
 
     return open_images(found, inputs, run=run, threads=threads)
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, SampleError
+from d2v_fast.errors import DataError, SampleError
 
 ALLOW = "--loader.allow-roots (d2v-fast data: --allow-roots)"
 """The remedy for what lies outside of a manifest's root."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.data.config import VisionInputs
-from d2v_fast.data.errors import SampleError
+from d2v_fast.errors import SampleError
+from d2v_fast.modalities.vision.config import VisionInputs
 
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the grey value (ITU-R 601, as JPEG, Pillow and torchvision have it)."""

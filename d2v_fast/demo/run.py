@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from d2v_fast import presets
+from d2v_fast.config import Config
 from d2v_fast.demo.report import print_table, write_json
 from d2v_fast.demo.task import DemoError, Task, require
 from d2v_fast.evaluation import extract, knn_correct, logistic_correct
-from d2v_fast.training.config import Config
-from d2v_fast.training.loading import load
+from d2v_fast.run.weights import load
 from d2v_fast.training.trainer import Data2VecTrainer
 
 MODALITIES = ("vision", "speech", "text")

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from d2v_fast import presets
-from d2v_fast.data import tokenizer as vocabulary
-from d2v_fast.data.blocks import TextBlocks
-from d2v_fast.data.config import TextInputs
 from d2v_fast.demo.task import DemoError, Labelled, Task, content_hash, held_out, require
-from d2v_fast.models.config import TextEmbedding
+from d2v_fast.modalities.text import tokenizer as vocabulary
+from d2v_fast.modalities.text.blocks import TextBlocks
+from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
 
 TEST_SHARE = 1 / 3
 """Of the docstrings, by a hash of their words."""

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2v_fast.data import DataSource, InputsConfig, SpeechInputs, VisionInputs
+from d2v_fast.data import DataSource, InputsConfig
 from d2v_fast.data.transforms import clip_into, picture_into
+from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
+from d2v_fast.modalities.speech.encoder import SpeechEncoder, frame_count
+from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.encoder import VisionEncoder
 from d2v_fast.models import Encoder
-from d2v_fast.models.config import SpeechEmbedding
-from d2v_fast.models.speech import SpeechEncoder, frame_count
-from d2v_fast.models.vision import VisionEncoder
 
 
 @torch.no_grad()

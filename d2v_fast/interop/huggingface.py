@@ -18,7 +18,10 @@ from torch import Tensor
 from d2v_fast.interop._table import Entry, both
 from d2v_fast.interop._table import from_ours as _from_ours
 from d2v_fast.interop._table import to_ours as _to_ours
-from d2v_fast.models.config import ModelConfig, SpeechEmbedding, TextEmbedding, VisionEmbedding
+from d2v_fast.modalities.speech.config import SpeechEmbedding
+from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.modalities.vision.config import VisionEmbedding
+from d2v_fast.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

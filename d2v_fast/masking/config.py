@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpanMask:
+class MaskConfig:
+    """What the student does not see; one subclass for each algorithm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanMask(MaskConfig):
     """Speech: spans of fixed length at random starts, overlaps allowed (wav2vec 2.0, section 3.1)."""
 
     probability: float = 0.65
@@ -20,7 +25,7 @@ class SpanMask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockMask:
+class BlockMask(MaskConfig):
     """Images: rectangles are added until `count` patches are masked, an upper bound (BEiT, algorithm 1)."""
 
     count: int = 120
@@ -34,7 +39,7 @@ class BlockMask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InverseBlockMask:
+class InverseBlockMask(MaskConfig):
     """Images: square blocks are kept and all else is masked, an exact count (data2vec 2.0, section 3.2)."""
 
     ratio: float = 0.8
@@ -48,7 +53,7 @@ class InverseBlockMask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenMask:
+class TokenMask(MaskConfig):
     """Text: BERT-style selection of tokens, or of spans of tokens, some kept and some replaced at random."""
 
     probability: float = 0.15
@@ -62,6 +67,3 @@ class TokenMask:
 
     random: float = 0.1
     """Share of the selected tokens that become a random token; the rest become the mask token."""
-
-
-MaskConfig = SpanMask | BlockMask | InverseBlockMask | TokenMask

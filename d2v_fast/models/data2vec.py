@@ -17,9 +17,9 @@ from d2v_fast import ops
 from d2v_fast.batch import Batch
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder
-from d2v_fast.models.registry import build_encoder, initialise_head
+from d2v_fast.models.protocol import build_encoder, initialise_head, modality_of
 from d2v_fast.modules.head import RegressionHead
-from d2v_fast.modules.packing import to_device
+from d2v_fast.ops.packing import to_device
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _check(batch: Batch, config: ModelConfig, local: Tensor, lengths: Tensor | N
     """Refuse a batch whose parts do not fit; `lengths` are those of the local features."""
     samples, length, _ = local.shape
     wanted = [samples * batch.views, length]
-    text = config.modality == "text"
+    text = modality_of(config).masks_inputs
     if batch.mask.dtype != torch.bool or batch.rows.dtype != torch.int64:
         raise TypeError(f"batch.mask must be bool and batch.rows int64, got {batch.mask.dtype} and {batch.rows.dtype}")
     if list(batch.mask.shape) != wanted:

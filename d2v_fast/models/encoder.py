@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.modules.block import Block, BlockOutput
-from d2v_fast.modules.packed_attention import KERNELS, Choice, choose
-from d2v_fast.modules.packing import Packing, plan_packing, to_device
+from d2v_fast.ops.packed_attention import KERNELS, Choice, choose
+from d2v_fast.ops.packing import Packing, plan_packing, to_device
 
 
 class Layers(NamedTuple):

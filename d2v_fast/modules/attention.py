@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2v_fast.modules.packing import Packing
+from d2v_fast.ops.packing import Packing
 
 
 class Attention(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v_fast.modules.attention import Attention
-from d2v_fast.modules.packing import Packing
+from d2v_fast.ops.packing import Packing
 
 
 class BlockOutput(NamedTuple):

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from d2v_fast.config import Config
 from d2v_fast.presets.scaling import global_batch, scale_to_batch
 from d2v_fast.presets.speech import speech_base, speech_large
 from d2v_fast.presets.text import text_base, text_large
 from d2v_fast.presets.tiny import speech_tiny, text_tiny, vision_tiny
 from d2v_fast.presets.vision import vision_base, vision_large
-from d2v_fast.training.config import Config
 
 NAMES: dict[str, Callable[[], Config]] = {
     "speech-base": speech_base,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from d2v_fast.config import Config
 from d2v_fast.data.config import LoaderConfig
-from d2v_fast.training.config import Config
 
 
 def global_batch(config: Config) -> float:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from d2v_fast.data.config import LoaderConfig, SpeechInputs
-from d2v_fast.masking.config import SpanMask
-from d2v_fast.models.config import (
-    HeadConfig,
-    LossConfig,
-    ModelConfig,
-    SpeechEmbedding,
-    TargetConfig,
-    TeacherConfig,
-    TransformerConfig,
-)
-from d2v_fast.training.config import (
+from d2v_fast.config import (
     Config,
     EmaConfig,
     MonitorConfig,
     OptimConfig,
     PrecisionConfig,
 )
+from d2v_fast.data.config import LoaderConfig
+from d2v_fast.masking.config import SpanMask
+from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
+from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 
 def speech_base() -> Config:

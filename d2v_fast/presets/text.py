@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from d2v_fast.data.config import LoaderConfig, TextInputs
+from d2v_fast.config import Config, EmaConfig, MonitorConfig, OptimConfig, PrecisionConfig
+from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import TokenMask
-from d2v_fast.models.config import (
-    HeadConfig,
-    LossConfig,
-    ModelConfig,
-    TargetConfig,
-    TeacherConfig,
-    TextEmbedding,
-    TransformerConfig,
-)
-from d2v_fast.training.config import Config, EmaConfig, MonitorConfig, OptimConfig, PrecisionConfig
+from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
+from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 
 def text_base() -> Config:

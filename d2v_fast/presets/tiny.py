@@ -6,20 +6,13 @@ the base recipe and why. Nothing here is published; the numbers are tuned on the
 
 from __future__ import annotations
 
-from d2v_fast.data.config import LoaderConfig, SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
+from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import InverseBlockMask, SpanMask, TokenMask
-from d2v_fast.models.config import (
-    HeadConfig,
-    LossConfig,
-    ModelConfig,
-    SpeechEmbedding,
-    TargetConfig,
-    TeacherConfig,
-    TextEmbedding,
-    TransformerConfig,
-    VisionEmbedding,
-)
-from d2v_fast.training.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
+from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
+from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
+from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
+from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 
 def vision_tiny() -> Config:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from d2v_fast.data.config import LoaderConfig, VisionInputs
+from d2v_fast.config import Config, EmaConfig, MonitorConfig, OptimConfig, PrecisionConfig
+from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import BlockMask
-from d2v_fast.models.config import (
-    HeadConfig,
-    LossConfig,
-    ModelConfig,
-    TargetConfig,
-    TeacherConfig,
-    TransformerConfig,
-    VisionEmbedding,
-)
-from d2v_fast.training.config import Config, EmaConfig, MonitorConfig, OptimConfig, PrecisionConfig
+from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
+from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 
 def vision_base() -> Config:

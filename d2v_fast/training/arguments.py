@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from d2v_fast.training.config import Config
+from d2v_fast.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2v_fast import masking
+from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, open_source
-from d2v_fast.data.config import SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import BlockMask, InverseBlockMask, SpanMask, TokenMask
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
+from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
 from d2v_fast.models import token_count
-from d2v_fast.models.config import TextEmbedding, VisionEmbedding
-from d2v_fast.training.config import Config
-from d2v_fast.training.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2v_fast.training.config import OptimConfig
-from d2v_fast.training.errors import RunError
+from d2v_fast.config import OptimConfig
+from d2v_fast.errors import RunError
 
 
 class Optimizer:

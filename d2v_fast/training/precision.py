@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from d2v_fast.modules.packed_attention import choose
-from d2v_fast.training.config import Config, PrecisionConfig
-from d2v_fast.training.errors import ConfigError
+from d2v_fast.config import Config, PrecisionConfig
+from d2v_fast.errors import ConfigError
+from d2v_fast.ops.packed_attention import choose
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from d2v_fast import presets
+from d2v_fast.config import Config
+from d2v_fast.config_json import with_overrides
 from d2v_fast.data import Openable
-from d2v_fast.training.config import Config
-from d2v_fast.training.config_json import with_overrides
-from d2v_fast.training.errors import ConfigError
+from d2v_fast.errors import ConfigError
 from d2v_fast.training.trainer import Data2VecTrainer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from d2v_fast.training.config import EmaConfig, OptimConfig
+from d2v_fast.config import EmaConfig, OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

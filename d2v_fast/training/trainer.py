@@ -10,25 +10,25 @@ from torch import Tensor
 
 from d2v_fast import rng
 from d2v_fast.batch import Batch
+from d2v_fast.config import Config
+from d2v_fast.config_json import to_dict
 from d2v_fast.data import DataSource, Loader, Openable, TooManySkipped
+from d2v_fast.errors import ConfigError, Interrupted, RunError, RunStopped
 from d2v_fast.models import Data2Vec
 from d2v_fast.models.data2vec import Data2VecOutput
-from d2v_fast.training import checkpoint as checkpoints
-from d2v_fast.training.checkpoint import Checkpoint
-from d2v_fast.training.config import Config
-from d2v_fast.training.config_json import to_dict
-from d2v_fast.training.errors import ConfigError, Interrupted, RunError, RunStopped
+from d2v_fast.run import checkpoint as checkpoints
+from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.directory import MetricsFile, RunDirectory
+from d2v_fast.run.journal import Journal
+from d2v_fast.run.metrics import Clock, Window, finite
+from d2v_fast.run.monitors import effective_rank, mean_std
+from d2v_fast.run.progress import Display, open_sinks
+from d2v_fast.run.weights import load_student
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
-from d2v_fast.training.journal import Journal
-from d2v_fast.training.loading import load_student
-from d2v_fast.training.metrics import Clock, Window, finite
 from d2v_fast.training.modalities import open_data, open_loader
-from d2v_fast.training.monitors import effective_rank, mean_std
 from d2v_fast.training.optimizer import Optimizer
 from d2v_fast.training.precision import LossScale, autocast, check_attention
-from d2v_fast.training.progress import Display, open_sinks
-from d2v_fast.training.run_directory import MetricsFile, RunDirectory
 from d2v_fast.training.schedules import ema_decay, learning_rate
 from d2v_fast.training.validate import validate
 

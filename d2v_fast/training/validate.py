@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from d2v_fast.data.config import SpeechInputs, TextInputs, VisionInputs
-from d2v_fast.data.engine import check_engine
-from d2v_fast.data.errors import DataError
+from d2v_fast.config import Config
+from d2v_fast.data.engines.engine import check_engine
 from d2v_fast.data.plan import check_batches
+from d2v_fast.errors import ConfigError, DataError
+from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
+from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
+from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
 from d2v_fast.models import token_count
-from d2v_fast.models.config import SpeechEmbedding, TextEmbedding, VisionEmbedding
-from d2v_fast.training.config import Config
-from d2v_fast.training.errors import ConfigError
 from d2v_fast.training.modalities import MODALITIES
 
 

@@ -10,10 +10,13 @@ import time
 import pytest
 import torch
 
-from d2v_fast.data import DataError, SampleError, SpeechInputs, TextInputs, VisionInputs, open_source
+from d2v_fast.data import DataError, SampleError, open_source
 from d2v_fast.data import build as building
 from d2v_fast.data.build import broken_list, build, guess
 from d2v_fast.data.formats import manifest
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 SPEECH = SpeechInputs(min_seconds=0.0)
 

@@ -1,6 +1,6 @@
 """What is told about samples, on one line whatever their names hold."""
 
-from d2v_fast.data.errors import report, tell
+from d2v_fast.errors import report, tell
 
 
 def test_a_name_stays_on_its_line(capsys):

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_fast.data import Loader, LoaderConfig, SpeechInputs, VisionInputs, open_source
+from d2v_fast.data import Loader, LoaderConfig, open_source
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 pytest.importorskip("nvidia.dali", reason='NVIDIA DALI is not installed (pip install "d2v_fast[dali]")')
 
-from d2v_fast.data import dali_graph
+from d2v_fast.data.engines import dali_graph
 
 PICTURES = VisionInputs(jitter=0, mean=(0.0,) * 3, std=(1.0,) * 3)
 CLIPS = SpeechInputs(min_seconds=0.1, max_seconds=1.0)

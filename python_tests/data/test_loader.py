@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_fast.data import (
-    ArraySource,
-    DataError,
-    Loader,
-    LoaderConfig,
-    SpeechInputs,
-    TextInputs,
-    VisionInputs,
-    open_source,
-)
+from d2v_fast.data import ArraySource, DataError, Loader, LoaderConfig, open_source
 from d2v_fast.data.loader import split
 from d2v_fast.masking import SpanMask, TokenMask, span_masks, token_masks
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 
 def bits(batches):

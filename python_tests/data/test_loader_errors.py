@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_fast.data import (
-    ArraySource,
-    DataError,
-    Loader,
-    LoaderConfig,
-    SampleError,
-    SpeechInputs,
-    TooManySkipped,
-    VisionInputs,
-    open_source,
-)
+from d2v_fast.data import ArraySource, DataError, Loader, LoaderConfig, SampleError, TooManySkipped, open_source
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 
 def test_a_broken_file_shrinks_its_batch_and_shifts_nothing(vision, pictures, capsys):

@@ -3,8 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d2v_fast.data import DataError, LoaderConfig, SpeechInputs, TextInputs, VisionInputs
+from d2v_fast.data import DataError, LoaderConfig
 from d2v_fast.data.plan import VALIDATION_EPOCH, ClipPlan, PicturePlan, Plan
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 RATE = 1000
 SPEECH = SpeechInputs(sample_rate=RATE, min_seconds=1, max_seconds=20)

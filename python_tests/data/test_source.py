@@ -4,17 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_fast.data import (
-    ArraySource,
-    DataError,
-    DataSource,
-    Loader,
-    LoaderConfig,
-    SpeechInputs,
-    TextInputs,
-    VisionInputs,
-    open_source,
-)
+from d2v_fast.data import ArraySource, DataError, DataSource, Loader, LoaderConfig, open_source
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 
 def digits(count=10):

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as v2
 
-from d2v_fast.data import SampleError, VisionInputs
+from d2v_fast.data import SampleError
 from d2v_fast.data.transforms import clip_into, jitter_, picture_into, tokens_into
+from d2v_fast.modalities.vision.config import VisionInputs
 
 PLAIN = VisionInputs(mean=(0.0,) * 3, std=(1.0,) * 3, jitter=0)
 NONE = np.ones(3)

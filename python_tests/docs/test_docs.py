@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from d2v_fast import cli
+from d2v_fast.commands import cli
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "data").glob("*.md"))

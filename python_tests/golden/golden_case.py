@@ -19,17 +19,17 @@ from torch import Tensor
 
 from d2v_fast.batch import Batch
 from d2v_fast.interop import fairseq
+from d2v_fast.modalities.speech.config import SpeechEmbedding
+from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.modalities.vision.config import VisionEmbedding
 from d2v_fast.models.config import (
     HeadConfig,
     LossConfig,
     ModelConfig,
     Norm,
-    SpeechEmbedding,
     TargetConfig,
     TeacherConfig,
-    TextEmbedding,
     TransformerConfig,
-    VisionEmbedding,
 )
 
 

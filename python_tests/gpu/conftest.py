@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from d2v_fast import presets
+from d2v_fast.config_json import with_overrides
 from d2v_fast.data import ArraySource
-from d2v_fast.training.config_json import with_overrides
 
 NO_GPU = "no GPU here (torch.cuda.is_available() is False)"
 FACTORIES = ("arange", "full", "linspace", "ones", "randn", "tensor", "zeros")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.models import build_encoder
-from d2v_fast.models.config import ModelConfig, TextEmbedding, TransformerConfig
-from d2v_fast.modules import packed_attention
-from d2v_fast.modules.packed_attention import KERNELS, blocks
-from d2v_fast.modules.packing import plan_packing, to_device
+from d2v_fast.models.config import ModelConfig, TransformerConfig
+from d2v_fast.ops import packed_attention
+from d2v_fast.ops.packed_attention import KERNELS, blocks
+from d2v_fast.ops.packing import plan_packing, to_device
 
 LENGTHS = [130, 7, 1, 64, 128, 33]
 

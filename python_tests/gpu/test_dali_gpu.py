@@ -13,8 +13,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from d2v_fast.data import Loader, LoaderConfig, SpeechInputs, VisionInputs, open_source
+from d2v_fast.data import Loader, LoaderConfig, open_source
 from d2v_fast.masking import BlockMask, SpanMask, block_masks, span_masks
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 pytest.importorskip("nvidia.dali", reason='NVIDIA DALI is not installed (pip install "d2v_fast[dali]")')
 

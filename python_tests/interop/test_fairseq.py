@@ -7,17 +7,11 @@ import torch
 from torch import Tensor
 
 from d2v_fast.interop import fairseq
+from d2v_fast.modalities.speech.config import SpeechEmbedding
+from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.modalities.vision.config import VisionEmbedding
 from d2v_fast.models import Data2Vec
-from d2v_fast.models.config import (
-    HeadConfig,
-    ModelConfig,
-    SpeechEmbedding,
-    TargetConfig,
-    TeacherConfig,
-    TextEmbedding,
-    TransformerConfig,
-    VisionEmbedding,
-)
+from d2v_fast.models.config import HeadConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 C, FFN = 8, 12
 POST = TransformerConfig(dim=C, depth=2, heads=2, ffn_dim=FFN)

@@ -9,14 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from d2v_fast.interop import huggingface
+from d2v_fast.modalities.speech.config import SpeechEmbedding
+from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.modalities.vision.config import VisionEmbedding
 from d2v_fast.models import build_encoder
-from d2v_fast.models.config import (
-    ModelConfig,
-    SpeechEmbedding,
-    TextEmbedding,
-    TransformerConfig,
-    VisionEmbedding,
-)
+from d2v_fast.models.config import ModelConfig, TransformerConfig
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 

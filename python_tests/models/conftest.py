@@ -5,16 +5,10 @@ import pytest
 import torch
 
 from d2v_fast.batch import Batch
-from d2v_fast.models.config import (
-    LossConfig,
-    ModelConfig,
-    SpeechEmbedding,
-    TargetConfig,
-    TeacherConfig,
-    TextEmbedding,
-    TransformerConfig,
-    VisionEmbedding,
-)
+from d2v_fast.modalities.speech.config import SpeechEmbedding
+from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.modalities.vision.config import VisionEmbedding
+from d2v_fast.models.config import LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0}
 SMALL = {"dim": 16, "depth": 3, "heads": 2, "ffn_dim": 24}

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from d2v_fast.modalities.speech.config import SpeechEmbedding
+from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.modalities.vision.config import VisionEmbedding
 from d2v_fast.models import Data2Vec, build_encoder, token_count
-from d2v_fast.models.config import (
-    HeadConfig,
-    ModelConfig,
-    SpeechEmbedding,
-    TextEmbedding,
-    TransformerConfig,
-    VisionEmbedding,
-)
+from d2v_fast.models.config import HeadConfig, ModelConfig, TransformerConfig
 
 VISION = TransformerConfig(norm_first=True, norm_eps=1e-6, key_bias=False, layer_scale=1e-4)
 

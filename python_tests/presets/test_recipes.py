@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from d2v_fast import presets
+from d2v_fast.config import Config
+from d2v_fast.config_json import from_dict, to_dict
 from d2v_fast.masking.config import BlockMask
-from d2v_fast.training.config import Config
-from d2v_fast.training.config_json import from_dict, to_dict
 from d2v_fast.training.validate import validate
 
 # The three modalities at Base size: what the released configurations, code defaults and README commands say.

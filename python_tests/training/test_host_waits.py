@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from d2v_fast.batch import Batch
+from d2v_fast.config import PrecisionConfig
 from d2v_fast.models import Data2Vec
 from d2v_fast.models import encoder as encoder_module
 from d2v_fast.models.config import TargetConfig
 from d2v_fast.training import trainer as trainer_module
-from d2v_fast.training.config import PrecisionConfig
 from d2v_fast.training.precision import LossScale
 from d2v_fast.training.trainer import Data2VecTrainer
 

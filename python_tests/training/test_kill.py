@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from d2v_fast import presets
-from d2v_fast.training.config_json import with_overrides
-from d2v_fast.training.errors import RunError
+from d2v_fast.config_json import with_overrides
+from d2v_fast.errors import RunError
 from d2v_fast.training.trainer import Data2VecTrainer
 
 STEPS = 90
-MAIN = "from d2v_fast.cli import main; main()"
+MAIN = "from d2v_fast.commands.cli import main; main()"
 OVERRIDES = {
     "steps": STEPS,
     "seed": 3,

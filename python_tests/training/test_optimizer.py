@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from d2v_fast import presets
+from d2v_fast.config import OptimConfig
+from d2v_fast.errors import RunError
 from d2v_fast.models import Data2Vec
-from d2v_fast.training.config import OptimConfig
-from d2v_fast.training.errors import RunError
 from d2v_fast.training.optimizer import Optimizer, is_vector
 
 ONE = torch.ones(())

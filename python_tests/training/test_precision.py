@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from d2v_fast.training.config import PrecisionConfig
-from d2v_fast.training.errors import ConfigError
+from d2v_fast.config import PrecisionConfig
+from d2v_fast.errors import ConfigError
 from d2v_fast.training.precision import LossScale, autocast, check_attention
 
 CPU = torch.device("cpu")

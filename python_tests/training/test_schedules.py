@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from d2v_fast.training.config import EmaConfig, OptimConfig
+from d2v_fast.config import EmaConfig, OptimConfig
 from d2v_fast.training.schedules import ema_decay, learning_rate
 
 

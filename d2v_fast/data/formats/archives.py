@@ -16,12 +16,12 @@ from typing import IO
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, report
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index
 from d2v_fast.data.listing import Listing, check_formats
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import FileStore, remote
+from d2v_fast.errors import DataError, report
 
 EXTENSION = ".tar"
 _BLOCK = 512

@@ -31,13 +31,13 @@ class Kind:
 def kind_of(modality: str, sample_rate: int = 16000) -> Kind:
     """The files of a modality."""
     if modality == "vision":
-        from d2v_fast.data import images
+        from d2v_fast.modalities.vision import pictures as images
 
         return Kind(modality, images.EXTENSIONS, images.REMEDIES, images.FORMATS, ("height", "width"))
     if modality == "speech":
-        from d2v_fast.data import audio
+        from d2v_fast.modalities.speech import clips as audio
 
         return Kind(modality, audio.extensions(), audio.remedies(), audio.FORMATS, ("frames", "rate"), sample_rate)
-    from d2v_fast.data import corpus
+    from d2v_fast.modalities.text import documents as corpus
 
     return Kind(modality, corpus.extensions(), corpus.remedies(), corpus.FORMATS, corpus.Measure._fields)

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, SampleError, report, tell
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.store import ALLOW, Fence, FileStore, inside
+from d2v_fast.errors import DataError, SampleError, report, tell
 
 EXTENSIONS = (".jsonl", ".tsv", ".csv", ".parquet")
 HEAD = "d2v_fast"

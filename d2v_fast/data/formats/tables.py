@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError, SampleError
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.store import Fence, check_bytes
+from d2v_fast.errors import DataError, SampleError
 
 _FEATURES = {"vision": "Image", "speech": "Audio"}
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.errors import DataError
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.formats.manifest import EXTENSIONS, HEAD
 from d2v_fast.data.listing import Listing
+from d2v_fast.errors import DataError
 
 
 def check_target(file: Path, root: Path, listing: Listing) -> None:

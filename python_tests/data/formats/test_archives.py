@@ -8,17 +8,11 @@ import pytest
 import soundfile
 import torch
 
-from d2v_fast.data import (
-    DataError,
-    Loader,
-    LoaderConfig,
-    SampleError,
-    SpeechInputs,
-    TextInputs,
-    VisionInputs,
-    open_source,
-)
+from d2v_fast.data import DataError, Loader, LoaderConfig, SampleError, open_source
 from d2v_fast.data.index import FILE
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 PLAIN = VisionInputs(crop_scale=(1, 1), flip=0.0, jitter=0.0)
 

@@ -9,8 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from d2v_fast.data import DataError, SampleError, SpeechInputs, TextInputs, VisionInputs, open_source
+from d2v_fast.data import DataError, SampleError, open_source
 from d2v_fast.data.index import FILE
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 SPEECH = SpeechInputs(min_seconds=0.1)
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_fast.data import DataError, SampleError, SpeechInputs, TextInputs, VisionInputs, open_source
+from d2v_fast.data import DataError, SampleError, open_source
 from d2v_fast.data.formats import tables
 from d2v_fast.data.formats.kinds import kind_of
 from d2v_fast.data.store import Fence
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.vision.config import VisionInputs
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face datasets (the extra `hf`) is not installed")
 

@@ -145,7 +145,8 @@ def test_info_says_what_was_built():
 def test_triton_is_not_imported_for_cpu_tensors(run_python):
     code = """
     import sys, torch
-    from d2v_fast import info, ops
+    from d2v_fast import ops
+    from d2v_fast.commands import info
     ops.ema_update_([torch.zeros(3)], [torch.ones(3)], 0.5)
     ops.layer_targets([torch.randn(2, 3, 4)])
     ops.masked_smooth_l1(torch.zeros(2, 3), torch.zeros(2, 3), beta=1.0)

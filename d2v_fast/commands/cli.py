@@ -1,0 +1,227 @@
+"""The command `d2v-fast`. Nothing heavy is imported before it is known what to do, so that --help is quick."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tyro
+
+if TYPE_CHECKING:
+    from d2v_fast.config import Config
+
+T = TypeVar("T")
+
+HELP = """\
+usage: d2v-fast COMMAND ...
+
+Fast and exact data2vec pretraining for speech, images and text.
+
+commands:
+  pretrain PRESET --data PATH --out RUN   train on your own files; the same command again continues the run
+  data build PATH --out MANIFEST          look at every file once, list what is broken, write a manifest
+  data show PATH                          counts, hours and sizes, and a picture of samples with their masks
+  demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
+  info [--json]                           versions, and which code serves each operation on each device
+
+presets: {speech,text,vision}-{base,large,tiny}
+
+d2v-fast COMMAND --help explains a command; d2v-fast pretrain PRESET --help lists every field of a preset.
+"""
+
+
+class Failure(Exception):
+    """The command failed for a reason that the user can act on.
+
+    Args:
+        message: One line.
+        code: The exit code; 2 for what cannot be done as asked.
+    """
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArguments:
+    """Pretrain a tiny model on data that comes with the package, and show what it has learned."""
+
+    out: str | None = None
+    """Folder for the run and the picture; demo-runs/MODALITY if it is not given."""
+
+    steps: int | None = None
+    """Optimizer steps; the preset's number if it is not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoArguments:
+    """Versions, what was compiled, and which code serves each operation on each device."""
+
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Exits with 0 if it succeeded, 2 if it cannot be done as asked, 1 if a run stopped by itself, and 128 plus the number
+    of the signal if it was stopped from outside. Each of these prints one line; a traceback is a bug of this program.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(arguments)
+    except Failure as error:
+        print(f"d2v-fast: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        print("d2v-fast: interrupted; the same command continues, a run from its last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "pretrain": _pretrain,
+        "data": _data,
+        "demo": _demo,
+        "info": _info,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return
+    if arguments[0] == "--version":
+        from d2v_fast import __version__
+
+        print(__version__)
+        return
+    if arguments[0] not in commands:
+        raise Failure(f"there is no command {arguments[0]!r}; choose one of {', '.join(commands)}")
+    commands[arguments[0]](arguments[1:])
+
+
+@contextlib.contextmanager
+def _expected_errors() -> Iterator[None]:
+    """Turns the errors that a run may end with, which explain themselves, into a line and an exit code."""
+    from d2v_fast.data import DataError, TooManySkipped
+    from d2v_fast.errors import ConfigError, Interrupted, RunError, RunStopped
+
+    try:
+        yield
+    except Interrupted as error:
+        raise Failure(str(error), 128 + error.signum) from error
+    except (RunStopped, TooManySkipped, OSError) as error:  # OSError: disks and permissions; its message has the path
+        raise Failure(str(error), 1) from error
+    except (ConfigError, DataError, RunError) as error:
+        raise Failure(str(error)) from error
+
+
+def _pretrain(arguments: list[str]) -> None:
+    from d2v_fast import presets
+    from d2v_fast.training.arguments import PretrainArguments, RunArguments
+    from d2v_fast.training.pretraining import preset_config
+    from d2v_fast.training.trainer import Data2VecTrainer
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: d2v-fast pretrain PRESET --data PATH --out RUN [--steps N] [--seed S] [--optim.lr X] ...\n")
+        print("presets:")
+        for name, function in presets.NAMES.items():
+            print(f"  {name:13} {(function.__doc__ or '').splitlines()[0]}")
+        print("\nd2v-fast pretrain PRESET --help lists every field of a preset.")
+        return
+    if arguments[0].startswith("-"):
+        raise Failure(f"the preset comes first: d2v-fast pretrain PRESET ...; there are {', '.join(presets.NAMES)}")
+    with _expected_errors():
+        default = PretrainArguments(
+            run=RunArguments(data=tyro.MISSING, out=tyro.MISSING), config=preset_config(arguments[0])
+        )
+        parsed = _parse(PretrainArguments, arguments[1:], f"pretrain {arguments[0]}", default)
+        run, config = parsed.run, parsed.config
+        if run.dry_run:
+            _print_dry_run(config, run.data)
+        else:
+            Data2VecTrainer(config, data=run.data, out=run.out, init_from=run.init_from).fit()
+
+
+def _print_dry_run(config: Config, data: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from d2v_fast.report.dry_run import dry_run
+
+    table = Table(show_header=False, title="nothing was written", title_justify="left")
+    for row in dry_run(config, data):
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+
+
+def _data(arguments: list[str]) -> None:
+    from d2v_fast.commands import data as data_cli
+
+    with _expected_errors():
+        data_cli.main(arguments, _parse)
+
+
+def _demo(arguments: list[str]) -> None:
+    modality = "vision"
+    if arguments and not arguments[0].startswith("-"):
+        modality, *arguments = arguments
+    if modality not in ("vision", "speech", "text"):
+        raise Failure(f"there is no demo {modality!r}; choose vision, speech or text")
+    parsed = _parse(DemoArguments, arguments, "demo [vision|speech|text]")
+    from d2v_fast.demo import DemoError
+    from d2v_fast.demo import main as demo
+
+    with _expected_errors():
+        try:
+            demo(modality, parsed.out, parsed.steps)
+        except DemoError as error:
+            raise Failure(str(error)) from error
+
+
+def _info(arguments: list[str]) -> None:
+    parsed = _parse(InfoArguments, arguments, "info")
+    from d2v_fast.commands.info import main as info
+
+    info(parsed.json)
+
+
+def _parse(cls: type[T], arguments: Sequence[str], command: str, default: Any = None) -> T:
+    """`arguments` as the dataclass `cls`, by tyro, with its errors on one line.
+
+    Raises:
+        Failure: They do not fit.
+    """
+    errors = io.StringIO()
+    options = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                cls,
+                prog=f"d2v-fast {command}",
+                args=list(arguments),
+                config=(tyro.conf.AvoidSubcommands,),
+                **options,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise Failure(f"{_one_line(errors.getvalue())} (see d2v-fast {command} --help)") from None
+
+
+def _one_line(boxed: str) -> str:
+    """The point of tyro's message, without its frame, its title and the help of the argument."""
+    plain = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", " ", boxed)
+    lines = [" ".join(line.split()) for line in plain.splitlines()]
+    if any(line.startswith("Missing from") for line in lines):
+        return "missing " + ", ".join(line.split()[0] for line in lines if re.match(r"--\w", line))
+    lines = [line for line in lines if line.strip("- ")][1:]
+    ends = ("Argument helptext", "Perhaps you meant", "For full helptext")
+    end = next((i for i, line in enumerate(lines) if line.startswith(ends)), len(lines))
+    near = [line.split()[0] for line in lines[end + 1 :] if line.startswith("--")]
+    meant = end < len(lines) and lines[end].startswith("Perhaps") and near
+    return " ".join(lines[:end]) + (f"; did you mean {near[0].rstrip(',')}?" if meant else "")

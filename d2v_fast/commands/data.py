@@ -1,0 +1,168 @@
+"""The commands `d2v-fast data build` and `d2v-fast data show`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+HELP = """\
+usage: d2v-fast data build PATH --out MANIFEST   look at every file once; list what is broken; write a manifest
+       d2v-fast data show PATH                   counts, hours and sizes, and a picture of samples with their masks
+
+d2v-fast data build --help and d2v-fast data show --help list the options.
+"""
+
+Modality = Literal["speech", "vision", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildArguments:
+    """Look at every sample once and write a manifest of those that can be read, for pretrain --data MANIFEST.
+
+    Interrupted, the same command continues.
+    """
+
+    path: Annotated[str, tyro.conf.arg(name=""), tyro.conf.Positional]
+    """A folder of files or of tar shards, a pattern of shards ("train-{000..099}.tar"), or another manifest."""
+
+    out: str
+    """The manifest: .jsonl, .tsv (as wav2vec has it), .csv or .parquet. Best beside the data or above it."""
+
+    modality: Modality | None = None
+    """What to look for; by default what most of the files are."""
+
+    deep: bool = False
+    """Decode every sample, not only its header: finds what is cut off or damaged inside."""
+
+    threads: int = 4
+    """Threads that read."""
+
+    allow_roots: tuple[str, ...] = ()
+    """Folders outside of PATH that links may lead to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowArguments:
+    """Print counts, hours and sizes, and draw augmented samples with their masks."""
+
+    path: Annotated[str, tyro.conf.arg(name=""), tyro.conf.Positional]
+    """What pretrain --data takes: a folder, a manifest, tar shards."""
+
+    modality: Modality | None = None
+    """What to look for; by default what most of the files are."""
+
+    preset: str | None = None
+    """Whose augmentation and masks are shown; speech-base, vision-base or text-tiny if it is not given."""
+
+    picture: str | None = None
+    """The PNG; data-show.png if it is not given, "none" for none."""
+
+    seed: int = 0
+    """Of the samples, crops and masks that are drawn."""
+
+    allow_roots: tuple[str, ...] = ()
+    """Folders, besides its own, from which a manifest may name files."""
+
+
+Parse = Callable[[Any, list[str], str], Any]
+"""(dataclass, arguments, command) -> the arguments as that dataclass."""
+
+
+def main(arguments: list[str], parse: Parse) -> None:
+    """Runs the command.
+
+    Raises:
+        DataError: The data cannot be used, or there is no such command.
+    """
+    from d2v_fast.data import DataError
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+    elif arguments[0] == "build":
+        _build(parse(BuildArguments, arguments[1:], "data build"))
+    elif arguments[0] == "show":
+        _show(parse(ShowArguments, arguments[1:], "data show"))
+    else:
+        raise DataError(f"there is no command data {arguments[0]!r}; choose build or show")
+
+
+def _build(asked: BuildArguments) -> None:
+    from d2v_fast.data.build import broken_list, build
+    from d2v_fast.data.formats.write import named_root
+
+    out = Path(asked.out).expanduser()
+    built = build(
+        asked.path,
+        out,
+        modality=asked.modality,
+        deep=asked.deep,
+        threads=asked.threads,
+        allow_roots=asked.allow_roots,
+    )
+    print(f"{out}: {len(built.good):,} samples, {_amount(built)}")
+    if built.problems:
+        print(f"{broken_list(out)}: {len(built.problems):,} left out, with their reasons")
+    root = named_root(out, built.root)
+    print(f"next: d2v-fast data show {out}" + (f" --allow-roots {root}" if Path(root).is_absolute() else ""))
+
+
+def _amount(built: Any) -> str:
+    sizes = built.sizes[built.good]
+    if built.kind.modality == "speech":
+        return f"{(sizes[:, 0] / sizes[:, 1]).sum() / 3600:,.2f} h of sound"
+    if built.kind.modality == "vision":
+        return f"{sizes.prod(axis=1).sum() / 1e6:,.1f} million pixels"
+    return f"{sizes[:, 0].sum():,} documents, {sizes[:, 1].sum():,} characters"
+
+
+def _show(asked: ShowArguments) -> None:
+    from d2v_fast.data.build import guess
+    from d2v_fast.report.data import describe
+    from d2v_fast.training.modalities import open_data
+    from d2v_fast.training.pretraining import preset_config
+
+    modality = asked.modality or guess(asked.path)
+    name = asked.preset or ("text-tiny" if modality == "text" else f"{modality}-base")
+    config = preset_config(name)
+    loader = replace(
+        config.loader, allow_roots=asked.allow_roots, prefetch=1, accumulation=1, holdout=0.0, max_skipped=1.0
+    )
+    config = replace(config, seed=asked.seed, loader=loader)
+    source = open_data(asked.path, config, None)
+    lines, histograms = describe(source, config.inputs)
+    _print(asked.path, lines, histograms)
+    picture = Path(asked.picture or "data-show.png").expanduser()
+    if asked.picture == "none":
+        return
+    from d2v_fast.data import DataError
+    from d2v_fast.report.samples import draw
+
+    try:
+        draw(source, config, picture, name)
+    except ImportError as error:
+        raise DataError(f"{error}; or leave the picture out: --picture none") from error
+    print(f"samples with their masks, as {name} sees them: {picture}")
+
+
+def _print(title: str, lines: list[tuple[str, str]], histograms: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    table = Table(show_header=False, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for line in lines:
+        table.add_row(*line)
+    console.print(table, markup=False)
+    for histogram in histograms:
+        chart = Table(show_header=False, title=f"\n{histogram.title}", title_justify="left", box=None, padding=(0, 1))
+        chart.add_column(justify="right", no_wrap=True)
+        chart.add_column(style="cyan", no_wrap=True, min_width=40)
+        chart.add_column(justify="right", no_wrap=True)
+        for line in histogram.lines():
+            chart.add_row(*line)
+        console.print(chart, markup=False)

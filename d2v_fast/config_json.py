@@ -1,0 +1,165 @@
+"""A configuration as JSON and back, changed by name, and compared with another one."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from d2v_fast import registry
+from d2v_fast.data.config import InputsConfig
+from d2v_fast.errors import ConfigError
+from d2v_fast.masking.config import MaskConfig
+from d2v_fast.models.config import EmbeddingConfig
+
+T = TypeVar("T")
+
+BASES = (EmbeddingConfig, InputsConfig, MaskConfig)
+"""Types of fields that hold an instance of a derived class."""
+
+KIND = "kind"
+"""The key that names the class, where a field may hold one of several dataclasses: those derived from its type."""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass `config` as dictionaries, lists, strings and numbers."""
+    hints = typing.get_type_hints(type(config))
+    result: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            derived = type(value) is not hints[field.name]
+            value = ({KIND: type(value).__name__} if derived else {}) | to_dict(value)
+        result[field.name] = _lists(value)
+    return result
+
+
+def from_dict(cls: type[T], data: Any, name: str = "") -> T:
+    """The inverse of `to_dict`. Fields that are missing take their default.
+
+    Args:
+        cls: The dataclass to build.
+        data: What `to_dict` gave, perhaps by way of JSON.
+        name: Dotted name of this part, for the messages.
+
+    Raises:
+        ConfigError: A field is unknown, is missing without a default, or has a value of another type.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{name or 'config'}: expected the fields of {cls.__name__}, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in data.items():
+        if key != KIND:
+            values[key] = _decode(_hint(hints, key, name), value, _join(name, key))
+    try:
+        return cls(**values)
+    except TypeError as error:  # only a missing field is left
+        raise ConfigError(f"{name or 'config'}: {str(error).split('__init__() ')[-1]}") from error
+
+
+def with_overrides(config: T, overrides: Mapping[str, Any], name: str = "") -> T:
+    """A copy of `config` with some fields changed.
+
+    Args:
+        config: Any dataclass.
+        overrides: Field name (dots lead into sections: "optim.lr") to its value, or to a mapping for a whole section.
+        name: Dotted name of this part, for the messages.
+
+    Raises:
+        ConfigError: A field is unknown or its value has another type.
+    """
+    hints = typing.get_type_hints(type(config))
+    for key, value in overrides.items():
+        first, _, rest = key.partition(".")
+        hint = _hint(hints, first, name)
+        current = getattr(config, first)
+        if rest:
+            value = {rest: value}
+        if is_dataclass(current) and isinstance(value, Mapping) and KIND not in value:
+            value = with_overrides(current, value, _join(name, first))
+        elif not is_dataclass(value):
+            value = _decode(hint, value, _join(name, first))
+        config = replace(config, **{first: value})  # type: ignore[type-var]
+    return config
+
+
+def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(dotted name, old value, new value) of each field that differs between two configurations."""
+    left, right = dict(_flat(to_dict(old))), dict(_flat(to_dict(new)))
+    names = list(left) + [name for name in right if name not in left]
+    absent = "(no such field)"
+    pairs = [(name, left.get(name, absent), right.get(name, absent)) for name in names]
+    return [(name, a, b) for name, a, b in pairs if a != b]
+
+
+def _decode(hint: Any, value: Any, name: str) -> Any:
+    """`value` as the type `hint`."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _decode(next(arg for arg in args if arg is not type(None)), value, name)
+    if is_dataclass(hint):
+        return from_dict(_class_of(typing.cast(type, hint), value, name), value, name)
+    if origin is typing.Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{name}: expected one of {', '.join(map(repr, args))}, got {value!r}")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{name}: expected a list, got {value!r}")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise ConfigError(f"{name}: expected {len(inner)} values, got {value!r}")
+        return tuple(_decode(arg, item, f"{name}[{i}]") for i, (arg, item) in enumerate(zip(inner, value, strict=True)))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{name}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _hint(hints: Mapping[str, Any], key: str, name: str) -> Any:
+    if key in hints:
+        return hints[key]
+    near = difflib.get_close_matches(key, hints, n=1)
+    hint = f"; did you mean {_join(name, near[0])}?" if near else f"; known fields: {', '.join(hints)}"
+    raise ConfigError(f"{_join(name, key)}: there is no such field{hint}")
+
+
+def _class_of(base: type, value: Any, name: str) -> type:
+    """The class that a value is of: `base`, or the one derived from it that the value names."""
+    if base not in BASES:
+        return base
+    kind = value.get(KIND) if isinstance(value, Mapping) else None
+    registry.every()  # the classes of a modality are there when it has been imported
+    derived = {cls.__name__: cls for cls in _derived(base)}
+    if kind not in derived:
+        raise ConfigError(f"{_join(name, KIND)}: expected one of {', '.join(derived)}, got {kind!r}")
+    return derived[kind]
+
+
+def _derived(base: type) -> Iterator[type]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _derived(cls)
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _join(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key

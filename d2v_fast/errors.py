@@ -1,0 +1,59 @@
+"""The errors of the library. A message says what is wrong and what to do; the command line prints it on one line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+
+class ConfigError(ValueError):
+    """A field of the configuration, or an argument, has a value that cannot be used."""
+
+
+class RunError(RuntimeError):
+    """A run cannot start, continue or be read."""
+
+
+class RunStopped(RunError):
+    """A run stopped by itself (collapse, no finite step, disk full); its last checkpoint is good."""
+
+
+class Interrupted(RunError):
+    """A run was stopped from outside, by SIGINT or SIGTERM, after a checkpoint was written."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signal.Signals(signum)
+
+
+class DataError(ValueError):
+    """The data cannot be used as it is; the message names the place and the remedy."""
+
+
+class TooManySkipped(DataError):
+    """More samples cannot be read than `loader.max_skipped` allows; the run can be continued."""
+
+
+class SampleError(Exception):
+    """One sample cannot be read. The loader names it once, leaves it out of its batch and goes on.
+
+    Args:
+        name: Path or name of the sample.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+def report(name: str, reason: str) -> None:
+    """Tells on stderr that something is left out."""
+    tell(f"skipped {name}: {reason}")
+
+
+def tell(message: str) -> None:
+    """Writes one line to stderr; what a file name may hold and a terminal should not see is written as escapes."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    print(f"d2v-fast: {shown}", file=sys.stderr, flush=True)

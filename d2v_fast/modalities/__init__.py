@@ -1,0 +1,1 @@
+"""The modalities: everything that belongs to one stands in its own room."""

@@ -1,0 +1,63 @@
+"""Speech: waveform, convolutions, position convolutions, context network (paper, section 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d2v_fast.modalities.speech.config import SpeechEmbedding
+from d2v_fast.models.config import ModelConfig
+from d2v_fast.models.encoder import Encoder, require_floating
+from d2v_fast.modules.convolution import PositionConvolutions, SpeechFrames, output_length
+
+
+def frame_count(embedding: SpeechEmbedding, samples: Any) -> Any:
+    """Frames of `samples` samples (an int, a numpy array or a tensor), 0 or less if the clip is too short."""
+    for _, kernel, stride in embedding.conv_layers:
+        samples = output_length(samples, kernel, stride)
+    return samples
+
+
+class SpeechEncoder(Encoder):
+    """Waveform float32 [B, samples] to [B, T, C]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        assert isinstance(config.embedding, SpeechEmbedding)
+        frames = SpeechFrames(config.embedding.conv_layers, config.transformer.dim, config.embedding.gradient_scale)
+        super().__init__(config, frames, norm=True)
+        self.config = config.embedding
+        self.positions = PositionConvolutions(
+            config.transformer.dim,
+            config.embedding.position_depth,
+            config.embedding.position_kernel,
+            config.embedding.position_groups,
+        )
+        # BERT's initialisation, in the context network only; convolutions and projection keep their own as released.
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Waveforms to frames; see `Encoder.embed`."""
+        require_floating(inputs, "waveforms [B, samples]", 2)
+        if frame_count(self.config, inputs.shape[1]) < 1:
+            raise ValueError(
+                f"clips of {inputs.shape[1]} samples are too short: one frame needs {self.embedding.receptive_field}"
+            )
+        features: Tensor = self.embedding(inputs)
+        return features
+
+    def token_lengths(self, lengths: Tensor | None) -> Tensor | None:
+        """Valid frames, from valid samples."""
+        return None if lengths is None else frame_count(self.config, lengths)
+
+    def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Add the positions; padded frames are zeroed before the convolutions and not between them, as released."""
+        bias = None
+        if valid is not None:
+            x = torch.where(valid.unsqueeze(2), x, 0.0)
+            bias = valid[:, None, None, :]
+        return x + self.positions(x), bias

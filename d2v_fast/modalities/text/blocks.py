@@ -1,0 +1,83 @@
+"""Sequences of tokens by number, out of one long row of them on the disk."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from d2v_fast.modalities.text import tokenizer as vocabulary
+
+
+class TextBlocks:
+    """The begin token, then up to `block_size` - 1 tokens of the corpus, where an end token follows every document.
+
+    Args:
+        tokens: The corpus, uint16 or uint32 [count], usually memory-mapped.
+        tokenizer: Says which tokens are special.
+        block_size: Tokens in a block.
+        fingerprint: Of the corpus.
+        packed: Blocks follow each other through the corpus, all of them full: one may hold several documents, or a part
+            of one, and what is left behind the last whole block is not used. Otherwise each document is a sequence,
+            and one that is longer is cut into several; an end token that would be alone is left out.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self, tokens: np.ndarray, tokenizer: Tokenizer, block_size: int, fingerprint: str, *, packed: bool = True
+    ) -> None:
+        special = vocabulary.specials(tokenizer)
+        self.tokens = tokens
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.mask_id, self.pad_id, self.special_ids = special.mask, special.pad, special.all
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        self._begin = special.begin
+        self._plain = np.asarray(tokens)  # slices of a memmap cost three times as much
+        if packed:
+            count = len(tokens) // (block_size - 1)
+            self._starts = np.arange(count, dtype=np.int64) * (block_size - 1)
+            self.sizes = np.full(count, block_size, dtype=np.int64)
+        else:
+            ends = np.flatnonzero(self._plain == special.end) + 1
+            self._starts, counts = _cut(ends, block_size - 1)
+            self.sizes = counts + 1
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def name(self, index: int) -> str:
+        """The block's number."""
+        return f"block {index}"
+
+    def read(self, index: int) -> np.ndarray:
+        """One sequence: int64 [sizes[index]]."""
+        block = np.empty((1, self.sizes[index]), dtype=np.int64)
+        self.gather(np.array([index]), block)
+        return block[0]
+
+    def gather(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Writes many sequences at once.
+
+        Args:
+            indices: int64 [B].
+            out: int64 [B, T], T the longest of them or more; the rest of a row is filled with padding.
+        """
+        width = out.shape[1]
+        out[:, 0] = self._begin
+        lengths = self.sizes[indices]
+        for row, start, length in zip(out, self._starts[indices].tolist(), lengths.tolist(), strict=True):
+            row[1:length] = self._plain[start : start + length - 1]
+            if length < width:
+                row[length:] = self.pad_id
+
+
+def _cut(ends: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and lengths, int64, of the pieces of documents that end at `ends`, none longer than `most`."""
+    starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])
+    pieces = -(-(ends - starts) // most)
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    begin = np.repeat(starts, pieces) + number * most
+    length = np.minimum(np.repeat(ends, pieces) - begin, most)
+    whole = length > 1
+    return begin[whole], length[whole]

@@ -1,0 +1,53 @@
+"""Text: tokens, positions, context network (paper, section 4.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.models.config import ModelConfig
+from d2v_fast.models.encoder import Encoder
+from d2v_fast.modules.embedding import Tokens
+
+
+class TextEncoder(Encoder):
+    """Tokens int64 [B, T] to [B, T, C]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        assert isinstance(config.embedding, TextEmbedding)
+        embedding, network = config.embedding, config.transformer
+        tokens = Tokens(embedding.vocab_size, embedding.max_length, embedding.pad_id, network.dim, network.norm_eps)
+        # Post-norm: the embedding's norm is the only one before the blocks.
+        super().__init__(config, tokens, norm=network.norm_first)
+        self.config = embedding
+        initialise_text(self)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Tokens to vectors, positions included; see `Encoder.embed`."""
+        if inputs.dim() != 2 or inputs.dtype != torch.int64:
+            raise ValueError(f"inputs must be int64 tokens [B, T], got {inputs.dtype} {list(inputs.shape)}")
+        if inputs.shape[1] > self.config.max_length:
+            raise ValueError(
+                f"sequences of {inputs.shape[1]} tokens are longer than embedding.max_length {self.config.max_length}"
+            )
+        features: Tensor = self.embedding(inputs)
+        return features
+
+    def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Zero the padding and keep it out of the attention."""
+        if valid is None:
+            return x, None
+        return torch.where(valid.unsqueeze(2), x, 0.0), valid[:, None, None, :]
+
+
+def initialise_text(module: nn.Module) -> None:
+    """Normal(0, 0.02) for every linear map and embedding, the head's too; padding rows and biases are zero."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            with torch.no_grad():
+                part.weight[part.padding_idx].zero_()

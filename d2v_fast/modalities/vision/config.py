@@ -1,0 +1,54 @@
+"""Vision: how files become inputs, and inputs become tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from d2v_fast.data.config import InputsConfig
+from d2v_fast.models.config import EmbeddingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionInputs(InputsConfig):
+    """Pictures: a random crop resized (bicubic), a flip, then colour jitter (the published code jitters first)."""
+
+    modality: ClassVar[str] = "vision"
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the picture's area in a crop; (1, 1) takes the whole picture."""
+
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest width to height ratio of a crop."""
+
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+
+    jitter: float = 0.4
+    """Brightness, contrast and saturation factors lie in [1 - jitter, 1 + jitter]; 0 switches them off."""
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel of a picture in [0, 1]."""
+
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Each channel is divided by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionEmbedding(EmbeddingConfig):
+    """Image to patches: one strided convolution, a class token, positions."""
+
+    modality: ClassVar[str] = "vision"
+
+    image_size: int = 224
+    """Height and width of the image, in pixels."""
+
+    patch_size: int = 16
+    """Height and width of a patch, in pixels."""
+
+    channels: int = 3
+    """Colour channels."""
+
+    positions: Literal["relative", "sincos"] = "relative"
+    """A learned bias on relative positions, shared by all layers (the released 1.0 code), or fixed sine-cosine ones,
+    added to the patches (data2vec 2.0), with which a short run learns where things are."""

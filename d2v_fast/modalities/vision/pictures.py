@@ -1,0 +1,198 @@
+"""JPEG and PNG pictures, from a folder, a manifest, archives or a table."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from d2v_fast.data.index import Collection, Index, open_index
+from d2v_fast.data.store import Store, check_bytes
+from d2v_fast.errors import SampleError
+from d2v_fast.modalities.vision.config import VisionInputs
+
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:  # deprecated in torchvision 0.29; Pillow gives the same (grey: +-2) and takes a third longer
+    decode_jpeg = None
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+FORMATS = "JPEG or PNG"
+_OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".ppm", ".pgm")
+REMEDIES = {e: f"Convert them first, for example: mogrify -format png *{e}" for e in _OTHERS}
+_MAX_PIXELS = 2 * 89_478_485
+"""Larger pictures are refused, as Pillow refuses them: a small file can ask for all memory there is."""
+
+_JPEG = b"\xff\xd8"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+
+
+class Pictures:
+    """Pictures by number; made by `open_images`."""
+
+    modality = "vision"
+
+    def __init__(self, store: Store, index: Index, channels: int) -> None:
+        self._store = store
+        self._index = index
+        self._grey = channels == 1
+        self.sizes = index.sizes
+        self.fingerprint = index.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._index.names)
+
+    def name(self, index: int) -> str:
+        """The file's path below the folder."""
+        return self._index.names[index]
+
+    def read(self, index: int) -> Tensor:
+        """Decodes a picture: uint8 [channels, height, width].
+
+        Palettes, CMYK and 16-bit pictures are converted, alpha is dropped, of an animation the first frame is taken;
+        the orientation that a camera notes in EXIF is not applied (nor was it for the published models).
+
+        Raises:
+            SampleError: The file is gone, truncated, damaged, or no longer of the size in the index.
+        """
+        self._refuse_known(index)
+        return load(self._store, index, self._size(index), grey=self._grey)
+
+    def encoded(self, index: int) -> bytes:
+        """The picture's file as it is, JPEG or PNG.
+
+        Raises:
+            SampleError: It is gone, or its header is not that of the picture in the index.
+        """
+        self._refuse_known(index)
+        data = self._store.read(index).tobytes()
+        label = self._store.label(index)
+        _check_size(_header_size(BytesIO(data), label), self._size(index), label)
+        return data
+
+    def label(self, index: int) -> str:
+        """What messages call the picture: its path, where there is one."""
+        return self._store.label(index)
+
+    def _refuse_known(self, index: int) -> None:
+        if index in self._index.problems:
+            raise SampleError(self._store.label(index), self._index.problems[index])
+
+    def _size(self, index: int) -> tuple[int, int]:
+        height, width = self.sizes[index].tolist()
+        return height, width
+
+
+def load(store: Store, index: int, size: tuple[int, int], *, grey: bool) -> Tensor:
+    """Reads and decodes a picture: uint8 [channels, height, width].
+
+    Raises:
+        SampleError: The file is gone, truncated, damaged, or not of this size.
+    """
+    data, label = store.read(index), store.label(index)
+    _check_size(_header_size(BytesIO(data.data), label), size, label)  # a bomb is refused before it goes off
+    try:
+        image = decode(data, grey=grey)
+    except (OSError, RuntimeError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+        raise SampleError(label, _reason(error)) from error
+    _check_size(tuple(image.shape[-2:]), size, label)
+    return image
+
+
+def _check_size(found: tuple[int, ...], expected: tuple[int, int], label: str) -> None:
+    if found != expected:
+        was = "x".join(map(str, expected))
+        raise SampleError(label, f"is {found[0]}x{found[1]}, but was {was} when the data was indexed")
+
+
+def decode(data: np.ndarray, *, grey: bool) -> Tensor:
+    """A JPEG or PNG file's bytes, uint8 [N], to a picture, uint8 [1 or 3, height, width]."""
+    if decode_jpeg is not None and data[:2].tobytes() == _JPEG:
+        return decode_jpeg(torch.from_numpy(data), ImageReadMode.GRAY if grey else ImageReadMode.RGB)
+    # PNG never by torchvision: its decoder (0.29) takes the whole process down on some damaged files
+    with Image.open(BytesIO(data.data), formats=("JPEG", "PNG")) as image:
+        if image.mode.startswith("I"):  # 16-bit grey: the high byte, which is also what becomes of 16-bit colours
+            high = (np.asarray(image).astype(np.int32) >> 8).astype(np.uint8)
+            planes = high if grey else np.stack([high] * 3, axis=-1)
+        else:
+            planes = np.array(image.convert("L" if grey else "RGB"))
+    return torch.from_numpy(planes).reshape(*planes.shape[:2], -1).permute(2, 0, 1)
+
+
+def open_images(found: Collection, inputs: VisionInputs, *, run: Path | None, threads: int) -> Pictures:
+    """Indexes pictures; see `open_source`."""
+    index, store = open_index(found, "vision", read_size, run=run, threads=threads)
+    return Pictures(store, index, len(inputs.mean))
+
+
+def read_size(store: Store, index: int) -> tuple[int, int]:
+    """(height, width) in pixels from the header of a JPEG or PNG file, told by its content, not by its name.
+
+    Raises:
+        SampleError: Not such a file, or one that is cut off or too large.
+    """
+    label = store.label(index)
+    try:
+        with store.open(index) as file:
+            check_bytes(file.seek(0, os.SEEK_END), label)
+            file.seek(0)
+            return _header_size(file, label)
+    except OSError as error:
+        raise SampleError(label, error.strerror or str(error)) from error
+
+
+def _header_size(file: BinaryIO, label: str) -> tuple[int, int]:
+    try:
+        size = _size(file)
+    except ValueError as error:
+        raise SampleError(label, str(error)) from error
+    if 0 in size or size[0] * size[1] > _MAX_PIXELS:
+        raise SampleError(label, f"claims to be {size[0]}x{size[1]} pixels (at most {_MAX_PIXELS} are read)")
+    return size
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # torchvision says "decode_jpeg, decode_jpeg.cpp:171, what is wrong"
+    return f"cannot be decoded: {str(error).splitlines()[0].split(', ')[-1]}"
+
+
+def _size(file: BinaryIO) -> tuple[int, int]:
+    head = file.read(24)
+    if not head:
+        raise ValueError("is empty")
+    if head.startswith(_PNG) and head[12:16] == b"IHDR" and len(head) == 24:
+        width, height = struct.unpack(">II", head[16:])
+        return height, width
+    if not head.startswith(_JPEG):
+        raise ValueError("is neither JPEG nor PNG")
+    file.seek(2)
+    while True:  # markers: FF, a code, a length that counts itself; the frame header holds the size
+        if _take(file, 1) != b"\xff":
+            continue
+        while (code := _take(file, 1)[0]) == 0xFF:
+            pass
+        if code in (0x00, 0x01) or 0xD0 <= code <= 0xD8:  # stuffing, restart markers: no length follows
+            continue
+        (length,) = struct.unpack(">H", _take(file, 2))
+        if code in _START_OF_FRAME:
+            height, width = struct.unpack(">xHH", _take(file, 5))
+            return height, width
+        file.seek(max(length - 2, 0), os.SEEK_CUR)
+
+
+def _take(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise ValueError("is a JPEG that ends before its size")
+    return data

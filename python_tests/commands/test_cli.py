@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2v_fast import presets
+from d2v_fast.commands.cli import main
+
+RUN = ["pretrain", "vision-tiny", "--data", "nowhere", "--out", "run"]
+SMALL = ["--model.transformer.depth", "2", "--model.target.top-k", "2", "--loader.batch-size", "4"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Ten pictures of 8 x 8."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(1)
+    for i in range(10):
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_tensorboard(monkeypatch):
+    """Its import is slow; python_tests/training/test_progress.py writes to it."""
+    monkeypatch.setattr("d2v_fast.run.progress.find_spec", lambda name: None)
+
+
+@pytest.fixture
+def fails(capsys):
+    """(arguments, exit code) to the one line on stderr."""
+
+    def run(arguments: list[str], code: int = 2) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == code
+        err = capsys.readouterr().err
+        assert err.startswith("d2v-fast: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+def test_help_names_the_commands_and_the_presets(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        main(arguments)
+        out = capsys.readouterr().out
+        assert all(
+            word in out for word in ("pretrain PRESET --data PATH --out RUN", "demo", "info", "{base,large,tiny}")
+        )
+    main(["pretrain", "--help"])
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in presets.NAMES)
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from d2v_fast.commands.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("usage: d2v-fast COMMAND")
+
+
+def test_kernels_are_imported_after_torch():
+    """torch's OpenMP runtime must be the one in the process, whichever module asks for the kernels first."""
+    code = (
+        "import sys, d2v_fast; assert 'torch' not in sys.modules;"
+        "from d2v_fast import _C; assert 'torch' in sys.modules; maps = open('/proc/self/maps').read();"
+        "print(len({line.split()[-1] for line in maps.splitlines() if 'libgomp' in line}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "1", result.stderr
+
+
+def test_preset_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", "speech-tiny", "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for field in (
+        "--data",
+        "--out",
+        "--init-from",
+        "--dry-run",
+        "--steps",
+        "--seed",
+        "--optim.lr",
+        "--checkpoint.every",
+    ):
+        assert field in out
+    for field in ("--model.embedding.position-depth", "--mask.probability", "--inputs.sample-rate", "--loader.threads"):
+        assert field in out
+    assert "Highest learning rate." in out
+
+
+def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(out), *SMALL]
+    command += ["--seed", "7", "--optim.lr", "0.01", "--optim.clip-norm", "None", "--log.every", "2"]
+    main([*command, "--steps", "3", "--checkpoint.every", "2"])
+    config = json.loads((out / "config.json").read_text())
+    assert (config["steps"], config["seed"], config["checkpoint"]["every"]) == (3, 7, 2)
+    assert (config["optim"]["lr"], config["optim"]["clip_norm"]) == (0.01, None)
+    assert config["mask"]["kind"] == "InverseBlockMask"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 2/3", "step 3/3", f"finished {out}: 3 steps"]
+    main([*command, "--steps", "4"])
+    assert capsys.readouterr().out.startswith(f"continuing {out} after step 3 of 4\nstep 4/4  loss ")
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [2, 3, 4]
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_00000003", "step_00000004"]
+
+
+def test_another_configuration_is_refused(pictures, tmp_path, fails):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
+    main([*command, "--steps", "1"])
+    assert "optim.lr: the run has 0.002, this command 0.5" in fails([*command, "--steps", "1", "--optim.lr", "0.5"])
+
+
+def test_init_from(pictures, tmp_path):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), *SMALL, "--steps", "1", "--out"]
+    main([*command, str(tmp_path / "one")])
+    main([*command, str(tmp_path / "two"), "--init-from", str(tmp_path / "one")])
+    assert (tmp_path / "two" / "checkpoints" / "step_00000001").is_dir()
+
+
+def test_dry_run_writes_nothing(pictures, tmp_path, capsys):
+    before = sorted(pictures.iterdir())
+    main(["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL, "--dry-run"])
+    out = capsys.readouterr().out
+    for words in ("parameters", "memory", "steps", "per epoch", "first batch: inputs", "float32 [4, 1, 8, 8]"):
+        assert words in out
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(pictures.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train"], "there is no command 'train'; choose one of pretrain, data, demo, info"),
+        (["demo", "music"], "there is no demo 'music'; choose vision, speech or text"),
+        (["pretrain", "--data", "x"], "the preset comes first: d2v-fast pretrain PRESET"),
+        (["pretrain", "vision-base2"], "there is no preset 'vision-base2'; did you mean vision-base?"),
+        (["pretrain", "vision-tiny"], "missing --data, --out"),
+        (["pretrain", "vision-tiny", "--data", "x"], "missing --out"),
+        ([*RUN, "--optim.lrr", "1"], "--optim.lrr, 1; did you mean --optim.lr?"),
+        ([*RUN, "--steps", "many"], "--steps: invalid literal for int() with base 10: 'many'"),
+        ([*RUN, "--optim.schedule", "flat"], "invalid choice 'flat' for argument '--optim.schedule'"),
+        (["pretrain", "vision-tiny", "--data", ".", "--out", "/dev/null/run"], "cannot be used for a run"),
+        ([*RUN, "--steps", "0"], "steps is 0, but it must be at least 1"),
+        (RUN, "data: there is nothing at nowhere"),
+        ([*RUN, "--init-from", "nothing"], "nothing is not a run: it has no config.json"),
+        (["info", "--jsn"], "Unrecognized options: --jsn; did you mean --json?"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line(arguments, words, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails(arguments)
+
+
+def test_a_run_that_stops_by_itself_exits_with_1(pictures, tmp_path, fails):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
+    command += ["--monitor.abort-std", "100", "--monitor.min-std", "0", "--monitor.min-rank", "0"]
+    assert "the targets have collapsed" in fails([*command, "--monitor.warmup-steps", "1", "--steps", "3"], code=1)
+
+
+def test_too_many_broken_files_stop_a_run_unless_they_are_let_pass(tmp_path, fails, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(9):
+        Image.fromarray(np.full((8, 8), 20 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+    for i in range(5, 9):
+        (folder / f"{i}.png").write_bytes(b"")
+    command = ["pretrain", "vision-tiny", "--data", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    message = fails([*command, "--steps", "2"], code=1)
+    assert "4 of 9 samples cannot be read" in message
+    assert f"{folder / '5.png'}: is empty" in message
+    assert "--loader.max-skipped 0.89" in message
+    main([*command, "--steps", "2", "--loader.max-skipped", "0.89"])
+    assert "finished" in capsys.readouterr().out
+
+
+def test_a_mask_that_does_not_fit_is_named(pictures, tmp_path, fails):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
+    assert "mask: InverseBlockMask.ratio" in fails([*command, "--mask.ratio", "1.5"])
+
+
+def test_ctrl_c_and_full_disks_are_one_line(pictures, tmp_path, fails, monkeypatch):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
+    fit = "d2v_fast.training.trainer.Data2VecTrainer.fit"
+
+    def raising(error):
+        def raise_it(*args, **kwargs):
+            raise error
+
+        return raise_it
+
+    monkeypatch.setattr(fit, raising(KeyboardInterrupt()))
+    assert "interrupted" in fails(command, code=130)
+    monkeypatch.setattr(fit, raising(OSError(28, "No space left on device", "RUN/index.jsonl")))
+    assert "No space left on device: 'RUN/index.jsonl'" in fails(command, code=1)
+
+
+def test_a_bug_keeps_its_traceback(pictures, tmp_path, monkeypatch):
+    def bug(*args, **kwargs):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("d2v_fast.training.trainer.Data2VecTrainer.fit", bug)
+    with pytest.raises(ZeroDivisionError):
+        main(["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL])
+
+
+def test_info_as_json(capsys):
+    main(["info", "--json"])
+    assert "operations" in json.loads(capsys.readouterr().out)
+
+
+def test_the_installed_command_answers():
+    result = subprocess.run(
+        [os.path.join(os.path.dirname(sys.executable), "d2v-fast"), "nonsense"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr == "d2v-fast: there is no command 'nonsense'; choose one of pretrain, data, demo, info\n"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import d2v_fast
+from d2v_fast.errors import RunError
+from d2v_fast.modalities.speech.encoder import SpeechEncoder
+from d2v_fast.modalities.text.encoder import TextEncoder
+from d2v_fast.modalities.vision.encoder import VisionEncoder
+from d2v_fast.training.trainer import Data2VecTrainer
+
+INPUTS = {
+    "speech": lambda: torch.randn(2, 8000),
+    "vision": lambda: torch.randn(2, 3, 16, 16),
+    "text": lambda: torch.randint(3, 250, (2, 16)),
+}
+
+
+@pytest.mark.parametrize(
+    ("modality", "cls"), [("speech", SpeechEncoder), ("vision", VisionEncoder), ("text", TextEncoder)]
+)
+def test_student_and_teacher_of_a_run(make_config, make_data, tmp_path, modality, cls):
+    trainer = Data2VecTrainer(make_config(modality, steps=4), data=make_data(modality), out=tmp_path / "run")
+    trainer.fit()
+    inputs = INPUTS[modality]()
+    trainer.model.eval()
+    features = {}
+    for network, own in (("student", trainer.model.student.encoder), ("teacher", trainer.model.teacher)):
+        encoder = d2v_fast.load(tmp_path / "run", network=network)
+        assert type(encoder) is cls
+        assert not encoder.training
+        with torch.no_grad():
+            features[network] = encoder(inputs)
+            assert torch.equal(features[network], own(inputs))
+        at_three = d2v_fast.load(tmp_path / "run" / "checkpoints" / "step_00000003", network=network)
+        assert not torch.equal(at_three(inputs), features[network])
+    assert not torch.equal(features["student"], features["teacher"])
+
+
+def test_a_run_starts_from_another_ones_student(make_config, make_data, train, tmp_path, read_weights):
+    train(make_config("vision", steps=3), tmp_path / "one")
+    weights = read_weights(tmp_path / "one", 3)
+    config = make_config("vision", steps=2, ema={"start": 1.0, "end": 1.0}, seed=9)
+    trainer = Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "two", init_from=tmp_path / "one")
+    for name, value in trainer.model.student.state_dict().items():
+        assert torch.equal(value, weights[f"student/{name}"])
+    trainer.fit()
+    after = read_weights(tmp_path / "two", 2)
+    # With a decay of 1 the teacher stays what it was made from: the other run's student.
+    for name, value in trainer.model.teacher.state_dict().items():
+        assert torch.equal(value, weights[f"student/encoder.{name}"])
+        assert torch.equal(after[f"teacher/{name}"], value)
+
+
+def test_weights_of_another_model_are_refused(make_config, make_data, train, tmp_path):
+    train(make_config("vision", steps=1), tmp_path / "one")
+    wider = make_config("vision", model={"transformer": {"ffn_dim": 48}})
+    with pytest.raises(
+        RunError, match=r"blocks\.0\.ffn\.up\.weight has shape \[64, 32\], this model \[48, 32\].*more\)"
+    ):
+        Data2VecTrainer(wider, data=make_data("vision"), out=tmp_path / "two", init_from=tmp_path / "one")
+    deeper = make_config("vision", model={"transformer": {"depth": 3}})
+    with pytest.raises(RunError, match=r"blocks\.2\.\S+ is missing"):
+        Data2VecTrainer(deeper, data=make_data("vision"), out=tmp_path / "two", init_from=tmp_path / "one")
+    assert not (tmp_path / "two").exists()
+
+
+def test_errors_of_load(make_config, train, tmp_path, capsys):
+    with pytest.raises(RunError, match=r"is not a run: it has no config\.json"):
+        d2v_fast.load(tmp_path)
+    run = train(make_config("vision", steps=4), tmp_path / "run")
+    with pytest.raises(ValueError, match="network must be 'student' or 'teacher', got 'both'"):
+        d2v_fast.load(run, network="both")
+    (run / "checkpoints/step_00000004/student.safetensors").write_bytes(b"short")
+    assert isinstance(d2v_fast.load(run), VisionEncoder)
+    assert "trying step_00000003, the one before it" in capsys.readouterr().err

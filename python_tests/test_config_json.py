@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from d2v_fast import presets
+from d2v_fast.config import Config
+from d2v_fast.config_json import differences, from_dict, to_dict, with_overrides
+from d2v_fast.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", presets.NAMES)
+def test_every_preset_survives_json(name):
+    config = presets.NAMES[name]()
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_unions_are_tagged_by_class(make_config):
+    data = to_dict(make_config("vision"))
+    assert data["mask"]["kind"] == "BlockMask"
+    assert data["model"]["embedding"]["kind"] == "VisionEmbedding"
+    assert "kind" not in data["optim"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["optim"].update(lrr=1.0), r"optim\.lrr: there is no such field; did you mean optim\.lr\?"),
+        (lambda d: d["optim"].update(lr="fast"), r"optim\.lr: expected float, got 'fast'"),
+        (lambda d: d["optim"].update(betas=[0.9]), r"optim\.betas: expected 2 values"),
+        (lambda d: d["optim"].update(schedule="linear"), r"optim\.schedule: expected one of 'cosine', 'tri_stage'"),
+        (lambda d: d["mask"].update(kind="Stripes"), r"mask\.kind: expected one of SpanMask.*got 'Stripes'"),
+        (lambda d: d["mask"].pop("kind"), r"mask\.kind: expected one of SpanMask.*got None"),
+        (lambda d: d.pop("model"), r"missing 1 required keyword-only argument: 'model'"),
+        (lambda d: d.update(steps=True), r"steps: expected int, got True"),
+        (lambda d: d.update(optim=3), r"optim: expected the fields of OptimConfig, got 3"),
+        (lambda d: d["precision"].update(compile=1), r"precision\.compile: expected bool, got 1"),
+    ],
+)
+def test_wrong_fields_are_named(make_config, change, message):
+    data = to_dict(make_config("vision"))
+    change(data)
+    with pytest.raises(ConfigError, match=message):
+        from_dict(Config, data)
+
+
+def test_missing_fields_take_their_default(make_config):
+    data = to_dict(make_config("text", seed=5))
+    del data["seed"], data["log"]
+    config = from_dict(Config, data)
+    assert (config.seed, config.log.every) == (0, 50)
+
+
+def test_overrides_by_name_and_by_section(make_config):
+    config = make_config("text")
+    changed = with_overrides(config, {"optim.lr": 1, "ema": {"end": 0.5}, "optim": {"clip_norm": None}, "steps": 3})
+    assert changed.optim == replace(config.optim, lr=1.0, clip_norm=None)
+    assert changed.ema == replace(config.ema, end=0.5)
+    assert changed.steps == 3
+    assert changed.model is config.model
+    other = with_overrides(config, {"mask": make_config("speech").mask})
+    assert other.mask == make_config("speech").mask
+    with pytest.raises(ConfigError, match=r"ema\.ends: there is no such field"):
+        with_overrides(config, {"ema": {"ends": 0.5}})
+
+
+def test_differences_name_the_fields(make_config):
+    one = make_config("vision")
+    other = with_overrides(one, {"optim.lr": 0.5, "model.target.layer_norm": ["layer", "batch"]})
+    assert differences(one, other) == [
+        ("model.target.layer_norm", ["instance"], ["layer", "batch"]),
+        ("optim.lr", 1e-3, 0.5),
+    ]
+    names = [name for name, _, _ in differences(one, with_overrides(one, {"mask": make_config("text").mask}))]
+    assert "mask.kind" in names
+    assert "mask.count" in names
+    assert differences(one, one) == []
