@@ -2,6 +2,8 @@
 
 from d2v_fast.models.data2vec import Data2Vec, Data2VecOutput, Student
 from d2v_fast.models.encoder import Encoder, Layers
+from d2v_fast.models.layer_drop import skipped_blocks
+from d2v_fast.models.losses import Loss
 from d2v_fast.models.protocol import build_encoder, token_count
 
 __all__ = [
@@ -9,7 +11,9 @@ __all__ = [
     "Data2VecOutput",
     "Encoder",
     "Layers",
+    "Loss",
     "Student",
     "build_encoder",
+    "skipped_blocks",
     "token_count",
 ]

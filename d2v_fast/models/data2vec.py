@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from d2v_fast import ops
 from d2v_fast.batch import Batch
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder
+from d2v_fast.models.losses import Loss, total
 from d2v_fast.models.protocol import build_encoder, initialise_head, modality_of
 from d2v_fast.modules.head import RegressionHead
 from d2v_fast.ops.packing import to_device
@@ -26,8 +27,8 @@ from d2v_fast.ops.packing import to_device
 class Data2VecOutput:
     """One forward pass."""
 
-    loss: Tensor
-    """[] float32."""
+    losses: dict[str, Loss]
+    """"regression": the distance between predictions and targets, summed over the M masked positions."""
 
     prediction: Tensor
     """[M, C], in the order of the batch's rows."""
@@ -37,6 +38,11 @@ class Data2VecOutput:
 
     local: Tensor
     """[B * T, C], the student's local features of the unmasked input, detached: for the collapse monitors."""
+
+    @property
+    def loss(self) -> Tensor:
+        """[] float32: the weighted sum of the losses' means over this batch."""
+        return total(self.losses)
 
 
 class Student(nn.Module):
@@ -80,24 +86,40 @@ class Data2Vec(nn.Module):
         self.teacher.eval()
         return self
 
+    @staticmethod
+    def counts(batch: Batch) -> dict[str, int]:
+        """What each loss of `forward` is divided by: known on the host before any forward pass.
+
+        The trainer divides by the sum over all micro-batches of a step.
+        """
+        return {"regression": batch.rows.numel()}
+
     def forward(
-        self, batch: Batch, *, reduction: Literal["mean", "sum"] = "mean", teacher_autocast: bool = True
+        self, batch: Batch, *, skipped: Sequence[bool] | Tensor | None = None, teacher_autocast: bool = True
     ) -> Data2VecOutput:
         """Predict the teacher's features at the masked positions.
 
         Args:
             batch: B samples with V masked views each.
-            reduction: the loss is the mean or the sum over the masked positions of the whole batch.
+            skipped: the student's blocks that layer drop skips (`skipped_blocks`), one bool each; None: none. A bool
+                tensor [depth] on the model's device is for torch.compile, whose graph cannot branch: it computes the
+                blocks and does not use them.
             teacher_autocast: False runs the teacher in float32 even under autocast.
 
         Returns:
-            Loss, predictions, targets and local features.
+            Losses, predictions, targets and local features.
 
         Raises:
-            ValueError: if the parts of the batch do not fit each other or the model.
+            ValueError: if the parts of the batch do not fit each other or the model, or a model in training mode has
+                layer drop and is not told which blocks to skip.
             TypeError: if one of them has the wrong dtype.
         """
         encoder = self.student.encoder
+        if skipped is None and self.training and self.config.transformer.layer_drop > 0:
+            raise ValueError(
+                f"transformer.layer_drop is {self.config.transformer.layer_drop}, but skipped is None: pass "
+                "skipped=d2v_fast.models.skipped_blocks(config.transformer, seed, step), or set layer_drop to 0"
+            )
         lengths = encoder.token_lengths(batch.lengths)
         if batch.masked_inputs is None:
             local = encoder.embed(batch.inputs)
@@ -113,6 +135,7 @@ class Data2Vec(nn.Module):
             None if lengths is None else lengths.repeat_interleave(batch.views),
             mask=batch.mask if batch.masked_inputs is None else None,
             rows=batch.rows,
+            skipped=skipped,
         )
         prediction = self.student.head(masked.output)
         scale = self.config.loss.scale
@@ -121,9 +144,10 @@ class Data2Vec(nn.Module):
             target,
             beta=self.config.loss.beta,
             scale=1 / math.sqrt(self.config.transformer.dim) if scale is None else scale,
-            reduction=reduction,
+            reduction="sum",
         )
-        return Data2VecOutput(loss, prediction, target, local.detach().flatten(0, 1))
+        losses = {"regression": Loss(loss, batch.rows.numel())}
+        return Data2VecOutput(losses, prediction, target, local.detach().flatten(0, 1))
 
     @torch.no_grad()
     def _target(self, batch: Batch, local: Tensor, lengths: Tensor | None, autocast: bool) -> Tensor:

@@ -6,6 +6,7 @@ class token of images is at index 0 inside the blocks and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -46,7 +47,6 @@ class Encoder(nn.Module):
         network = config.transformer
         self.norm_first = network.norm_first
         self.dropout = network.dropout
-        self.layer_drop = network.layer_drop
         self.heads = network.heads
         self.attention_dropout = network.attention_dropout
         self.checkpoint_activations = False
@@ -116,6 +116,7 @@ class Encoder(nn.Module):
         keep: int = 0,
         feature: Literal["ffn", "block"] = "block",
         padding: bool = False,
+        skipped: Sequence[bool] | Tensor | None = None,
     ) -> Layers:
         """Run the context network on local features.
 
@@ -132,10 +133,11 @@ class Encoder(nn.Module):
             keep: number of last blocks whose features are returned (of all positions, so not together with `rows`).
             feature: which features: of the feed-forward branch before the residual sum, or of the block's end.
             padding: whether features of padded positions are wanted, too, so that they cannot be left out.
+            skipped: True for each block that is skipped (layer drop); None: none is. A bool tensor [depth] lets all
+                blocks be computed and not used, for graphs that cannot branch.
 
         Returns:
-            The output and the kept features, zero at the padding that was left out. A block skipped by layer drop has
-            no features.
+            The output and the kept features, zero at the padding that was left out. A skipped block has no features.
         """
         if keep and rows is not None:
             raise ValueError(
@@ -166,15 +168,22 @@ class Encoder(nn.Module):
         if rows is not None and self.extra_tokens:
             rows = rows + (rows // length + 1) * self.extra_tokens
         depth = len(self.blocks)
+        if skipped is not None and len(skipped) != depth:
+            raise ValueError(f"skipped names {len(skipped)} blocks, but the network has {depth}")
         features: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             wanted = rows if i == depth - 1 else None
-            result = self._run(block, x, bias, wanted)
-            if result is None:
+            skip = False if skipped is None else skipped[i]
+            if skip is True:
                 if wanted is not None:
                     x = x.reshape(-1, dim).index_select(0, wanted)
                 continue
-            x = result.output
+            result = self._run(block, x, bias, wanted)
+            if isinstance(skip, Tensor):
+                old = x if wanted is None else x.reshape(-1, dim).index_select(0, wanted)
+                x = torch.where(skip, old, result.output)
+            else:
+                x = result.output
             if i >= depth - keep:
                 features.append((result.ffn if feature == "ffn" else x)[:, self.extra_tokens :])
         if self.norm is not None and self.norm_first:
@@ -192,26 +201,13 @@ class Encoder(nn.Module):
         kernel = choose(self.attention, x.device, dtype, x.shape[2] // self.heads, dropout=dropout).name
         return None if kernel == "sdpa" else plan_packing(lengths, x.shape[1], x.device, KERNELS[kernel])
 
-    def _run(
-        self, block: nn.Module, x: Tensor, bias: Tensor | Packing | None, rows: Tensor | None
-    ) -> BlockOutput | None:
-        """One block, or None if layer drop skips it."""
-        skip = None
-        if self.training and self.layer_drop:
-            if not torch.compiler.is_compiling():
-                if torch.rand(()) < self.layer_drop:
-                    return None
-            else:
-                skip = torch.rand((), device=x.device) < self.layer_drop
+    def _run(self, block: nn.Module, x: Tensor, bias: Tensor | Packing | None, rows: Tensor | None) -> BlockOutput:
+        """One block."""
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
-            result: BlockOutput = checkpoint(block, x, bias, rows, use_reentrant=False)
-        else:
-            result = block(x, bias, rows)
-        if skip is None:
-            return result
-        # A compiled graph has no branches that depend on numbers: it computes the block and then may not use it.
-        old = x if rows is None else x.reshape(-1, x.shape[2]).index_select(0, rows)
-        return BlockOutput(torch.where(skip, old, result.output), result.ffn)
+            again: BlockOutput = checkpoint(block, x, bias, rows, use_reentrant=False)
+            return again
+        result: BlockOutput = block(x, bias, rows)
+        return result
 
 
 def require_floating(inputs: Tensor, shape: str, dims: int) -> None:

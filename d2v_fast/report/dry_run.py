@@ -96,8 +96,9 @@ def _saved_bytes(model: Data2Vec, batch: Batch, config: Config) -> int:
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    every = (False,) * config.model.transformer.depth  # the most: a step without layer drop
     with hooks, autocast(config.precision, batch.inputs.device):
-        model(batch, reduction="sum", teacher_autocast=not config.precision.teacher_float32)
+        model(batch, skipped=every, teacher_autocast=not config.precision.teacher_float32)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

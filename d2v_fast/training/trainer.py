@@ -14,8 +14,9 @@ from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict
 from d2v_fast.data import DataSource, Loader, Openable, TooManySkipped
 from d2v_fast.errors import ConfigError, Interrupted, RunError, RunStopped
-from d2v_fast.models import Data2Vec
+from d2v_fast.models import Data2Vec, skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
+from d2v_fast.ops.packing import to_device
 from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.directory import MetricsFile, RunDirectory
@@ -164,14 +165,15 @@ class Data2VecTrainer:
                 raise
             # The mean over the masked positions of the whole step: their number is known on the host before any forward
             # pass. (With several processes this is the number to sum over them.)
-            rows = sum(batch.rows.numel() for batch in batches)
+            rows = sum(Data2Vec.counts(batch)["regression"] for batch in batches)
+            skipped = self._skipped_blocks(n)
             loss, output = torch.zeros((), device=self.device), None
             for i, batch in enumerate(batches):
                 if len(batch.sample_ids) == 0:  # none of its samples could be read
                     continue
-                torch.manual_seed(rng.derive(config.seed, "noise", n, i))  # dropout, layer drop and drop path
-                output = self._forward(batch.to(self.device))
-                share = output.loss / max(rows, 1)
+                torch.manual_seed(rng.derive(config.seed, "noise", n, i))  # dropout and drop path
+                output = self._forward(batch.to(self.device), skipped)
+                share = output.losses["regression"].sum / max(rows, 1)
                 (share * self._loss_scale.value).backward()
                 loss += share.detach()
             if rows == 0:  # every sample was unreadable, or too short to mask: a step like one that is not finite
@@ -213,11 +215,18 @@ class Data2VecTrainer:
                     f"stopped after step {step} of {config.steps}; run the same command again to continue",
                 )
 
-    def _forward(self, batch: Batch) -> Data2VecOutput:
-        """The loss summed over the batch's masked positions, in the configured precision."""
+    def _skipped_blocks(self, step: int) -> tuple[bool, ...] | Tensor | None:
+        """The blocks that layer drop skips in this step, as `Data2Vec.forward` takes them."""
+        skipped = skipped_blocks(self.config.model.transformer, self.config.seed, step)
+        if skipped is None or not self.config.precision.compile:
+            return skipped
+        return to_device(torch.tensor(skipped), self.device)
+
+    def _forward(self, batch: Batch, skipped: tuple[bool, ...] | Tensor | None = None) -> Data2VecOutput:
+        """One forward pass in the configured precision."""
         with self._autocast:
             output: Data2VecOutput = self.model(
-                batch, reduction="sum", teacher_autocast=not self.config.precision.teacher_float32
+                batch, skipped=skipped, teacher_autocast=not self.config.precision.teacher_float32
             )
         return output
 
@@ -227,7 +236,7 @@ class Data2VecTrainer:
         self.model.eval()
         total, rows = torch.zeros((), device=self.device, dtype=torch.float64), 0
         for batch in loader.validation():
-            total += self._forward(batch.to(self.device)).loss
+            total += self._forward(batch.to(self.device)).losses["regression"].sum
             rows += batch.rows.numel()
         self.model.train()
         return float(total) / rows if rows else float("nan")

@@ -131,9 +131,10 @@ def features_of(model: Data2Vec, case: Case) -> tuple[Tensor, list[Tensor]]:
 def forward(model: Data2Vec, case: Case, variant: Variant) -> tuple[Data2VecOutput, Tensor]:
     """The library's output, and the loss that the file's gradients are of."""
     reduction = "mean" if case.published_vision else "sum"
-    output = model(case.batch, reduction=reduction)
+    # Layer drop is off in the reference's runs.
+    output = model(case.batch, skipped=(False,) * case.config.transformer.depth)
     if variant.bug is None:
-        return output, output.loss
+        return output, output.loss if case.published_vision else output.losses["regression"].sum
     target = faulty_targets(features_of(model, case)[1], variant).flatten(0, 1)[case.batch.rows]
     return output, loss_of(case, output.prediction, target, reduction)
 

@@ -97,12 +97,12 @@ def test_no_step_waits_for_the_device(device, tiny, sources, tmp_path, modality,
     forward, read = trainer._forward, trainer._window.read
     calls = []
 
-    def watched_forward(batch):
+    def watched_forward(batch, skipped):
         calls.append(1)
         if len(calls) in (3, 4, 5, 6, 7):
             debug("error")
             strict.append(len(calls))
-        return forward(batch)
+        return forward(batch, skipped)
 
     def unwatched_read():
         debug("default")

@@ -42,7 +42,11 @@ def test_loss_is_the_papers(small, modality, config, batch):
     torch.testing.assert_close(output.prediction, prediction, rtol=0, atol=1e-10)
     torch.testing.assert_close(output.loss, expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(output.local, student.embed(batch.inputs).flatten(0, 1), rtol=0, atol=1e-12)
-    torch.testing.assert_close(model(batch, reduction="sum").loss, expected * len(batch.rows), rtol=1e-10, atol=0)
+    assert list(output.losses) == ["regression"]
+    regression = output.losses["regression"]
+    torch.testing.assert_close(regression.sum, expected * len(batch.rows), rtol=1e-10, atol=0)
+    assert (regression.count, regression.weight) == (len(batch.rows), 1.0)
+    assert model.counts(batch) == {"regression": regression.count}
     assert not output.target.requires_grad
     assert not output.local.requires_grad
 
@@ -120,11 +124,11 @@ def test_views_are_separate_batches_with_one_teacher_pass(small, modality, confi
             sample_ids=torch.tensor([0]),
             masked_inputs=None if batch.masked_inputs is None else batch.masked_inputs[row : row + 1],
         )
-        alone = model(single, reduction="sum")
+        alone = model(single)
         here = rows // length == row
         torch.testing.assert_close(output.target[here], alone.target, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(output.prediction[here], alone.prediction, rtol=1e-4, atol=1e-5)
-        sums += alone.loss
+        sums += alone.losses["regression"].sum
     torch.testing.assert_close(output.loss, sums / len(rows), rtol=1e-5, atol=0)
 
 
@@ -246,10 +250,45 @@ def test_compiles_without_graph_breaks(small, modality, batch):
 
 def test_compiles_with_noise_and_another_number_of_rows(small):
     _, compiled = compiled_pair(small, "speech", dropout=0.1, attention_dropout=0.1, layer_drop=0.5, drop_path=0.1)
+    skipped = torch.tensor([False, True])
     with torch.no_grad():
-        losses = [compiled(small.make_batch("speech", seed=seed)).loss for seed in (0, 1, 0)]
+        losses = [compiled(small.make_batch("speech", seed=seed), skipped=skipped).loss for seed in (0, 1, 0)]
     assert losses[0] != losses[2]
     assert all(loss.isfinite() for loss in losses)
+
+
+@pytest.mark.parametrize("pattern", [(False, True), (True, False), (True, True)], ids=str)
+def test_a_compiled_pair_skips_the_blocks_that_it_is_told(small, batch, modality, pattern):
+    """One graph for all patterns."""
+    model, compiled = compiled_pair(small, modality, layer_drop=0.5)
+    with torch.no_grad():
+        compiled(batch, skipped=torch.tensor([False, False]))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            ours = compiled(batch, skipped=torch.tensor(pattern))
+        torch.testing.assert_close(ours.loss, model(batch, skipped=pattern).loss, rtol=1e-5, atol=0)
+
+
+def test_layer_drop_needs_to_be_told_which_blocks(small, config, batch):
+    model = Data2Vec(replace(config, transformer=replace(config.transformer, layer_drop=0.1)))
+    with pytest.raises(ValueError, match=r"layer_drop is 0\.1, but skipped is None: pass .*skipped_blocks"):
+        model(batch)
+    with pytest.raises(ValueError, match="skipped names 2 blocks, but the network has 3"):
+        model(batch, skipped=(True, False))
+    assert model.eval()(batch).loss.isfinite()
+
+
+def test_skipped_blocks_get_no_gradient(small, config, batch):
+    model = small.perturb(Data2Vec(config))
+    plain = model(batch).loss
+    output = model(batch, skipped=(False, True, False))
+    output.loss.backward()
+    assert output.loss != plain
+    assert [any(p.grad is not None for p in block.parameters()) for block in model.student.encoder.blocks] == [
+        True,
+        False,
+        True,
+    ]
+    assert model(batch, skipped=(False,) * 3).loss == plain
 
 
 def test_bfloat16_autocast_stays_close(small, config, batch):

@@ -39,10 +39,10 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     interrupted = Data2VecTrainer(config, data=data, out=tmp_path / "parts")
     forward, calls = interrupted._forward, iter(range(9))
 
-    def die_at_the_tenth(batch):
+    def die_at_the_tenth(*arguments):
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return forward(batch)
+        return forward(*arguments)
 
     interrupted._forward = die_at_the_tenth
     with pytest.raises(KeyboardInterrupt):

@@ -57,10 +57,10 @@ def test_a_run_survives_steps_without_a_readable_sample(make_config, tmp_path, a
     interrupted = Data2VecTrainer(config, data=source, out=tmp_path / "parts")
     forward, calls = interrupted._forward, iter(range(5))
 
-    def die_at_the_sixth(batch):
+    def die_at_the_sixth(*arguments):
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return forward(batch)
+        return forward(*arguments)
 
     interrupted._forward = die_at_the_sixth
     with pytest.raises(KeyboardInterrupt):
