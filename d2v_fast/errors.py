@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
-import sys
+
+from d2v_fast.log import report as report  # both have moved; this line goes when nobody uses it
+from d2v_fast.log import tell as tell
 
 
 class ConfigError(ValueError):
@@ -46,14 +48,3 @@ class SampleError(Exception):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
-
-
-def report(name: str, reason: str) -> None:
-    """Tells on stderr that something is left out."""
-    tell(f"skipped {name}: {reason}")
-
-
-def tell(message: str) -> None:
-    """Writes one line to stderr; what a file name may hold and a terminal should not see is written as escapes."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"d2v-fast: {shown}", file=sys.stderr, flush=True)

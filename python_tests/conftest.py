@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from d2v_fast import log
+
 pytest_plugins = ["tiny_runs", "data_zoo"]  # of python_tests/fixtures
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -25,6 +27,12 @@ def _away_from_the_source_tree(tmp_path_factory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield
     os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _messages_on_stderr(monkeypatch) -> None:
+    """As in a command: pytest has log handlers of its own, for which the library's would step back."""
+    monkeypatch.setattr(log.stderr, "always", True)
 
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

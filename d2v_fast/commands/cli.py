@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
+from d2v_fast import log
+
 if TYPE_CHECKING:
     from d2v_fast.config import Config
 
 T = TypeVar("T")
 
 HELP = """\
-usage: d2v-fast COMMAND ...
+usage: d2v-fast [--quiet] COMMAND ...
 
 Fast and exact data2vec pretraining for speech, images and text.
 
@@ -31,6 +34,7 @@ commands:
 
 presets: {speech,text,vision}-{base,large,tiny}
 
+--quiet leaves out progress; warnings and errors stay.
 d2v-fast COMMAND --help explains a command; d2v-fast pretrain PRESET --help lists every field of a preset.
 """
 
@@ -74,14 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     of the signal if it was stopped from outside. Each of these prints one line; a traceback is a bug of this program.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    quiet = arguments[:1] == ["--quiet"]
+    log.for_a_command(quiet=quiet)
     try:
-        _dispatch(arguments)
+        _dispatch(arguments[quiet:])
     except Failure as error:
-        print(f"d2v-fast: {error}", file=sys.stderr)
+        log.tell(str(error), logging.ERROR)
         sys.exit(error.code)
     except KeyboardInterrupt:
-        print("d2v-fast: interrupted; the same command continues, a run from its last checkpoint", file=sys.stderr)
+        log.tell("interrupted; the same command continues, a run from its last checkpoint", logging.ERROR)
         sys.exit(130)
+    finally:
+        log.flush_output()
 
 
 def _dispatch(arguments: list[str]) -> None:

@@ -23,7 +23,8 @@ from d2v_fast.data.index import write_whole
 from d2v_fast.data.listing import Listing, list_files
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Fence, FileStore, Store
-from d2v_fast.errors import DataError, SampleError, report, tell
+from d2v_fast.errors import DataError, SampleError
+from d2v_fast.log import report, tell
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from d2v_fast.errors import DataError, report, tell
+from d2v_fast.errors import DataError
+from d2v_fast.log import report, tell
 
 
 @dataclass(frozen=True)

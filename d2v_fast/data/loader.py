@@ -20,7 +20,8 @@ from d2v_fast.data.engines.engine import Made, MaskMaker, choose_engine, make_en
 from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.skipped import Skipped
 from d2v_fast.data.source import DataSource
-from d2v_fast.errors import DataError, tell
+from d2v_fast.errors import DataError
+from d2v_fast.log import tell
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.vision.config import VisionInputs
 

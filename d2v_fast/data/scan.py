@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from d2v_fast.errors import tell
+from d2v_fast.log import tell
 
 if TYPE_CHECKING:  # rich is only loaded when there is something to show
     from rich.progress import Progress as Bar

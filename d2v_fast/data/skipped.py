@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from d2v_fast.data.source import DataSource
-from d2v_fast.errors import DataError, SampleError, TooManySkipped, report
+from d2v_fast.errors import DataError, SampleError, TooManySkipped
+from d2v_fast.log import report
 
 _FEW = 3
 """So many broken samples never stop a run (unless none is allowed): one of twenty is no reason to."""

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from d2v_fast.errors import RunError, RunStopped
+from d2v_fast.log import tell
 
 FORMAT = 1
 """Version of the layout of state.json; a reader refuses a newer one."""
@@ -108,19 +108,19 @@ def newest(root: Path, *, set_aside: bool = False, report: Callable[[str], None]
     Args:
         root: The folder of the checkpoints.
         set_aside: Rename damaged ones, so that they are never taken for good ones again.
-        report: Receives one line for each damaged checkpoint; by default it goes to stderr.
+        report: Receives one line for each damaged checkpoint; by default it is logged.
 
     Raises:
         RunError: There are checkpoints, but none is good.
     """
-    tell = report or (lambda line: print(line, file=sys.stderr))
+    say = report or tell
     found = _list(root)
     for step, folder in reversed(found):
         try:
             return read(folder)
         except RunError as error:
             before = [path.name for other, path in found if other < step]
-            tell(f"warning: {error}; trying {before[-1]}, the one before it" if before else f"warning: {error}")
+            say(f"warning: {error}; trying {before[-1]}, the one before it" if before else f"warning: {error}")
             if set_aside:
                 aside = root / f"damaged_{folder.name}"
                 shutil.rmtree(aside, ignore_errors=True)

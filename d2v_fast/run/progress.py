@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from d2v_fast.errors import ConfigError
+from d2v_fast.log import tell
 
 
 class Sink(Protocol):
@@ -63,11 +64,11 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note)
         else:
-            print(f"step {step}/{self.steps}  {note}", flush=True)
+            tell(f"step {step}/{self.steps}  {note}", logging.INFO)
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        """Tell a warning."""
+        tell(f"warning: {text}")
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict
 from d2v_fast.data import DataSource, Loader, Openable, TooManySkipped
 from d2v_fast.errors import ConfigError, Interrupted, RunError, RunStopped
+from d2v_fast.log import tell
 from d2v_fast.models import Data2Vec, skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
@@ -134,9 +136,12 @@ class Data2VecTrainer:
             source = self._open(run.path, last)
             first = 0 if last is None else self._restore(last)
             if last is not None and first < config.steps:
-                print(f"continuing {run.path} after step {first} of {config.steps}")
+                tell(f"continuing {run.path} after step {first} of {config.steps}", logging.INFO)
             if first >= config.steps:
-                print(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.")
+                tell(
+                    f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.",
+                    logging.INFO,
+                )
                 return run.path
             lines = MetricsFile(run.metrics_file, 0 if last is None else last.state["metrics_bytes"])
             engine = None if last is None else last.state.get("engine")
@@ -149,7 +154,7 @@ class Data2VecTrainer:
             ):
                 data = {"fingerprint": source.fingerprint, "engine": loader.engine}
                 self._train(first, loader, run, journal, stop, data)
-            print(f"finished {run.path}: {config.steps} steps")
+            tell(f"finished {run.path}: {config.steps} steps", logging.INFO)
         return run.path
 
     def _train(

@@ -97,7 +97,7 @@ def test_steps_may_grow(make_config, train, tmp_path, read_lines, capsys):
     train(make_config("vision"), out)
     before = read_lines(out)
     train(make_config("vision"), out)
-    assert "is complete: 8 of 8 steps" in capsys.readouterr().out
+    assert "is complete: 8 of 8 steps" in capsys.readouterr().err
     train(make_config("vision", steps=12, checkpoint={"every": 5}, log={"every": 3}), out)
     after = read_lines(out)
     assert after[: len(before)] == before

@@ -38,7 +38,7 @@ def test_a_stopped_run_continues_with_the_bits_of_one_that_let_them_pass(
         Data2VecTrainer(make_config("vision"), data=source, out=tmp_path / "stopped").fit()
     capsys.readouterr()
     Data2VecTrainer(lenient, data=source, out=tmp_path / "stopped").fit()
-    assert f"continuing {tmp_path / 'stopped'} after step {int(saved.name[-1])} of 8" in capsys.readouterr().out
+    assert f"continuing {tmp_path / 'stopped'} after step {int(saved.name[-1])} of 8" in capsys.readouterr().err
     assert_same_run(whole, tmp_path / "stopped", 8)
     assert read_lines(whole)[-1]["skipped_samples"] > 6
 

@@ -30,7 +30,8 @@ from d2v_fast.data.engines.rows import RowMaker
 from d2v_fast.data.engines.threads import Readers, settle
 from d2v_fast.data.plan import BatchPlan, ClipPlan, PicturePlan
 from d2v_fast.data.source import DataSource
-from d2v_fast.errors import DataError, SampleError, tell
+from d2v_fast.errors import DataError, SampleError
+from d2v_fast.log import tell
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.vision.config import VisionInputs
 

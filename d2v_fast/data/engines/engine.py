@@ -17,7 +17,8 @@ from d2v_fast.batch import Batch
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.plan import BatchPlan
 from d2v_fast.data.source import DataSource
-from d2v_fast.errors import DataError, SampleError, tell
+from d2v_fast.errors import DataError, SampleError
+from d2v_fast.log import tell
 from d2v_fast.masking import Masks
 
 MaskMaker = Callable[[Tensor, Tensor | None, np.ndarray, int], Masks]

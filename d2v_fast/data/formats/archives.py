@@ -21,7 +21,8 @@ from d2v_fast.data.index import Collection, Index
 from d2v_fast.data.listing import Listing, check_formats
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import FileStore, remote
-from d2v_fast.errors import DataError, report
+from d2v_fast.errors import DataError
+from d2v_fast.log import report
 
 EXTENSION = ".tar"
 _BLOCK = 512

@@ -22,7 +22,8 @@ from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.store import ALLOW, Fence, FileStore, inside
-from d2v_fast.errors import DataError, SampleError, report, tell
+from d2v_fast.errors import DataError, SampleError
+from d2v_fast.log import report, tell
 
 EXTENSIONS = (".jsonl", ".tsv", ".csv", ".parquet")
 HEAD = "d2v_fast"

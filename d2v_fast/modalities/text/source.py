@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 
 from d2v_fast.data.index import Collection, Index, open_index, write_whole
 from d2v_fast.data.store import Store
-from d2v_fast.errors import DataError, report
+from d2v_fast.errors import DataError
+from d2v_fast.log import report
 from d2v_fast.modalities.text import documents as corpus
 from d2v_fast.modalities.text import tokenizer as vocabulary
 from d2v_fast.modalities.text.blocks import TextBlocks
