@@ -12,7 +12,8 @@ from typing import Any
 import compile_offline
 import pytest
 import torch
-from compile_offline import CASES, FURTHER_CASES, Case
+from _pytest.mark import ParameterSet
+from compile_offline import CASES, FURTHER_CASES, Case, case_named
 from ptx import Buffer, Coverage, Memory, Report, launch, parse
 from torch import Tensor
 
@@ -62,7 +63,7 @@ class Run:
 
     def __init__(self, case: str | Case, arch: int, *, text: str | None = None) -> None:
         """`text`: the PTX, where a fault is planted in it."""
-        self.case = compile_offline.case_named(case) if isinstance(case, str) else case
+        self.case = case_named(case) if isinstance(case, str) else case
         right, self.shared = _compiled(self.case, arch)
         (self.kernel,) = parse(text or right).values()
         self.coverage = Coverage(self.kernel)
@@ -87,15 +88,23 @@ class Run:
 
 def ptx_of(case: str | Case, arch: int) -> str:
     """What Triton makes of a case."""
-    return _compiled(compile_offline.case_named(case) if isinstance(case, str) else case, arch)[0]
+    return _compiled(case_named(case) if isinstance(case, str) else case, arch)[0]
 
 
-def of(function: str) -> pytest.MarkDecorator:
-    """Cases of one kernel with their architectures: by default all of them for the first case, 90 for the others."""
-    names = [name for name in NAMES if compile_offline.case_named(name).kernel.__name__ == function]
-    chosen = [(name, arch) for name in names for arch in ARCHS if EVERYTHING or arch == 90 or name == names[0]]
-    pairs = [pytest.param(name, arch, id=f"{name} sm_{arch}") for name, arch in chosen]
-    return pytest.mark.parametrize(("name", "arch"), pairs)
+def launched() -> list[ParameterSet]:
+    """(name, arch) of every case and architecture; but for one case of each kernel, for the H100, they are long proofs.
+
+    Unless D2V_FAST_SIMULATE=all asks for everything: all architectures for the first case of each kernel, 90 for the
+    others.
+    """
+    names, pairs = {case_named(name).kernel: name for name in reversed(NAMES)}, []
+    for name in NAMES:
+        first = names[case_named(name).kernel] == name
+        for arch in ARCHS:
+            if EVERYTHING or arch == 90 or first:
+                marks = () if first and arch == 90 else pytest.mark.long
+                pairs.append(pytest.param(name, arch, id=f"{name} sm_{arch}", marks=marks))
+    return pairs
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

@@ -33,6 +33,15 @@ def test_packing_puts_the_first_operand_on_top():
             assert torch.equal(torch.nan_to_num(got), torch.nan_to_num(expected))
 
 
+def test_packing_toward_zero():
+    values = np.float32([1.00048828125 + 2**-12, -1.00048828125 - 2**-12, 65519, 2.0**-25, 0.1, -0.1])
+    got = run("cvt.rz.f16x2.f32", values, values).view(np.float16).reshape(-1, 2)
+    expected = np.float16([1 + 2**-11 * 0, -1, 65504, 0, 0.0999755859375 - 0, -0.0999755859375])
+    np.testing.assert_array_equal(got[:, 0], got[:, 1])
+    assert (np.abs(got[:, 0].astype(np.float64)) <= np.abs(values)).all()
+    np.testing.assert_array_equal(got[:, 0], expected)
+
+
 def test_float_to_integer_rounds_and_saturates():
     a = np.float32([2.5, 3.5, -2.5, -0.5, 1e20, -1e20, np.nan, 4294967040.0])
     expected = {

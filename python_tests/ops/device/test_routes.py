@@ -11,7 +11,8 @@ from importlib import util
 import pytest
 import torch
 
-from d2v_fast import _C, info, ops
+from d2v_fast import _C, ops
+from d2v_fast.commands import info
 from d2v_fast.ops.device import routes
 
 GPU = torch.device("cuda", 0)

@@ -106,15 +106,12 @@ def _pack(target: Type, source: Type, how: set[str]) -> Pure:
     if source.name != "f32":
         raise NotSimulated(f"cvt.{target.name}.{source.name}")
     half = target.name.removesuffix("x2")
-    if "rz" in how and half == "f16":
-        raise NotSimulated("cvt.rz.f16x2")
+    toward_zero = _float_to_float(type_named(half), {"rz"})
 
     def one(values: NDArray) -> NDArray:
         if "relu" in how:
             values = np.where(values > 0, values, np.where(np.isnan(values), values, np.float32(0)))
-        if "rz" in how:
-            return float32_to_bfloat16(values, toward_zero=True)
-        return narrow(values, half)
+        return toward_zero(values).view(np.uint16) if "rz" in how else narrow(values, half)
 
     return Pure(
         same("f32", 2),
