@@ -16,11 +16,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from loading import engine_of, make_plan, sampling_of
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from d2v_fast.data import LoaderConfig
-from d2v_fast.data.engines.engine import make_engine
-from d2v_fast.data.plan import Plan, plan_pictures
 from d2v_fast.masking import Masks, TokenMask, token_masks
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.blocks import TextBlocks
@@ -54,7 +53,7 @@ def case(kind: str, count: int):
 def test_plan_of_an_epoch(kind, compare, quick):
     count = 20_000 if quick else 1_000_000
     sizes, inputs, config = case(kind, count)
-    plan = Plan(sizes, np.arange(count), inputs, config, seed=0)
+    plan = make_plan(sizes, np.arange(count), inputs, config, seed=0)
     epochs = itertools.count()
 
     def ours() -> None:
@@ -84,7 +83,7 @@ def test_crops_flips_and_colours(compare, quick):
 
     def ours() -> None:
         for part in ids:
-            plan_pictures(sizes[part], part, inputs, 0, 0)
+            sampling_of(inputs, 224).draw(sizes[part], part, 0, 0, 0)
 
     baselines = {"torchvision's get_params": torchvisions, "26 numbers of numpy's Philox alone": generators}
     compare(
@@ -118,7 +117,7 @@ def blocks(tmp_path_factory, request):
 def test_blocks_of_text(masked, blocks, compare):
     batches, size = 8, 125
     config = LoaderConfig(batch_size=size)
-    plan = Plan(blocks.sizes, np.arange(len(blocks)), TextInputs(block_size=BLOCK), config, seed=0)
+    plan = make_plan(blocks.sizes, np.arange(len(blocks)), TextInputs(block_size=BLOCK), config, seed=0)
 
     def masks(tokens, lengths, sample_ids, epoch):
         if not masked:
@@ -127,7 +126,7 @@ def test_blocks_of_text(masked, blocks, compare):
         return token_masks(TokenMask(), tokens, lengths, seed=0, epoch=epoch, sample_ids=sample_ids, **special)
 
     def through(source) -> tuple[object, object]:
-        engine = make_engine("native", source, TextInputs(block_size=BLOCK), masks, None, 1, torch.device("cpu"))
+        engine = engine_of("native", source, TextInputs(block_size=BLOCK), masks, None, 1, torch.device("cpu"))
         numbers = itertools.count()
 
         def run() -> None:

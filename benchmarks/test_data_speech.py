@@ -13,9 +13,10 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
+from loading import make_loader
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from d2v_fast.data import Loader, LoaderConfig, open_source
+from d2v_fast.data import LoaderConfig, open_source
 from d2v_fast.masking import SpanMask, span_masks
 from d2v_fast.modalities.speech.config import SpeechInputs
 
@@ -69,7 +70,7 @@ def ours(utterances):
     def make(engine, batch_size, batches):
         source = open_source(utterances, "speech", INPUTS)
         config = LoaderConfig(engine=engine, batch_size=batch_size, threads=2, prefetch=2)
-        loader = Loader(source, inputs=INPUTS, config=config, seed=0, masks=masks)
+        loader = make_loader(source, inputs=INPUTS, config=config, seed=0, masks=masks)
         loaders.append(loader)
         steps = itertools.count()
         return lambda: [loader.step(next(steps)) for _ in range(batches)]

@@ -12,12 +12,13 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from loading import make_loader
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from d2v_fast.data import Loader, LoaderConfig, open_source
+from d2v_fast.data import LoaderConfig, open_source
 from d2v_fast.masking import BlockMask, block_masks
 from d2v_fast.modalities.vision.config import VisionInputs
 
@@ -70,7 +71,7 @@ def ours(photos, quick):
         inputs = VisionInputs(jitter=jitter)
         source = open_source(photos, "vision", inputs)
         config = LoaderConfig(engine=engine, batch_size=batch_size, threads=2, prefetch=2)
-        loader = Loader(source, inputs=inputs, config=config, seed=0, masks=masks, image_size=SIDE)
+        loader = make_loader(source, inputs=inputs, config=config, seed=0, masks=masks, image_size=SIDE)
         loaders.append(loader)
         steps = itertools.count()
         return lambda: [loader.step(next(steps)) for _ in range(batches)]

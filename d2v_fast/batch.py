@@ -26,26 +26,56 @@ class Batch:
     masked_inputs: Tensor | None = None
     """Text only: int64 [B * V, T], the tokens after masking. Speech and images are masked in the encoder, by `mask`."""
 
-    mask: Tensor
-    """bool [B * V, T]: True at the positions that the student has to predict."""
-
-    rows: Tensor
-    """int64 [M]: flat indices of the masked positions into B * V * T, ascending, the same positions as `mask`."""
-
-    views: int = 1
-    """V, the number of masked views of each sample."""
-
     sample_ids: Tensor
     """int64 [B], indices into the data source."""
 
     skipped: int = 0
     """Samples of this batch that could not be read and were left out."""
 
+    mask: Tensor | None = None
+    """bool [B * V, T]: True at the positions that the student has to predict."""
+
+    rows: Tensor | None = None
+    """int64 [M]: flat indices of the masked positions into B * V * T, ascending, the same positions as `mask`."""
+
+    views: int = 1
+    """V, the number of masked views of each sample."""
+
+    kept: Tensor | None = None
+    """int64 [K]: flat indices into B * V * T of the positions that the student encodes; None when it is all of them."""
+
+    labels: Tensor | None = None
+    """[B, ...], what a supervised task wants to hear about each sample."""
+
+    label_lengths: Tensor | None = None
+    """int64 [B], valid labels of each row, where labels are sequences."""
+
     def to(self, device: torch.device) -> Batch:
         """The same batch with its tensors, but for the lengths, on `device` (asynchronously from pinned memory)."""
         moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
+            field.name: _move(value, device)
             for field in fields(self)
-            if field.name != "lengths" and isinstance(value := getattr(self, field.name), Tensor)
+            if field.name not in _ON_THE_HOST and isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **moved)
+
+    def pin(self) -> Batch:
+        """The same batch with its tensors, but for the lengths, in page-locked memory."""
+        pinned: dict[str, Any] = {
+            field.name: value.pin_memory()
+            for field in fields(self)
+            if field.name not in _ON_THE_HOST
+            and isinstance(value := getattr(self, field.name), Tensor)
+            and not (value.is_cuda or value.is_pinned())
+        }
+        return replace(self, **pinned)
+
+
+_ON_THE_HOST = ("lengths", "label_lengths")
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    if tensor.is_cuda and device.type == "cuda":
+        # An engine made it on a stream of its own: its memory must not be used again before this stream is done with it.
+        tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return tensor.to(device, non_blocking=True)

@@ -48,3 +48,7 @@ class SampleError(Exception):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
+
+    def alone(self) -> SampleError:
+        """The same without the exceptions and the traceback behind it, which would keep the tensors there alive."""
+        return SampleError(self.name, self.reason)

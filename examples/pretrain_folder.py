@@ -18,7 +18,7 @@ import torch
 import d2v_fast
 from d2v_fast import presets
 from d2v_fast.config import Config
-from d2v_fast.training.modalities import open_data, open_loader
+from d2v_fast.modalities import open_data, open_loader
 
 
 def fitted(preset: str, batch: float, micro_batch: float | None, steps: int | None) -> Config:

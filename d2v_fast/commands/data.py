@@ -122,8 +122,8 @@ def _amount(built: Any) -> str:
 
 def _show(asked: ShowArguments) -> None:
     from d2v_fast.data.build import guess
+    from d2v_fast.modalities import open_data
     from d2v_fast.report.data import describe
-    from d2v_fast.training.modalities import open_data
     from d2v_fast.training.pretraining import preset_config
 
     modality = asked.modality or guess(asked.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from d2v_fast.batch import Batch
-from d2v_fast.data.config import InputsConfig, LoaderConfig
-from d2v_fast.data.engines.engine import Made, MaskMaker, choose_engine, make_engine
+from d2v_fast.data.config import LoaderConfig
+from d2v_fast.data.engines.engine import Made, check_engine, choose_engine, make_engine
 from d2v_fast.data.plan import BatchPlan, Plan
+from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.skipped import Skipped
 from d2v_fast.data.source import DataSource
+from d2v_fast.data.stages import Stage
 from d2v_fast.errors import DataError
 from d2v_fast.log import tell
-from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.vision.config import VisionInputs
 
 
 class Loader:
@@ -37,11 +37,11 @@ class Loader:
 
     Args:
         source: Where samples come from.
-        inputs: How a sample becomes an input.
+        sampling: How a sample becomes an input.
         config: How samples become batches.
         seed: Of the run.
-        masks: Makes the masks; called from a worker thread.
-        image_size: Vision: height and width of the model's input, in pixels.
+        stages: Add masks, labels to a batch; called from a worker thread.
+        dali: Makes the modality's part of NVIDIA DALI's engine; None where there is nothing to decode.
         first_step: The step that will be asked for first; its batches are begun at once.
         device: Where the batches will be used; the CPU by default.
         engine: What "auto" was when a run that continues was begun.
@@ -57,20 +57,18 @@ class Loader:
     def __init__(
         self,
         source: DataSource,
+        sampling: Sampling,
         *,
-        inputs: InputsConfig,
         config: LoaderConfig,
         seed: int,
-        masks: MaskMaker,
-        image_size: int | None = None,
+        stages: Sequence[Stage] = (),
+        dali: Callable[[], DaliGraph] | None = None,
         first_step: int = 0,
         device: torch.device | None = None,
         engine: Literal["dali", "native"] | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if isinstance(inputs, VisionInputs) and image_size is None:
-            raise DataError("Loader: pictures need image_size")
         for name, least in (("accumulation", 1), ("threads", 1), ("prefetch", 1)):
             if getattr(config, name) < least:
                 raise DataError(f"loader.{name} is {getattr(config, name)}; it must be at least {least}")
@@ -80,17 +78,17 @@ class Loader:
                 f"set it to a multiple of {world} (it counts the micro-batches of all processes)"
             )
         self._config, self._rank, self._world = config, rank, world
-        usable = _usable(source, inputs)
+        check_engine(config.engine, source.modality, decodes=dali is not None)
+        sizes = np.asarray(source.sizes)
+        usable = sampling.usable(sizes)
         self.left_out: int = len(source) - len(usable)
-        """Clips shorter than `inputs.min_seconds`."""
-        if self.left_out:
-            tell(f"left out {self.left_out} of {len(source)} clips, shorter than inputs.min_seconds")
-        if image_size is not None and np.median(np.min(source.sizes, axis=-1)) < image_size:
-            tell(f"most pictures are smaller than the model's input of {image_size} pixels and are enlarged")
+        """Samples that take no part, such as clips that are too short."""
+        for remark in sampling.remarks(sizes, len(usable)):
+            tell(remark)
         self._broken = Skipped(source, usable, config.max_skipped)
         train, held_out = split(source, usable, config.holdout)
-        self._plan = Plan(source.sizes, train, inputs, config, seed)
-        self._held_out = Plan(source.sizes, held_out, inputs, config, seed) if len(held_out) else None
+        self._plan = Plan(source.sizes, train, sampling, config, seed)
+        self._held_out = Plan(source.sizes, held_out, sampling, config, seed) if len(held_out) else None
         self.batches_per_epoch: int = self._plan.batches_per_epoch
         """Micro-batches in an epoch."""
         self.steps_per_epoch: int = max(1, self.batches_per_epoch // config.accumulation)
@@ -103,9 +101,9 @@ class Loader:
         self._coming: dict[int, list[Future[Made]]] = {}
         self._closed = False
         device = device or torch.device("cpu")
-        self.engine = choose_engine(config.engine, source, device, engine)
+        self.engine = choose_engine(config.engine, source, device, engine, decodes=dali is not None)
         """What decodes."""
-        self._engine = make_engine(self.engine, source, inputs, masks, image_size, config.threads, device)
+        self._engine = make_engine(self.engine, source, sampling, stages, config.threads, device, dali)
         self._request(first_step)
 
     def epoch(self, step: int) -> int:
@@ -208,19 +206,3 @@ def split(source: DataSource, usable: np.ndarray, share: float) -> tuple[np.ndar
     count = min(max(1, round(share * len(usable))), len(usable) - 1)
     order = np.argsort(hashes, kind="stable")
     return np.sort(usable[order[count:]]), np.sort(usable[order[:count]])
-
-
-def _usable(source: DataSource, inputs: InputsConfig) -> np.ndarray:
-    """The samples that take part, int64 ascending: all but clips that are too short."""
-    sizes = np.asarray(source.sizes)
-    if not isinstance(inputs, SpeechInputs):
-        return np.arange(len(source), dtype=np.int64)
-    least = max(1, round(inputs.min_seconds * inputs.sample_rate))
-    usable = np.flatnonzero((sizes >= least) | (sizes == 0)).astype(np.int64)
-    if not (sizes[usable] > 0).any():
-        longest = sizes.max() / inputs.sample_rate
-        raise DataError(
-            f"data: no clip is as long as inputs.min_seconds {inputs.min_seconds} (the longest has {longest:.2f} s): "
-            "lower it, or join clips"
-        )
-    return usable

@@ -11,15 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from d2v_fast.data.config import InputsConfig
-from d2v_fast.data.formats import find, kind_of, tables
+from d2v_fast.data.formats import find, tables
 from d2v_fast.data.formats.find import listed, together
 from d2v_fast.data.index import check_fingerprint
+from d2v_fast.data.protocol import DataModality, modality_of
 from d2v_fast.errors import DataError, SampleError
-from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.text.config import TextInputs
-from d2v_fast.modalities.vision.config import VisionInputs
-
-_INPUTS = {"speech": SpeechInputs, "vision": VisionInputs, "text": TextInputs}
 
 
 @runtime_checkable
@@ -39,7 +35,7 @@ class DataSource(Protocol):
     """
 
     modality: str
-    """"speech", "vision" or "text"."""
+    """Name of its modality."""
 
     sizes: np.ndarray
     """int64 [N] samples or tokens, or [N, 2] height and width; 0 where a sample is known to be unreadable."""
@@ -65,13 +61,13 @@ class DataSource(Protocol):
 
 
 class ArraySource:
-    """Clips or pictures that are in memory already, as arrays or tensors.
+    """Samples that are in memory already, as arrays or tensors.
 
     Args:
-        modality: "speech" or "vision".
-        samples: Clips [samples], int16 or floating point, at the configured sample rate; or pictures, uint8, arrays
-            [height, width] or [height, width, channels], tensors [height, width] or [channels, height, width]. A list,
-            or one array or tensor that has them along its first dimension.
+        modality: Name of a modality that takes arrays.
+        samples: As the modality takes them. Clips [samples], int16 or floating point, at the configured sample rate;
+            pictures, uint8, arrays [height, width] or [height, width, channels], tensors [height, width] or
+            [channels, height, width]. A list, or one array or tensor that has them along its first dimension.
         names: A name for each sample; their numbers by default.
 
     Raises:
@@ -81,10 +77,7 @@ class ArraySource:
     def __init__(
         self, modality: str, samples: Sequence[np.ndarray | Tensor], names: Sequence[str] | None = None
     ) -> None:
-        if modality not in ("speech", "vision"):
-            raise DataError(
-                f"ArraySource holds speech or vision, not {modality!r}; write texts to a .jsonl file instead"
-            )
+        kind = modality_of(modality)
         if len(samples) == 0:
             raise DataError("ArraySource needs at least one sample")
         if names is not None and len(names) != len(samples):
@@ -97,11 +90,10 @@ class ArraySource:
         for i in range(len(samples)):
             given = samples[i]
             sample = np.ascontiguousarray(given.detach().cpu().numpy() if isinstance(given, Tensor) else given)
-            _check_array(modality, i, sample)
+            size = kind.array_size(i, sample, planar=isinstance(given, Tensor))
             digest.update(f"{sample.dtype}{sample.shape}".encode())
             digest.update(sample.data)
-            planar = isinstance(given, Tensor) and sample.ndim == 3
-            sizes.append((sample.shape[1:] if planar else sample.shape[:2]) if modality == "vision" else len(sample))
+            sizes.append(size)
         self.sizes = np.array(sizes, dtype=np.int64)
         self.fingerprint = digest.hexdigest()
 
@@ -117,17 +109,6 @@ class ArraySource:
         return self._samples[index]
 
 
-def _check_array(modality: str, i: int, sample: np.ndarray) -> None:
-    found = f"sample {i} is {sample.dtype} {list(sample.shape)}"
-    if modality == "vision" and (sample.dtype != np.uint8 or sample.ndim not in (2, 3) or 0 in sample.shape):
-        raise DataError(
-            f"{found}; a picture is uint8 [height, width] or [height, width, channels] (as a tensor: [channels, "
-            "height, width]; values in [0, 1]: multiply by 255, round and convert)"
-        )
-    if modality == "speech" and (sample.ndim != 1 or not (sample.dtype == np.int16 or sample.dtype.kind == "f")):
-        raise DataError(f"{found}; a clip is one-dimensional, int16 or floating point in [-1, 1]")
-
-
 Openable = str | Path | DataSource | np.ndarray | Tensor | Sequence[Any] | Any
 """What `open_source` takes. "Any" is a `datasets.Dataset`, whose type only the extra hf brings."""
 
@@ -137,7 +118,7 @@ def open_source(
     modality: str,
     inputs: InputsConfig,
     *,
-    vocab_size: int | None = None,
+    embedding: Any | None = None,
     run: Path | None = None,
     threads: int = 2,
     allow_roots: Sequence[str] = (),
@@ -153,9 +134,9 @@ def open_source(
             .parquet); shards by a pattern ("train-{000..099}.tar"), an address that fsspec knows ("s3://..."), or a
             list of these or of fsspec's open files; text: a .txt, .jsonl or .parquet file; a `datasets.Dataset`; an
             array or tensor of samples, or a list of them; or a `DataSource`, which is checked and returned.
-        modality: "speech", "vision" or "text".
+        modality: Name of the modality.
         inputs: How files become inputs.
-        vocab_size: Text: rows of the model's token embedding.
+        embedding: What the model takes; text needs it to train a tokenizer.
         run: Folder for the index; None keeps it in memory.
         threads: Threads that read headers.
         allow_roots: Folders that a manifest may name besides those below its own.
@@ -163,9 +144,10 @@ def open_source(
     Raises:
         DataError: A wrong path, an empty folder, formats that cannot be read, or data that changed since the run began.
     """
-    if not isinstance(inputs, _INPUTS.get(modality, ())):
+    opens = modality_of(modality)
+    if not isinstance(inputs, opens.inputs):
         raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
-    kind = kind_of(modality, inputs.sample_rate if isinstance(inputs, SpeechInputs) else 16000)
+    kind = opens.kind(inputs)
     if isinstance(data, (str, Path)):
         found = find(data, kind, run=run, allow_roots=allow_roots)
     elif tables.is_table(data):
@@ -176,41 +158,32 @@ def open_source(
         own: Any = data
         if isinstance(data, (np.ndarray, Tensor)) or _is_list_of_arrays(data):
             own = ArraySource(modality, own)
-        return _own_source(own, modality, run)
-    if isinstance(inputs, TextInputs):
-        from d2v_fast.modalities.text.source import open_text
-
-        return open_text(found, inputs, vocab_size=vocab_size, run=run, threads=threads)
-    if isinstance(inputs, SpeechInputs):
-        from d2v_fast.modalities.speech.clips import open_audio
-
-        return open_audio(found, inputs, run=run, threads=threads)
-    from d2v_fast.modalities.vision.pictures import open_images
-
-    return open_images(found, inputs, run=run, threads=threads)
+        return _own_source(own, opens, run)
+    source: DataSource = opens.open(found, inputs, embedding, run=run, threads=threads)
+    return source
 
 
 def _is_list_of_arrays(data: object) -> bool:
     return isinstance(data, (list, tuple)) and len(data) > 0 and isinstance(data[0], (np.ndarray, Tensor))
 
 
-def _own_source(data: DataSource, modality: str, run: Path | None) -> DataSource:
+def _own_source(data: DataSource, modality: DataModality, run: Path | None) -> DataSource:
     if not isinstance(data, DataSource):
         missing = [m for m in ("modality", "sizes", "fingerprint", "__len__", "name", "read") if not hasattr(data, m)]
         raise DataError(
             f"data is a {type(data).__name__}, neither a path nor a DataSource: it lacks {', '.join(missing)}"
         )
-    if data.modality != modality:
-        raise DataError(f"data holds {data.modality}, the model is made for {modality}")
+    if data.modality != modality.name:
+        raise DataError(f"data holds {data.modality}, the model is made for {modality.name}")
     if len(data) == 0:
         raise DataError(f"data: the {type(data).__name__} is empty")
-    expected = (len(data), 2) if modality == "vision" else (len(data),)
+    expected = (len(data),) if modality.size_width == 1 else (len(data), modality.size_width)
     if np.shape(data.sizes) != expected:
         raise DataError(f"data.sizes has shape {np.shape(data.sizes)}, expected {expected}")
     if np.asarray(data.sizes).dtype.kind not in "iu":
         raise DataError(f"data.sizes are {np.asarray(data.sizes).dtype}, expected integers")
     if run is not None:
-        check_fingerprint(run, modality, len(data), data.fingerprint)
+        check_fingerprint(run, modality.name, len(data), data.fingerprint)
     return data
 
 

@@ -12,11 +12,11 @@ import torch
 from d2v_fast.batch import Batch
 from d2v_fast.demo.report import PROBE_NAMES, names, summary
 from d2v_fast.demo.task import require
+from d2v_fast.modalities import open_loader
 from d2v_fast.modalities.text.blocks import TextBlocks
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.models import token_count
 from d2v_fast.report import plots
-from d2v_fast.training.modalities import open_loader
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

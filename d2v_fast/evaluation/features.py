@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from d2v_fast.data import DataSource, InputsConfig
-from d2v_fast.data.transforms import clip_into, picture_into
-from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
-from d2v_fast.modalities.speech.encoder import SpeechEncoder, frame_count
+from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.speech.encoder import SpeechEncoder, seen_samples
+from d2v_fast.modalities.speech.transforms import clip_into
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.encoder import VisionEncoder
+from d2v_fast.modalities.vision.transforms import picture_into
 from d2v_fast.models import Encoder
 
 
@@ -85,14 +86,6 @@ def _alike(samples: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
     for members in shapes.values():
         for start in range(0, len(members), batch_size):
             yield members[start : start + batch_size]
-
-
-def seen_samples(config: SpeechEmbedding, samples: int) -> int:
-    """How many of `samples` samples the frames look at; what is behind them, less than a stride, changes nothing."""
-    needed = int(frame_count(config, samples))
-    for _, kernel, stride in reversed(config.conv_layers):
-        needed = (needed - 1) * stride + kernel
-    return needed
 
 
 def prepare(sample: Tensor, inputs: InputsConfig, image_size: int = 0, *, name: str = "sample") -> Tensor:

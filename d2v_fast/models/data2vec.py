@@ -92,7 +92,7 @@ class Data2Vec(nn.Module):
 
         The trainer divides by the sum over all micro-batches of a step.
         """
-        return {"regression": batch.rows.numel()}
+        return {"regression": 0 if batch.rows is None else batch.rows.numel()}
 
     def forward(
         self, batch: Batch, *, skipped: Sequence[bool] | Tensor | None = None, teacher_autocast: bool = True

@@ -10,8 +10,8 @@ from torch import Tensor
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, Openable
+from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.models import Data2Vec
-from d2v_fast.training.modalities import open_data, open_loader
 from d2v_fast.training.precision import autocast
 from d2v_fast.training.validate import validate
 

@@ -12,13 +12,14 @@ import torch
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource
-from d2v_fast.data.plan import plan_clips, plan_pictures
+from d2v_fast.modalities import open_loader
 from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.speech.sampling import plan_clips
 from d2v_fast.modalities.text.blocks import TextBlocks
 from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.sampling import PictureSampling
 from d2v_fast.models import token_count
 from d2v_fast.report import plots
-from d2v_fast.training.modalities import open_loader
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ def _pictures(source: DataSource, config: Config, batch: Batch, path: Path, name
     inputs = cast(VisionInputs, config.inputs)
     grid = cast(tuple[int, int], token_count(config.model, None))
     ids = batch.sample_ids.numpy()
-    plan = plan_pictures(np.asarray(source.sizes)[ids], ids, inputs, config.seed, 0)
+    plan = PictureSampling(inputs, 0).draw(np.asarray(source.sizes)[ids], ids, 0, config.seed, 0)
     seen = batch.inputs * torch.tensor(inputs.std)[:, None, None] + torch.tensor(inputs.mean)[:, None, None]
     crops = seen.permute(0, 2, 3, 1).clamp(0, 1).numpy()
     crops = crops.repeat(3 // crops.shape[-1], axis=-1)

@@ -16,6 +16,7 @@ from d2v_fast.config_json import to_dict
 from d2v_fast.data import DataSource, Loader, Openable, TooManySkipped
 from d2v_fast.errors import ConfigError, Interrupted, RunError, RunStopped
 from d2v_fast.log import tell
+from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.models import Data2Vec, skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
@@ -29,7 +30,6 @@ from d2v_fast.run.progress import Display, open_sinks
 from d2v_fast.run.weights import load_student
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
-from d2v_fast.training.modalities import open_data, open_loader
 from d2v_fast.training.optimizer import Optimizer
 from d2v_fast.training.precision import LossScale, autocast, check_attention
 from d2v_fast.training.schedules import ema_decay, learning_rate
@@ -242,7 +242,7 @@ class Data2VecTrainer:
         total, rows = torch.zeros((), device=self.device, dtype=torch.float64), 0
         for batch in loader.validation():
             total += self._forward(batch.to(self.device)).losses["regression"].sum
-            rows += batch.rows.numel()
+            rows += Data2Vec.counts(batch)["regression"]
         self.model.train()
         return float(total) / rows if rows else float("nan")
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from d2v_fast.config import Config
 from d2v_fast.data.engines.engine import check_engine
-from d2v_fast.data.plan import check_batches
 from d2v_fast.errors import ConfigError, DataError
-from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
-from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
-from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
-from d2v_fast.models import token_count
-from d2v_fast.training.modalities import MODALITIES
+from d2v_fast.modalities import modality_of
 
 
 def validate(config: Config) -> None:
@@ -56,30 +51,20 @@ def validate(config: Config) -> None:
         if not good:
             raise ConfigError(f"{name} is {value}, but it must be {allowed}")
     modality = config.model.modality
-    belongs = MODALITIES[modality]
+    belongs = modality_of(config)
     for name, part, classes in (("mask", config.mask, belongs.masks), ("inputs", config.inputs, (belongs.inputs,))):
         if not isinstance(part, classes):
             names = " or a ".join(cls.__name__ for cls in classes)
             raise ConfigError(f"{name} is a {type(part).__name__}, but a {modality} model needs a {names}")
-    embedding, inputs = config.model.embedding, config.inputs
+    for field in ("batch_seconds", "batch_tokens"):
+        if getattr(loader, field) is not None and belongs.budget_field != field:
+            raise ConfigError(
+                f"loader.{field} is not for {modality}: use loader.{belongs.budget_field or 'batch_size'}"
+            )
+    if loader.pad and not belongs.pads:
+        raise ConfigError(f"loader.pad is not for {modality}: leave it out")
     try:
-        check_batches(inputs, loader)
-        check_engine(loader.engine, modality)
+        check_engine(loader.engine, modality, decodes=belongs.dali(config.inputs, config.model.embedding) is not None)
     except DataError as error:
         raise ConfigError(str(error)) from error
-    if isinstance(embedding, TextEmbedding) and isinstance(inputs, TextInputs):
-        block, longest = inputs.block_size, embedding.max_length
-        if block > longest:
-            raise ConfigError(f"inputs.block_size is {block}, but model.embedding.max_length is only {longest}")
-    if isinstance(embedding, VisionEmbedding) and isinstance(inputs, VisionInputs):
-        for name, values in (("mean", inputs.mean), ("std", inputs.std)):
-            if len(values) != embedding.channels:
-                raise ConfigError(
-                    f"inputs.{name} has {len(values)} values, but model.embedding.channels is {embedding.channels}"
-                )
-    if isinstance(embedding, SpeechEmbedding) and isinstance(inputs, SpeechInputs):
-        shortest = int(inputs.min_seconds * inputs.sample_rate)
-        if int(token_count(config.model, shortest)) < 1:
-            raise ConfigError(
-                f"inputs.min_seconds is {inputs.min_seconds}: {shortest} samples are too few for one frame of the model"
-            )
+    belongs.check(config)

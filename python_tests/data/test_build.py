@@ -9,8 +9,9 @@ import time
 
 import pytest
 import torch
+from loading import open_source
 
-from d2v_fast.data import DataError, SampleError, open_source
+from d2v_fast.data import DataError, SampleError
 from d2v_fast.data import build as building
 from d2v_fast.data.build import broken_list, build, guess
 from d2v_fast.data.formats import manifest

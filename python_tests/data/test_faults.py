@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from loading import make_loader
 
-from d2v_fast.data import Loader, LoaderConfig, open_source
+from d2v_fast.data import LoaderConfig, open_source
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.vision.config import VisionInputs
 
@@ -44,7 +45,7 @@ def trained(picture_masks, clip_masks, capsys):
         speech = isinstance(inputs, SpeechInputs)
         source = open_source(root, "speech" if speech else "vision", inputs)
         capsys.readouterr()
-        with Loader(
+        with make_loader(
             source,
             inputs=inputs,
             config=LoaderConfig(engine=engine, batch_size=6, max_skipped=1.0, pad=speech),
@@ -124,7 +125,7 @@ def test_files_that_break_while_training(engine, picture_zoo, picture_masks, cap
     more[3].write_bytes((zoo.root / "alpha.png").read_bytes()[:500])
     more[4].write_bytes((zoo.root / "one pixel.png").read_bytes())
     config = LoaderConfig(engine=engine, batch_size=5, max_skipped=1.0)
-    with Loader(source, inputs=PICTURES, config=config, seed=0, masks=picture_masks, image_size=16) as loader:
+    with make_loader(source, inputs=PICTURES, config=config, seed=0, masks=picture_masks, image_size=16) as loader:
         batches = [loader.step(n)[0] for n in range(2 * loader.steps_per_epoch)]
     error = capsys.readouterr().err
     for path in more:
@@ -143,7 +144,7 @@ def test_a_pipeline_that_dies_is_replaced_at_the_same_step(picture_zoo, picture_
 
     def steps(first, count):
         arguments = {"inputs": PICTURES, "config": config, "seed": 0, "masks": picture_masks, "image_size": 16}
-        with Loader(source, **arguments, first_step=first) as loader:
+        with make_loader(source, **arguments, first_step=first) as loader:
             return [loader.step(n)[0] for n in range(first, count)]
 
     before = steps(0, 6)

@@ -6,8 +6,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from loading import make_loader, open_source
 
-from d2v_fast.data import ArraySource, DataError, Loader, LoaderConfig, open_source
+from d2v_fast.data import ArraySource, DataError, LoaderConfig
 from d2v_fast.data.loader import split
 from d2v_fast.masking import SpanMask, TokenMask, span_masks, token_masks
 from d2v_fast.modalities.speech.config import SpeechInputs
@@ -77,7 +78,7 @@ def open_loader(request, tmp_path, pictures, clips, picture_masks, clip_masks):
         config = LoaderConfig(**{"batch_size": 4, "accumulation": 2} | config)
         size = 32 if kind == "vision" else None
         place = {"first_step": first_step, "rank": rank, "world": world}
-        return Loader(source, inputs=inputs, config=config, seed=seed, masks=masks, image_size=size, **place)
+        return make_loader(source, inputs=inputs, config=config, seed=seed, masks=masks, image_size=size, **place)
 
     return make
 
@@ -148,7 +149,7 @@ def test_batches_are_whole(open_loader):
 def test_documents_are_padded_and_the_padding_is_not_masked():
     source = Documents([5, 9, 7])
     config, inputs = LoaderConfig(batch_size=3), TextInputs(block_size=9, packed=False)
-    with Loader(source, inputs=inputs, config=config, seed=0, masks=text_masks(source)) as loader:
+    with make_loader(source, inputs=inputs, config=config, seed=0, masks=text_masks(source)) as loader:
         batches = [loader.step(n)[0] for n in range(10)]
     for batch in batches:
         assert batch.inputs.shape == batch.masked_inputs.shape == batch.mask.shape == (3, 9)
@@ -171,7 +172,7 @@ def test_clips_are_padded_or_cropped(pad):
 
     inputs = SpeechInputs(min_seconds=0.1, max_seconds=0.225)  # 3600 samples
     config = LoaderConfig(batch_size=3, pad=pad)
-    with Loader(source, inputs=inputs, config=config, seed=0, masks=masks) as loader:
+    with make_loader(source, inputs=inputs, config=config, seed=0, masks=masks) as loader:
         batch = loader.step(0)[0]
     if not pad:
         assert batch.inputs.shape == (3, 2400)
@@ -290,5 +291,7 @@ def test_small_pictures_are_told(vision, pictures, capsys):
     source = open_source(pictures, "vision", VisionInputs())
     for size, told in ((32, False), (64, True)):
         config = LoaderConfig(batch_size=5)
-        Loader(source, inputs=VisionInputs(), config=config, seed=0, masks=lambda *_: None, image_size=size).close()
+        make_loader(
+            source, inputs=VisionInputs(), config=config, seed=0, masks=lambda *_: None, image_size=size
+        ).close()
         assert ("smaller than the model's input of 64 pixels" in capsys.readouterr().err) == told

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from loading import make_loader
 
-from d2v_fast.data import ArraySource, DataError, DataSource, Loader, LoaderConfig, open_source
+from d2v_fast.data import ArraySource, DataError, DataSource, LoaderConfig, open_source
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
@@ -47,7 +48,7 @@ def test_arrays_and_tensors_are_opened_as_they_are(tmp_path):
         assert source.sizes.tolist() == [[8, 8]] * 10
     with pytest.raises(DataError, match="is not what this run began with"):
         open_source(digits(9), "vision", VisionInputs(), run=tmp_path)
-    with pytest.raises(DataError, match="ArraySource holds speech or vision, not 'text'"):
+    with pytest.raises(DataError, match="texts are not taken as arrays: write them to a .jsonl file"):
         open_source(digits(), "text", TextInputs())
 
 
@@ -62,7 +63,7 @@ def test_fingerprint_of_arrays_depends_on_every_value():
     ("modality", "samples", "message"),
     [
         ("vision", [], "at least one"),
-        ("text", [np.zeros(3, np.int64)], "write texts to a .jsonl file"),
+        ("text", [np.zeros(3, np.int64)], "write them to a .jsonl file"),
         ("vision", [np.zeros((4, 4), np.float32)], r"sample 0 is float32 \[4, 4\].*multiply by 255"),
         ("vision", [np.zeros((4, 4), np.uint8), np.zeros(4, np.uint8)], r"sample 1 is uint8 \[4\]"),
         ("vision", [np.zeros((0, 4), np.uint8)], r"sample 0 is uint8 \[0, 4\]"),
@@ -103,7 +104,7 @@ def test_a_source_of_ones_own(tmp_path, picture_masks):
     inputs = VisionInputs(mean=(0.0,) * 3, std=(1.0,) * 3, jitter=0)
     source = open_source(Squares(8), "vision", inputs, run=tmp_path)
     config = LoaderConfig(batch_size=8)
-    with Loader(source, inputs=inputs, config=config, seed=0, masks=picture_masks, image_size=16) as loader:
+    with make_loader(source, inputs=inputs, config=config, seed=0, masks=picture_masks, image_size=16) as loader:
         (batch,) = loader.step(0)
     assert torch.allclose(batch.inputs[:, 1, 5, 5] * 255, batch.sample_ids.float(), atol=1e-4)
     assert open_source(Squares(8), "vision", inputs, run=tmp_path) is not source

@@ -7,8 +7,10 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as v2
 
 from d2v_fast.data import SampleError
-from d2v_fast.data.transforms import clip_into, jitter_, picture_into, tokens_into
+from d2v_fast.modalities.speech.transforms import clip_into
+from d2v_fast.modalities.text.transforms import tokens_into
 from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.transforms import jitter_, picture_into
 
 PLAIN = VisionInputs(mean=(0.0,) * 3, std=(1.0,) * 3, jitter=0)
 NONE = np.ones(3)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from d2v_fast.data import SampleError, open_source
-from d2v_fast.data.transforms import clip_into
 from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.speech.transforms import clip_into
 from d2v_fast.modalities.vision.config import VisionInputs
 
 SPEECH = SpeechInputs(min_seconds=0.0)

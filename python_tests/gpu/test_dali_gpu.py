@@ -13,7 +13,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from d2v_fast.data import Loader, LoaderConfig, open_source
+from loading import make_loader
+from d2v_fast.data import LoaderConfig, open_source
 from d2v_fast.masking import BlockMask, SpanMask, block_masks, span_masks
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.vision.config import VisionInputs
@@ -66,7 +67,7 @@ def loaders(device, pictures, clips):
         inputs, root = (CLIPS, root or clips) if speech else (PICTURES, root or pictures)
         first_step = config.pop("first_step", 0)
         opened.append(
-            Loader(
+            make_loader(
                 open_source(root, "speech" if speech else "vision", inputs),
                 inputs=inputs,
                 config=LoaderConfig(**{"engine": engine, "batch_size": 6, "max_skipped": 1.0, "pad": speech} | config),

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.report.dry_run import _one, dry_run
-from d2v_fast.training.modalities import open_data, open_loader
 from d2v_fast.training.trainer import Data2VecTrainer
 
 

@@ -354,7 +354,7 @@ def test_pretrain_by_name(make_data, tmp_path, read_lines):
         ("vision", {"ema": {"end": 1.1}}, r"ema\.end is 1\.1, but it must be between 0 and 1"),
         ("vision", {"loader": {"threads": 0}}, r"loader\.threads is 0, but it must be at least 1"),
         ("vision", {"loader": {"max_skipped": 2.0}}, r"loader\.max_skipped is 2\.0, but it must be a share"),
-        ("vision", {"loader": {"pad": True}}, r"loader\.pad is for speech only"),
+        ("vision", {"loader": {"pad": True}}, r"loader\.pad is not for vision"),
         ("text", {"loader": {"engine": "dali"}}, r"loader\.engine is dali, but text has nothing to decode"),
         ("vision", {"checkpoint": {"keep": 0}}, r"checkpoint\.keep is 0"),
         ("vision", {"loader": {"holdout": 1.0}}, r"loader\.holdout is 1\.0"),

@@ -13,27 +13,24 @@ import atexit
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.engines import dali_graph
-from d2v_fast.data.engines.dali_screen import is_plain_clip, is_plain_picture
-from d2v_fast.data.engines.engine import EncodedSource, Made, MaskMaker, assemble
-from d2v_fast.data.engines.rows import RowMaker
+from d2v_fast.data.engines.engine import EncodedSource, Made, assemble
+from d2v_fast.data.engines.rows import RowMaker, reading
 from d2v_fast.data.engines.threads import Readers, settle
-from d2v_fast.data.plan import BatchPlan, ClipPlan, PicturePlan
+from d2v_fast.data.plan import BatchPlan
+from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.source import DataSource
+from d2v_fast.data.stages import Stage
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.log import tell
-from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.vision.config import VisionInputs
 
 _UNEXPLAINED = 3
 """Batches in a row that DALI may fail on without a broken file in them."""
@@ -48,19 +45,18 @@ class DaliEngine:
     def __init__(
         self,
         source: DataSource,
-        inputs: InputsConfig,
-        masks: MaskMaker,
-        image_size: int | None,
+        sampling: Sampling,
+        stages: Sequence[Stage],
         threads: int,
         device: torch.device,
+        part: DaliGraph,
     ) -> None:
-        assert isinstance(inputs, (SpeechInputs, VisionInputs)), "make_engine refuses text"
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
-        self._inputs, self._image_size, self._masks = inputs, image_size, masks
+        self._stages, self._part = stages, part
         self._threads, self._device = threads, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._maker = RowMaker(source, inputs, image_size, pin=device.type == "cuda")
+        self._maker = RowMaker(source, sampling, pin=device.type == "cuda")
         self._refused: set[int] = set()
         self._graph: dali_graph.Graph | None = None
         self._flying: deque[_Reading] = deque()
@@ -76,7 +72,9 @@ class DaliEngine:
     def begin(self, plan: Callable[[], BatchPlan]) -> Future[Made]:
         """Starts a micro-batch; `plan` is called in another thread."""
         future: Future[Made] = Future()
-        self._readers.begin(future, lambda: _Reading(self._maker, self._refused, plan(), future, self._ready.put))
+        self._readers.begin(
+            future, lambda: _Reading(self._maker, self._part, self._refused, plan(), future, self._ready.put)
+        )
         return future
 
     def close(self) -> None:
@@ -151,7 +149,7 @@ class DaliEngine:
     def _build(self, count: int) -> dali_graph.Graph:
         batch_size = 1 << (count - 1).bit_length()  # batches differ in size: few pipelines are enough for all
         try:
-            return dali_graph.Graph(self._inputs, self._image_size, batch_size, self._threads, self._device)
+            return dali_graph.Graph(self._part, batch_size, self._threads, self._device)
         except RuntimeError as error:
             raise DataError(
                 f"DALI cannot work on {self._device} ({_reason(error)}): use loader.engine native"
@@ -191,9 +189,9 @@ class DaliEngine:
             with self._on_stream():
                 inputs = reading.gather(rows, self._device)
             if self._stream is not None:
-                self._stream.synchronize()  # from here on any stream may use the batch, and DALI its own memory
-                inputs.record_stream(torch.cuda.default_stream(self._device))
-            make = partial(assemble, inputs, reading.plan, reading.failures, self._masks, pin=self._maker.pin)
+                # From here on any stream may use the batch, which `Batch.to` notes there, and DALI its own memory.
+                self._stream.synchronize()
+            make = partial(assemble, inputs, reading.plan, reading.failures, self._stages, pin=self._maker.pin)
             self._readers.submit(future, lambda: settle(future, make()))
         except BaseException as error:
             settle(future, error)
@@ -208,12 +206,13 @@ class _Reading:
     def __init__(
         self,
         maker: RowMaker,
+        part: DaliGraph,
         refused: set[int],
         plan: BatchPlan,
         future: Future[Made],
         ready: Callable[[_Reading], None],
     ) -> None:
-        self._maker, self._refused, self._ready = maker, refused, ready
+        self._maker, self._part, self._refused, self._ready = maker, part, refused, ready
         self.plan, self.future = plan, future
         self.failures: dict[int, SampleError] = {}
         self.samples: list[dali_graph.Sample | None] = [None] * len(plan.ids)
@@ -236,7 +235,7 @@ class _Reading:
                 try:
                     self._read_natively(row)
                 except SampleError as error:
-                    self.failures[row] = error
+                    self.failures[row] = error.alone()
 
     def _read_natively(self, row: int) -> None:
         out = self._maker.allocate(self.plan, 1)[0]
@@ -262,27 +261,12 @@ class _Reading:
 
     def _sample(self, row: int) -> dali_graph.Sample | None:
         """What DALI is fed for this row; None if it is to be made natively."""
-        source, inputs, sample = self._maker.source, self._maker.inputs, int(self.plan.ids[row])
+        source, sample = self._maker.source, int(self.plan.ids[row])
         if sample in self._refused or not isinstance(source, EncodedSource):
             return None
-        with self._maker.explained(sample):
+        with reading(self._maker.label, sample):
             data = source.encoded(sample)
-        details, encoded = self.plan.details, np.frombuffer(data, np.uint8)
-        if isinstance(details, PicturePlan):
-            assert isinstance(inputs, VisionInputs)
-            assert self._maker.image_size is not None
-            height, width = source.sizes[sample].tolist()
-            if not is_plain_picture(data, height, width, grey=len(inputs.mean) == 1):
-                return None
-            box, flip, colours = details.boxes[row], bool(details.flips[row]), details.colours[row]
-            return dali_graph.picture(encoded, box, flip, colours, self._maker.image_size, inputs)
-        assert isinstance(details, ClipPlan)
-        assert isinstance(inputs, SpeechInputs)
-        size, start, length = int(source.sizes[sample]), int(details.starts[row]), int(details.lengths[row])
-        padded = length < details.width and start + length == size
-        if not is_plain_clip(data, size, inputs.sample_rate) or not (padded or length == details.width):
-            return None
-        return dali_graph.clip(encoded, start, details.width)
+        return self._part.feed(data, self.plan.details, row, source.sizes[sample])
 
 
 def _reason(error: RuntimeError) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
@@ -14,15 +14,12 @@ import torch
 from torch import Tensor
 
 from d2v_fast.batch import Batch
-from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.plan import BatchPlan
+from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.source import DataSource
+from d2v_fast.data.stages import Stage
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.log import tell
-from d2v_fast.masking import Masks
-
-MaskMaker = Callable[[Tensor, Tensor | None, np.ndarray, int], Masks]
-"""(inputs [B, ...], lengths int64 [B] or None, sample ids int64 [B], epoch) -> the masks of a batch."""
 
 _REMEDY = 'install it with `pip install "d2v_fast[dali]"`'
 
@@ -49,7 +46,7 @@ class Engine(Protocol):
 
         Returns:
             The batch. It may be cancelled while nobody needs it. A sample that cannot be read is one of
-            `Made.failures`; anything unforeseen, also an error of `plan` or of the mask maker, is the future's error.
+            `Made.failures`; an error of `plan` or of a stage is the future's error.
         """
         ...
 
@@ -81,37 +78,33 @@ class GatheringSource(Protocol):
 
 
 def make_engine(
-    engine: Literal["auto", "dali", "native"],
+    engine: Literal["dali", "native"],
     source: DataSource,
-    inputs: InputsConfig,
-    masks: MaskMaker,
-    image_size: int | None,
+    sampling: Sampling,
+    stages: Sequence[Stage],
     threads: int,
     device: torch.device,
+    dali: Callable[[], DaliGraph] | None,
 ) -> Engine:
-    """The engine that `loader.engine` asks for.
+    """An engine.
 
     Args:
-        engine: See `choose_engine`.
+        engine: What `choose_engine` gave.
         source: Where samples come from.
-        inputs: How a sample becomes an input.
-        masks: Makes the masks of a batch; called from a worker thread.
-        image_size: Vision: height and width of the model's input, in pixels.
+        sampling: How a sample becomes a row of the inputs.
+        stages: What is added to a batch after that; called from a worker thread.
         threads: Threads that decode.
         device: Where the batches will be used.
-
-    Raises:
-        DataError: See `check_engine`.
+        dali: Makes the modality's part of DALI.
     """
-    check_engine(engine, source.modality)
-    arguments = (source, inputs, masks, image_size, threads, device)
-    if choose_engine(engine, source, device) == "dali":
+    if engine == "dali":
         from d2v_fast.data.engines.dali import DaliEngine
 
-        return DaliEngine(*arguments)
+        assert dali is not None, "check_engine refuses a modality that has nothing to decode"
+        return DaliEngine(source, sampling, stages, threads, device, dali())
     from d2v_fast.data.engines.native import NativeEngine
 
-    return NativeEngine(*arguments)
+    return NativeEngine(source, sampling, stages, threads, device)
 
 
 def choose_engine(
@@ -119,6 +112,8 @@ def choose_engine(
     source: DataSource,
     device: torch.device,
     begun_with: Literal["dali", "native"] | None = None,
+    *,
+    decodes: bool = True,
 ) -> Literal["dali", "native"]:
     """What `loader.engine` comes to.
 
@@ -128,6 +123,7 @@ def choose_engine(
         device: Where the batches will be used.
         begun_with: What "auto" was when a run that continues was begun; it stays that, since two engines give the same
             pictures only to within a rounding.
+        decodes: Whether the modality has something for DALI to decode.
 
     Raises:
         DataError: The run was begun with DALI, which is not installed now.
@@ -141,7 +137,7 @@ def choose_engine(
         )
     if begun_with is not None:
         return begun_with
-    if device.type != "cuda" or not isinstance(source, EncodedSource):
+    if device.type != "cuda" or not decodes or not isinstance(source, EncodedSource):
         return "native"
     if not _has_dali():
         _tell_native()
@@ -149,59 +145,54 @@ def choose_engine(
     return "dali"
 
 
-def check_engine(engine: str, modality: str) -> None:
+def check_engine(engine: str, modality: str, *, decodes: bool) -> None:
     """Finds out whether an engine can be had, before anything is read.
 
+    Args:
+        engine: `loader.engine`.
+        modality: For messages.
+        decodes: Whether the modality has something to decode.
+
     Raises:
-        DataError: DALI is asked for and not installed, or asked for text; or there is no such engine.
+        DataError: DALI is asked for and not installed, or the modality has nothing to decode; or there is no such
+            engine.
     """
     if engine not in ("auto", "dali", "native"):
         raise DataError(f"loader.engine is {engine!r}; choose auto, dali or native")
-    if engine == "dali" and modality == "text":
-        raise DataError("loader.engine is dali, but text has nothing to decode: use auto or native")
+    if engine == "dali" and not decodes:
+        raise DataError(f"loader.engine is dali, but {modality} has nothing to decode: use auto or native")
     if engine == "dali" and not _has_dali():
         raise DataError(f"loader.engine is dali, but NVIDIA DALI is not installed: {_REMEDY}, or use native")
 
 
 def assemble(
-    inputs: Tensor, plan: BatchPlan, failures: Mapping[int, SampleError], masks: MaskMaker, *, pin: bool
+    inputs: Tensor, plan: BatchPlan, failures: Mapping[int, SampleError], stages: Sequence[Stage], *, pin: bool
 ) -> Made:
-    """Makes a batch of the rows that could be read, with their masks: the last step of every engine.
+    """Makes a batch of the rows that could be read: the last step of every engine.
 
     Args:
         inputs: [B, ...], a row for each sample of the plan.
         plan: What was to be read.
         failures: What went wrong, by row.
-        masks: Makes the masks.
+        stages: Add masks, labels.
         pin: Page-locked memory, for asynchronous copies to a GPU.
     """
-
-    def pinned(tensor: Tensor) -> Tensor:
-        return tensor.pin_memory() if pin and not tensor.is_cuda and not tensor.is_pinned() else tensor
-
-    ids, lengths = plan.ids, plan.lengths
+    ids, lengths = plan.ids, plan.details.lengths
     named = {int(ids[row]): error for row, error in sorted(failures.items())}
     if failures:
         keep = np.array([row for row in range(len(ids)) if row not in failures], dtype=np.int64)
         inputs, ids = inputs[torch.from_numpy(keep).to(inputs.device)], ids[keep]
         lengths = None if lengths is None else lengths[keep]
-    if len(ids) == 0:
-        nothing = torch.zeros(0, dtype=torch.int64)
-        mask = torch.zeros(0, 0, dtype=torch.bool)
-        return Made(Batch(inputs=inputs, mask=mask, rows=nothing, sample_ids=nothing, skipped=len(failures)), named)
-    valid = None if lengths is None else torch.from_numpy(lengths.copy())
-    made = masks(inputs, valid, ids, plan.epoch)
     batch = Batch(
-        inputs=pinned(inputs),
-        lengths=valid,
-        masked_inputs=None if made.tokens is None else pinned(made.tokens),
-        mask=pinned(made.mask),
-        rows=pinned(made.rows),
-        views=len(made.mask) // len(ids),
-        sample_ids=pinned(torch.from_numpy(ids.copy())),
+        inputs=inputs,
+        lengths=None if lengths is None else torch.from_numpy(lengths.copy()),
+        sample_ids=torch.from_numpy(ids.copy()),
         skipped=len(failures),
     )
-    return Made(batch, named)
+    if len(ids):
+        for stage in stages:
+            batch = stage(batch, plan.epoch)
+    return Made(batch.pin() if pin else batch, named)
 
 
 def _has_dali() -> bool:

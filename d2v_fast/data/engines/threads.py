@@ -80,7 +80,7 @@ class Readers:
                 try:
                     rows.read(row)
                 except SampleError as error:
-                    rows.failures[row] = error
+                    rows.failures[row] = error.alone()
             with lock:
                 left -= 1
                 last = left == 0

@@ -20,6 +20,14 @@ def frame_count(embedding: SpeechEmbedding, samples: Any) -> Any:
     return samples
 
 
+def seen_samples(embedding: SpeechEmbedding, samples: int) -> int:
+    """How many of `samples` samples the frames look at; what is behind them, less than a stride, changes nothing."""
+    needed = int(frame_count(embedding, samples))
+    for _, kernel, stride in reversed(embedding.conv_layers):
+        needed = (needed - 1) * stride + kernel
+    return needed
+
+
 class SpeechEncoder(Encoder):
     """Waveform float32 [B, samples] to [B, T, C]."""
 

@@ -2,36 +2,115 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor
 
+from d2v_fast import masking
+from d2v_fast.config import Config
+from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
+from d2v_fast.data.formats.kinds import Kind
+from d2v_fast.data.index import Collection
+from d2v_fast.data.protocol import DaliGraph
+from d2v_fast.errors import ConfigError
+from d2v_fast.masking import Masks
 from d2v_fast.masking.config import SpanMask
+from d2v_fast.modalities.base import Modality
+from d2v_fast.modalities.speech import clips
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
+from d2v_fast.modalities.speech.encoder import SpeechEncoder, frame_count, seen_samples
+from d2v_fast.modalities.speech.sampling import ClipSampling
+from d2v_fast.modalities.speech.transforms import clip_into
 from d2v_fast.models.config import ModelConfig
-from d2v_fast.models.encoder import Encoder
 
 
-class Speech:
+class Speech(Modality):
     """Waveforms float32 [B, samples]."""
 
     name = "speech"
     embedding = SpeechEmbedding
     inputs = SpeechInputs
     masks = (SpanMask,)
-    masks_inputs = False
+    default_preset = "speech-base"
+    budget_field = "batch_seconds"
+    pads = True
 
-    def encoder(self, config: ModelConfig) -> Encoder:
-        """See `Modality.encoder`."""
-        from d2v_fast.modalities.speech.encoder import SpeechEncoder
-
+    def encoder(self, config: ModelConfig) -> SpeechEncoder:
+        """See `Modality.encoder`; torch's own weights for heads, as the released code has them."""
         return SpeechEncoder(config)
-
-    def initialise_head(self, head: nn.Module) -> None:
-        """Torch's own weights, as the released code has them."""
 
     def token_count(self, embedding: Any, size: Any) -> Any:
         """Frames of `size` samples."""
-        from d2v_fast.modalities.speech.encoder import frame_count
-
         return frame_count(embedding, size)
+
+    def kind(self, inputs: Any | None = None) -> Kind:
+        """Audio files; manifests with lengths only mean clips at the configured rate."""
+        rate = 16000 if inputs is None else inputs.sample_rate
+        return Kind(self.name, clips.extensions(), clips.remedies(), clips.FORMATS, ("frames", "rate"), rate)
+
+    def open(
+        self, found: Collection, inputs: Any, embedding: Any | None, *, run: Path | None, threads: int
+    ) -> DataSource:
+        """Indexes clips."""
+        return clips.open_audio(found, inputs, run=run, threads=threads)
+
+    def array_size(self, number: int, sample: np.ndarray, planar: bool) -> int:
+        """Samples."""
+        if sample.ndim != 1 or not (sample.dtype == np.int16 or sample.dtype.kind == "f"):
+            raise DataError(
+                f"sample {number} is {sample.dtype} {list(sample.shape)}; a clip is one-dimensional, int16 or floating "
+                "point in [-1, 1]"
+            )
+        return len(sample)
+
+    def sampling(self, inputs: Any, embedding: Any, config: LoaderConfig) -> ClipSampling:
+        """Random windows."""
+        return ClipSampling(inputs, pad=config.pad)
+
+    def dali(self, inputs: Any, embedding: Any) -> Callable[[], DaliGraph]:
+        """Decodes WAV and FLAC."""
+
+        def make() -> DaliGraph:
+            from d2v_fast.modalities.speech.dali import ClipGraph  # imports DALI
+
+            return ClipGraph(inputs)
+
+        return make
+
+    def mask_maker(self, config: Config, source: DataSource) -> MaskMaker:
+        """Spans of frames."""
+        mask = cast(SpanMask, config.mask)
+
+        def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
+            width = int(frame_count(cast(SpeechEmbedding, config.model.embedding), inputs.shape[1]))
+            frames = [width] * len(inputs)
+            if lengths is not None:
+                frames = frame_count(cast(SpeechEmbedding, config.model.embedding), lengths)
+            return masking.span_masks(mask, frames, width=width, seed=config.seed, epoch=epoch, sample_ids=sample_ids)
+
+        return make
+
+    def check(self, config: Config) -> None:
+        """The shortest clip makes a frame."""
+        inputs = cast(SpeechInputs, config.inputs)
+        shortest = int(inputs.min_seconds * inputs.sample_rate)
+        if int(self.token_count(config.model.embedding, shortest)) < 1:
+            raise ConfigError(
+                f"inputs.min_seconds is {inputs.min_seconds}: {shortest} samples are too few for one frame of the model"
+            )
+        seconds = config.loader.batch_seconds
+        if seconds is not None and seconds < inputs.min_seconds:
+            raise ConfigError(
+                f"loader.batch_seconds is {seconds}, less than one clip of inputs.min_seconds {inputs.min_seconds}: "
+                "raise it"
+            )
+
+    def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
+        """The whole clip, normalised, without the samples at its end that no frame sees: float32 [samples]."""
+        out = torch.empty(len(sample), dtype=torch.float32, device="cpu")
+        clip_into(out, sample, 0, len(sample), normalize=inputs.normalize, name=name)
+        return out[: seen_samples(embedding, len(out))]

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
+from d2v_fast import masking
+from d2v_fast.config import Config
+from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
+from d2v_fast.data.formats.kinds import Kind
+from d2v_fast.data.index import Collection
+from d2v_fast.errors import ConfigError
+from d2v_fast.masking import Masks
 from d2v_fast.masking.config import TokenMask
+from d2v_fast.modalities.base import Modality
+from d2v_fast.modalities.text import documents
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
+from d2v_fast.modalities.text.encoder import TextEncoder, initialise_text
+from d2v_fast.modalities.text.sampling import TokenSampling
+from d2v_fast.modalities.text.source import open_text
 from d2v_fast.models.config import ModelConfig
-from d2v_fast.models.encoder import Encoder
 
 
-class Text:
+class Text(Modality):
     """Tokens int64 [B, T]."""
 
     name = "text"
@@ -20,19 +34,74 @@ class Text:
     inputs = TextInputs
     masks = (TokenMask,)
     masks_inputs = True
+    default_preset = "text-tiny"
+    budget_field = "batch_tokens"
 
-    def encoder(self, config: ModelConfig) -> Encoder:
+    def encoder(self, config: ModelConfig) -> TextEncoder:
         """See `Modality.encoder`."""
-        from d2v_fast.modalities.text.encoder import TextEncoder
-
         return TextEncoder(config)
 
     def initialise_head(self, head: nn.Module) -> None:
         """Normal(0, 0.02), biases zero."""
-        from d2v_fast.modalities.text.encoder import initialise_text
-
         initialise_text(head)
 
     def token_count(self, embedding: Any, size: Any) -> Any:
         """The tokens themselves."""
         return size
+
+    def kind(self, inputs: Any | None = None) -> Kind:
+        """Text files."""
+        fields = documents.Measure._fields
+        return Kind(self.name, documents.extensions(), documents.remedies(), documents.FORMATS, fields)
+
+    def open(
+        self, found: Collection, inputs: Any, embedding: Any | None, *, run: Path | None, threads: int
+    ) -> DataSource:
+        """Indexes and tokenises documents."""
+        vocab_size = None if embedding is None else embedding.vocab_size
+        return open_text(found, inputs, vocab_size=vocab_size, run=run, threads=threads)
+
+    def array_size(self, number: int, sample: np.ndarray, planar: bool) -> int:
+        """Texts are no arrays."""
+        raise DataError("texts are not taken as arrays: write them to a .jsonl file, or bring a DataSource of tokens")
+
+    def sampling(self, inputs: Any, embedding: Any, config: LoaderConfig) -> TokenSampling:
+        """Whole sequences."""
+        return TokenSampling(embedding.pad_id)
+
+    def mask_maker(self, config: Config, source: Any) -> MaskMaker:
+        """BERT-style selection of tokens."""
+        mask, embedding = cast(TokenMask, config.mask), cast(TextEmbedding, config.model.embedding)
+        if source.vocab_size > embedding.vocab_size:
+            raise ConfigError(
+                f"model.embedding.vocab_size is {embedding.vocab_size}, but the tokenizer has {source.vocab_size} "
+                "tokens; raise the one or train a smaller tokenizer"
+            )
+        if source.pad_id != embedding.pad_id:
+            raise ConfigError(f"model.embedding.pad_id is {embedding.pad_id}, but the tokenizer's is {source.pad_id}")
+
+        def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
+            return masking.token_masks(
+                mask,
+                inputs,
+                lengths,
+                mask_id=source.mask_id,
+                vocab_size=source.vocab_size,
+                special_ids=source.special_ids,
+                seed=config.seed,
+                epoch=epoch,
+                sample_ids=sample_ids,
+            )
+
+        return make
+
+    def check(self, config: Config) -> None:
+        """A block fits into the model."""
+        block = cast(TextInputs, config.inputs).block_size
+        longest = cast(TextEmbedding, config.model.embedding).max_length
+        if block > longest:
+            raise ConfigError(f"inputs.block_size is {block}, but model.embedding.max_length is only {longest}")
+
+    def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
+        """Token ids: int64 [T]."""
+        return torch.as_tensor(sample).to(torch.int64)

@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
+from d2v_fast import masking
+from d2v_fast.config import Config
+from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
+from d2v_fast.data.formats.kinds import Kind
+from d2v_fast.data.index import Collection
+from d2v_fast.data.protocol import DaliGraph
+from d2v_fast.errors import ConfigError
+from d2v_fast.masking import Masks
 from d2v_fast.masking.config import BlockMask, InverseBlockMask
+from d2v_fast.modalities.base import Modality
+from d2v_fast.modalities.vision import pictures
 from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
+from d2v_fast.modalities.vision.encoder import VisionEncoder, truncated_normal_
+from d2v_fast.modalities.vision.sampling import PictureSampling
+from d2v_fast.modalities.vision.transforms import picture_into, planes
 from d2v_fast.models.config import ModelConfig
-from d2v_fast.models.encoder import Encoder
 
 
-class Vision:
+class Vision(Modality):
     """Pictures float32 [B, channels, height, width]."""
 
     name = "vision"
     embedding = VisionEmbedding
     inputs = VisionInputs
     masks = (BlockMask, InverseBlockMask)
-    masks_inputs = False
+    default_preset = "vision-base"
+    size_width = 2
 
-    def encoder(self, config: ModelConfig) -> Encoder:
+    def encoder(self, config: ModelConfig) -> VisionEncoder:
         """See `Modality.encoder`."""
-        from d2v_fast.modalities.vision.encoder import VisionEncoder
-
         return VisionEncoder(config)
 
     def initialise_head(self, head: nn.Module) -> None:
         """Normal(0, 0.02) cut at one standard deviation, biases zero."""
-        from d2v_fast.modalities.vision.encoder import truncated_normal_
-
         for module in head.modules():
             if isinstance(module, nn.Linear):
                 truncated_normal_(module.weight)
@@ -40,3 +53,69 @@ class Vision:
         """The grid (height, width) in patches."""
         side = embedding.image_size // embedding.patch_size
         return side, side
+
+    def kind(self, inputs: Any | None = None) -> Kind:
+        """Pictures."""
+        return Kind(self.name, pictures.EXTENSIONS, pictures.REMEDIES, pictures.FORMATS, ("height", "width"))
+
+    def open(
+        self, found: Collection, inputs: Any, embedding: Any | None, *, run: Path | None, threads: int
+    ) -> DataSource:
+        """Indexes pictures."""
+        return pictures.open_images(found, inputs, run=run, threads=threads)
+
+    def array_size(self, number: int, sample: np.ndarray, planar: bool) -> tuple[int, ...]:
+        """Height and width."""
+        if sample.dtype != np.uint8 or sample.ndim not in (2, 3) or 0 in sample.shape:
+            raise DataError(
+                f"sample {number} is {sample.dtype} {list(sample.shape)}; a picture is uint8 [height, width] or "
+                "[height, width, channels] (as a tensor: [channels, height, width]; values in [0, 1]: multiply by 255, "
+                "round and convert)"
+            )
+        return sample.shape[1:] if planar and sample.ndim == 3 else sample.shape[:2]
+
+    def sampling(self, inputs: Any, embedding: Any, config: LoaderConfig) -> PictureSampling:
+        """Random crops."""
+        return PictureSampling(inputs, embedding.image_size)
+
+    def dali(self, inputs: Any, embedding: Any) -> Callable[[], DaliGraph]:
+        """Decodes JPEG and PNG."""
+
+        def make() -> DaliGraph:
+            from d2v_fast.modalities.vision.dali import PictureGraph  # imports DALI
+
+            return PictureGraph(inputs, embedding.image_size)
+
+        return make
+
+    def mask_maker(self, config: Config, source: DataSource) -> MaskMaker:
+        """Blocks of patches."""
+        mask, grid = config.mask, self.token_count(config.model.embedding, None)
+
+        def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
+            if isinstance(mask, InverseBlockMask):
+                return masking.inverse_block_masks(mask, grid, seed=config.seed, epoch=epoch, sample_ids=sample_ids)
+            return masking.block_masks(
+                cast(BlockMask, mask), grid, seed=config.seed, epoch=epoch, sample_ids=sample_ids
+            )
+
+        return make
+
+    def check(self, config: Config) -> None:
+        """Statistics for each channel."""
+        inputs, embedding = cast(VisionInputs, config.inputs), cast(VisionEmbedding, config.model.embedding)
+        for name, values in (("mean", inputs.mean), ("std", inputs.std)):
+            if len(values) != embedding.channels:
+                raise ConfigError(
+                    f"inputs.{name} has {len(values)} values, but model.embedding.channels is {embedding.channels}"
+                )
+
+    def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
+        """The whole picture, resized: float32 [channels, S, S]."""
+        side = embedding.image_size
+        out = torch.empty(len(inputs.mean), side, side, dtype=torch.float32, device="cpu")
+        image = planes(sample, name)
+        height, width = image.shape[1:]
+        box, size = np.array([0, 0, height, width]), np.array([height, width])
+        picture_into(out, image, box, False, np.ones(3, np.float32), size, inputs, name)
+        return out

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from d2v_fast.data.engines.dali_screen import is_plain_clip, is_plain_picture
+from d2v_fast.modalities.speech.dali_screen import is_plain_clip
+from d2v_fast.modalities.vision.dali_screen import is_plain_picture
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (23, 31, 3), dtype=np.uint8))
 WAVE = 0.1 * np.random.default_rng(0).standard_normal(500)

@@ -6,15 +6,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from loading import engine_of, stages_of
 
 from d2v_fast.data import ArraySource, DataError, SampleError
 from d2v_fast.data.engines import engine
-from d2v_fast.data.engines.engine import assemble, choose_engine, make_engine
+from d2v_fast.data.engines.engine import assemble, choose_engine
 from d2v_fast.data.engines.native import NativeEngine
-from d2v_fast.data.plan import BatchPlan, ClipPlan, PicturePlan
+from d2v_fast.data.plan import BatchPlan
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.speech.sampling import ClipPlan
+from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.sampling import PicturePlan
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ARRAYS = ArraySource("vision", np.zeros((3, 8, 8), np.uint8))
@@ -33,7 +37,7 @@ def no_masks(inputs, lengths, sample_ids, epoch):
 
 
 def made(name, device, source=PICTURES):
-    return make_engine(name, source, VisionInputs(), no_masks, 8, 1, device)
+    return engine_of(name, source, VisionInputs(), no_masks, 8, 1, device)
 
 
 @pytest.fixture(autouse=True)
@@ -114,9 +118,9 @@ def test_text_is_never_decoded(choice):
             pass
 
     choice(True)
-    assert made("auto", GPU, Text()) == "native"
+    assert engine_of("auto", Text(), TextInputs(), no_masks, None, 1, GPU) == "native"
     with pytest.raises(DataError, match="text has nothing to decode"):
-        made("dali", GPU, Text())
+        engine_of("dali", Text(), TextInputs(), no_masks, None, 1, GPU)
 
 
 def test_another_engine():
@@ -145,7 +149,7 @@ def test_failed_rows_are_taken_out_with_their_lengths():
 
     inputs = torch.arange(4.0)[:, None].expand(4, 9)
     errors = {3: SampleError("d", "is odd"), 1: SampleError("b", "is empty")}
-    result = assemble(inputs, clip_plan(9, 4, 6, 5), errors, masks, pin=False)
+    result = assemble(inputs, clip_plan(9, 4, 6, 5), errors, stages_of(masks), pin=False)
     assert asked == [([0, 2], [9, 6], [10, 12], 7)]
     assert list(result.failures) == [11, 13]
     assert result.failures[13].reason == "is odd"
@@ -161,20 +165,21 @@ def test_a_batch_may_be_empty():
         raise AssertionError("there is nothing to mask")
 
     errors = {0: SampleError("a", "is empty"), 1: SampleError("b", "is empty")}
-    result = assemble(torch.zeros(2, 9), clip_plan(9, 4), errors, masks, pin=False)
+    result = assemble(torch.zeros(2, 9), clip_plan(9, 4), errors, stages_of(masks), pin=False)
     assert result.batch.skipped == 2
-    assert len(result.batch.inputs) == len(result.batch.mask) == len(result.batch.rows) == 0
+    assert len(result.batch.inputs) == len(result.batch.sample_ids) == 0
+    assert result.batch.mask is None
 
 
 def test_pictures_have_no_lengths():
     plan = BatchPlan(np.arange(2), 0, PicturePlan(np.zeros((2, 4)), np.zeros(2, bool), np.ones((2, 3))))
-    assert assemble(torch.zeros(2, 3, 4, 4), plan, {}, no_masks, pin=False).batch.lengths is None
+    assert assemble(torch.zeros(2, 3, 4, 4), plan, {}, stages_of(no_masks), pin=False).batch.lengths is None
 
 
 def test_speech_on_the_native_engine():
     clip = np.linspace(-1, 1, 40, dtype=np.float32)
     source = ArraySource("speech", [clip, clip[:20]])
-    native = make_engine("native", source, SpeechInputs(normalize=False), no_masks, None, 1, CPU)
+    native = engine_of("native", source, SpeechInputs(normalize=False), no_masks, None, 1, CPU)
     plan = BatchPlan(np.array([1, 0]), 0, ClipPlan(np.array([4, 10]), np.array([12, 15])))
     batch = native.begin(lambda: plan).result(30).batch
     native.close()

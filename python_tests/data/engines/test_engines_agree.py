@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from loading import make_loader
 from PIL import Image
 
-from d2v_fast.data import Loader, LoaderConfig, open_source
+from d2v_fast.data import LoaderConfig, open_source
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.vision.config import VisionInputs
 
@@ -89,7 +90,7 @@ def loaders(picture_masks, clip_masks):
         speech = isinstance(inputs, SpeechInputs)
         source = open_source(root, "speech" if speech else "vision", inputs)
         for engine in engines:
-            loader = Loader(
+            loader = make_loader(
                 source,
                 inputs=inputs,
                 config=LoaderConfig(engine=engine, **config),

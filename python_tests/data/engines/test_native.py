@@ -6,12 +6,13 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 import torch
+from loading import engine_of
 
 from d2v_fast.data import ArraySource
-from d2v_fast.data.engines.native import NativeEngine
-from d2v_fast.data.plan import BatchPlan, PicturePlan
+from d2v_fast.data.plan import BatchPlan
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.sampling import PicturePlan
 
 INPUTS = VisionInputs(mean=(0.0,), std=(1.0,), jitter=0)
 
@@ -45,7 +46,7 @@ class Numbered(ArraySource):
 @pytest.mark.parametrize("count", [1, 2, 7, 100])
 def test_each_sample_gets_its_own_row(threads, count):
     source = Numbered(count)
-    engine = NativeEngine(source, INPUTS, no_masks, 8, threads, torch.device("cpu"))
+    engine = engine_of("native", source, INPUTS, no_masks, 8, threads, torch.device("cpu"))
     order = np.random.default_rng(0).permutation(count).tolist()
     made = engine.begin(lambda: plan_of(*order)).result(30)
     engine.close()
@@ -59,7 +60,7 @@ def test_each_sample_gets_its_own_row(threads, count):
 def test_a_batch_that_nobody_wants_is_not_read():
     source = Numbered(4)
     source.gate.clear()
-    engine = NativeEngine(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
+    engine = engine_of("native", source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
     first, second = engine.begin(lambda: plan_of(0)), engine.begin(lambda: plan_of(1, 2, 3))
     second.cancel()
     source.gate.set()
@@ -73,7 +74,7 @@ def test_a_batch_that_nobody_wants_is_not_read():
 def test_closing_drops_what_is_not_begun():
     source = Numbered(3)
     source.gate.clear()
-    engine = NativeEngine(source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
+    engine = engine_of("native", source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
     futures = [engine.begin(lambda i=i: plan_of(i)) for i in range(3)]
     threading.Timer(0.05, source.gate.set).start()
     engine.close()
@@ -82,7 +83,7 @@ def test_closing_drops_what_is_not_begun():
 
 
 def test_an_error_in_the_plan_becomes_the_batchs():
-    engine = NativeEngine(Numbered(3), INPUTS, no_masks, 8, 1, torch.device("cpu"))
+    engine = engine_of("native", Numbered(3), INPUTS, no_masks, 8, 1, torch.device("cpu"))
     with pytest.raises(KeyError, match="oh"):
         engine.begin(lambda: {}["oh"]).result(30)
     engine.close()
@@ -98,7 +99,7 @@ def test_decoding_uses_one_core_per_thread_and_leaves_torchs_setting():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        engine = NativeEngine(Numbered(3), INPUTS, masks, 8, 2, torch.device("cpu"))
+        engine = engine_of("native", Numbered(3), INPUTS, masks, 8, 2, torch.device("cpu"))
         for _ in range(4):
             engine.begin(lambda: plan_of(0, 1, 2)).result(30)
         engine.close()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from loading import make_loader, open_source
 
-from d2v_fast.data import DataError, Loader, LoaderConfig, SampleError, open_source
+from d2v_fast.data import DataError, LoaderConfig, SampleError
 from d2v_fast.data.index import FILE
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
@@ -55,7 +56,7 @@ def test_a_run_resumes_without_reading_the_shards_again(tar_zoo, tmp_path, monke
     def batches(source, first):
         config = LoaderConfig(batch_size=5, max_skipped=1.0)
         options = {"inputs": PLAIN, "config": config, "seed": 3, "masks": picture_masks, "image_size": 16}
-        with Loader(source, **options, first_step=first) as loader:
+        with make_loader(source, **options, first_step=first) as loader:
             return [loader.step(n)[0] for n in range(first, 7)]
 
     whole = batches(source, 0)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from loading import open_source
 
-from d2v_fast.data import DataError, SampleError, open_source
+from d2v_fast.data import DataError, SampleError
 from d2v_fast.data.index import FILE
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs

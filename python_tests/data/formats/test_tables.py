@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from loading import open_source
 
-from d2v_fast.data import DataError, SampleError, open_source
+from d2v_fast.data import DataError, SampleError
 from d2v_fast.data.formats import tables
 from d2v_fast.data.formats.kinds import kind_of
 from d2v_fast.data.store import Fence

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from loading import make_loader, open_source
 
-from d2v_fast.data import Loader, LoaderConfig, open_source
+from d2v_fast.data import LoaderConfig
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.text.blocks import TextBlocks
 from d2v_fast.modalities.text.config import TextInputs
@@ -75,7 +76,7 @@ def test_the_loader_takes_a_whole_batch_at_once(tmp_path, packed, monkeypatch):
     assert ({len(tokens) for tokens in expected.values()} == {24}) == packed
     monkeypatch.setattr(source, "read", one_by_one)
     config = LoaderConfig(batch_tokens=96)
-    with Loader(source, inputs=inputs, config=config, seed=0, masks=no_masks) as loader:
+    with make_loader(source, inputs=inputs, config=config, seed=0, masks=no_masks) as loader:
         batches = [loader.step(n)[0] for n in range(loader.batches_per_epoch)]
     for batch in batches:
         lengths = [24] * len(batch.inputs) if batch.lengths is None else batch.lengths.tolist()

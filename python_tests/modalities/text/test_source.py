@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from loading import open_source
 
-from d2v_fast.data import DataError, open_source
+from d2v_fast.data import DataError
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.text.tokenizer import train
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from loading import make_plan, sampling_of
 
 from d2v_fast.data import LoaderConfig
-from d2v_fast.data.plan import Plan, plan_pictures
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.crops import crop_boxes
+
+
+def plan_pictures(sizes, ids, inputs, seed, epoch):
+    return sampling_of(inputs, 16).draw(sizes, ids, 0, seed, epoch)
 
 
 def sizes_of(*pairs, repeat=500):
@@ -106,7 +110,7 @@ def test_an_unreadable_picture_keeps_its_place():
     broken = sizes.copy()
     broken[7] = 0
     config = LoaderConfig(batch_size=5)
-    plans = [Plan(s, np.arange(20), VisionInputs(), config, 0) for s in (sizes, broken)]
+    plans = [make_plan(s, np.arange(20), VisionInputs(), config, 0) for s in (sizes, broken)]
     for k in range(8):
         whole, with_hole = (plan.batch(k) for plan in plans)
         assert np.array_equal(whole.ids, with_hole.ids)

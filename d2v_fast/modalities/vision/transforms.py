@@ -1,4 +1,4 @@
-"""From a sample as it was read, and its plan, to what the model sees."""
+"""From a picture as it was read, and its plan, to what the model sees."""
 
 from __future__ import annotations
 
@@ -14,44 +14,6 @@ from d2v_fast.modalities.vision.config import VisionInputs
 
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the grey value (ITU-R 601, as JPEG, Pillow and torchvision have it)."""
-
-
-def clip_into(out: Tensor, clip: np.ndarray | Tensor, start: int, size: int, *, normalize: bool, name: str) -> None:
-    """Normalises a whole clip and writes a window of it to `out` (data2vec.md 1.10: in this order).
-
-    Args:
-        out: float32 [length], the window.
-        clip: [size], int16 or floating point.
-        start: First sample of the window.
-        size: Length that the plan counted on.
-        normalize: Zero mean, unit (biased) variance, eps 1e-5.
-        name: For messages.
-
-    Raises:
-        SampleError: A clip of another length, of another number format, or with samples that are not finite.
-    """
-    raw = clip if isinstance(clip, Tensor) else torch.from_numpy(clip)
-    if raw.ndim != 1 or not (raw.dtype == torch.int16 or raw.is_floating_point()):
-        raise SampleError(name, f"is {raw.dtype} {list(raw.shape)}; a clip is one-dimensional, int16 or floating point")
-    if len(raw) != size:
-        raise SampleError(name, f"has {len(raw)} samples, but the source said {size}")
-    wave = raw / 32768 if raw.dtype == torch.int16 else raw.float()
-    if raw.is_floating_point() and not torch.isfinite(wave).all():
-        raise SampleError(name, "has samples that are not finite numbers")
-    if normalize:
-        wave = F.layer_norm(wave, wave.shape, eps=1e-5)
-    out.copy_(wave[start : start + len(out)])
-
-
-def tokens_into(out: Tensor, block: np.ndarray | Tensor, name: str) -> None:
-    """Writes a block of tokens to `out`, int64 [T].
-
-    Raises:
-        SampleError: A block of another length.
-    """
-    if tuple(block.shape) != tuple(out.shape):
-        raise SampleError(name, f"is {list(block.shape)}, but the source said {list(out.shape)} tokens")
-    out.copy_(torch.as_tensor(block))
 
 
 def picture_into(
@@ -83,7 +45,7 @@ def picture_into(
     Raises:
         SampleError: A picture of another size or number format.
     """
-    image = _channels(_planes(picture, name), len(out), name)
+    image = _channels(planes(picture, name), len(out), name)
     if tuple(image.shape[1:]) != tuple(size):
         raise SampleError(name, f"is {image.shape[1]}x{image.shape[2]}, but the source said {size[0]}x{size[1]}")
     top, left, height, width = box.tolist()
@@ -119,8 +81,12 @@ def _column(values: tuple[float, ...]) -> Tensor:
     return (torch.tensor(values, dtype=torch.float64) * 255).to(torch.float32)[:, None, None]
 
 
-def _planes(picture: np.ndarray | Tensor, name: str) -> Tensor:
-    """uint8 [channels, H, W]."""
+def planes(picture: np.ndarray | Tensor, name: str) -> Tensor:
+    """A picture, array or tensor, as uint8 [channels, H, W].
+
+    Raises:
+        SampleError: It has another number format or shape.
+    """
     image = picture if isinstance(picture, Tensor) else torch.from_numpy(picture)
     if image.ndim == 2:
         image = image[None]

@@ -1,4 +1,4 @@
-"""Which files DALI may decode: those it is known to make the same of as the native engine.
+"""Which pictures DALI may decode: those it is known to make the same of as the native engine.
 
 Everything else - other formats, odd sizes, files that are cut off - is read by the native engine's code, which also
 finds the words for what is wrong. What is wrong and is let through either kills DALI's pipeline, which costs time and
@@ -24,9 +24,6 @@ _SCAN, _END, _RESTARTS = 0xDA, 0xD9, 0xD0
 _SEGMENTS = frozenset({*_START_OF_FRAME, 0xC4, _SCAN, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
 """Frames, tables, scans, applications' data, comments: what a JPEG is made of."""
 
-_PCM, _EXTENSIBLE = 1, 0xFFFE
-_PCM_GUID = bytes.fromhex("0100000000001000800000aa00389b71")
-
 
 def is_plain_picture(data: bytes, height: int, width: int, *, grey: bool) -> bool:
     """Whether these are the bytes of a whole JPEG or PNG file of this size, in one of the usual forms.
@@ -44,13 +41,6 @@ def is_plain_picture(data: bytes, height: int, width: int, *, grey: bool) -> boo
     *size, bits, colours = struct.unpack_from(">IIBB", data, 16)
     usual = bits <= 8 and (colours in _PNG_GREY or not grey)
     return usual and size == [width, height] and _is_whole_png(data)
-
-
-def is_plain_clip(data: bytes, samples: int, rate: int) -> bool:
-    """Whether these are the bytes of a whole WAV or FLAC file of integers with this length, at this rate in Hz."""
-    if data.startswith(b"fLaC"):
-        return _flac_length(data) == (samples, rate)
-    return data[:4] == b"RIFF" and data[8:12] == b"WAVE" and _wav_length(data) == (samples, rate)
 
 
 def _is_whole_jpeg(data: bytes, height: int, width: int) -> bool:
@@ -91,27 +81,3 @@ def _is_whole_png(data: bytes) -> bool:
             return False
         at = end + 4
     return kind == b"IEND"
-
-
-def _flac_length(data: bytes) -> tuple[int, int] | None:
-    """Samples and rate, from the STREAMINFO block, which is always the first."""
-    if len(data) < 42 or data[4] & 0x7F:
-        return None
-    packed = int.from_bytes(data[18:26], "big")  # 20 bits rate, 3 channels, 5 bits per sample, 36 samples
-    return packed & ((1 << 36) - 1), packed >> 44
-
-
-def _wav_length(data: bytes) -> tuple[int, int] | None:
-    """Samples and rate, if the format is PCM and all samples are there."""
-    at, rate, block = 12, 0, 0
-    while at + 8 <= len(data):
-        kind, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
-        if kind == b"data":
-            whole = block > 0 and length % block == 0 and at + 8 + length <= len(data)
-            return (length // block, rate) if whole else None
-        if kind == b"fmt " and length >= 16 and at + 24 <= len(data):
-            code, _, rate, _, block, _ = struct.unpack_from("<HHIIHH", data, at + 8)
-            if code != _PCM and not (code == _EXTENSIBLE and data[at + 32 : at + 48] == _PCM_GUID):
-                return None
-        at += 8 + length + length % 2
-    return None

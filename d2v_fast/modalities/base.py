@@ -1,0 +1,145 @@
+"""What a modality is: one object that holds everything that belongs to one kind of input."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from d2v_fast.config import Config
+from d2v_fast.data.config import InputsConfig, LoaderConfig
+from d2v_fast.data.formats.kinds import Kind
+from d2v_fast.data.index import Collection
+from d2v_fast.data.protocol import DaliGraph, Sampling
+from d2v_fast.data.source import DataSource
+from d2v_fast.data.stages import MaskMaker
+from d2v_fast.errors import DataError
+from d2v_fast.masking.config import MaskConfig
+from d2v_fast.models.config import EmbeddingConfig, ModelConfig
+from d2v_fast.models.encoder import Encoder
+
+
+class Modality(ABC):
+    """Everything that belongs to one kind of input.
+
+    A modality of one's own derives from this class and is made known by `d2v_fast.modalities.register`. What has no
+    body here has to be given; the rest is for what the modality can do beyond that.
+    """
+
+    name: ClassVar[str]
+    """What configurations, commands and messages call it."""
+
+    embedding: ClassVar[type[EmbeddingConfig]]
+    """From the input to tokens."""
+
+    inputs: ClassVar[type[InputsConfig]]
+    """From a file, or an array, to the input."""
+
+    masks: ClassVar[tuple[type[MaskConfig], ...]]
+    """The masks that it can use."""
+
+    masks_inputs: ClassVar[bool] = False
+    """Whether the student's input itself is masked (tokens that are replaced), not its local features."""
+
+    default_preset: ClassVar[str | None] = None
+    """The preset whose augmentation and masks are shown, if none is named."""
+
+    size_width: ClassVar[int] = 1
+    """Numbers that say how large a sample is: 1 (a length), or 2 (height and width)."""
+
+    budget_field: ClassVar[Literal["batch_seconds", "batch_tokens"] | None] = None
+    """The field of the loader's configuration that bounds a batch by its content."""
+
+    pads: ClassVar[bool] = False
+    """Whether `loader.pad` means something: rows may be filled up instead of cropped."""
+
+    # The model ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encoder(self, config: ModelConfig) -> Encoder:
+        """A new encoder with random weights of torch's global generator."""
+
+    def initialise_head(self, head: nn.Module) -> None:  # noqa: B027  (torch's own weights are a good default)
+        """Gives a new regression head its weights; by default torch's own."""
+
+    @abstractmethod
+    def token_count(self, embedding: Any, size: Any) -> Any:
+        """How many tokens an input of `size` makes: an int, an array or a tensor like `size`, or a grid."""
+
+    # Data ---------------------------------------------------------------------------------------------------------
+
+    def kind(self, inputs: Any | None = None) -> Kind:
+        """The files of the modality.
+
+        Raises:
+            DataError: It reads no files.
+        """
+        raise DataError(f"{self.name} reads no files: give arrays, or a DataSource of your own")
+
+    def open(
+        self, found: Collection, inputs: Any, embedding: Any | None, *, run: Path | None, threads: int
+    ) -> DataSource:
+        """Indexes the files that were found.
+
+        Args:
+            found: Files, rows, members of archives.
+            inputs: How they become inputs.
+            embedding: What the model takes, if there is one.
+            run: Folder for the index; None keeps it in memory.
+            threads: Threads that read headers.
+
+        Raises:
+            DataError: They cannot be used.
+        """
+        raise DataError(f"{self.name} reads no files: give arrays, or a DataSource of your own")
+
+    @abstractmethod
+    def array_size(self, number: int, sample: np.ndarray, planar: bool) -> int | tuple[int, ...]:
+        """The size of sample `number`, which is given as an array (`planar`: as a tensor, channels first).
+
+        Raises:
+            DataError: It has the wrong shape or number format.
+        """
+
+    @abstractmethod
+    def sampling(self, inputs: Any, embedding: Any, config: LoaderConfig) -> Sampling:
+        """How samples become rows of a batch."""
+
+    def dali(self, inputs: Any, embedding: Any) -> Callable[[], DaliGraph] | None:
+        """Makes the modality's part of NVIDIA DALI's engine; None where there is nothing for it to decode."""
+        return None
+
+    @abstractmethod
+    def mask_maker(self, config: Config, source: DataSource) -> MaskMaker:
+        """Makes the masks of batches of this source.
+
+        Raises:
+            ConfigError: The source does not fit the configuration.
+        """
+
+    def check(self, config: Config) -> None:  # noqa: B027  (nothing to check is a good default)
+        """Checks what has to fit between the sections of a configuration.
+
+        Raises:
+            ConfigError: Something does not.
+        """
+
+    # Features and people ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
+        """A whole sample as the encoder takes it, without a batch dimension and without any randomness.
+
+        Args:
+            sample: As a `DataSource` of this modality reads it.
+            inputs: How samples become inputs.
+            embedding: What the model takes.
+            name: For messages.
+
+        Raises:
+            SampleError: It cannot be used.
+        """

@@ -1,0 +1,90 @@
+"""The data of a run: its source and its loader, put together from a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2v_fast import registry
+from d2v_fast.config import Config
+from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, open_source
+from d2v_fast.errors import ConfigError
+from d2v_fast.masking import Masks
+from d2v_fast.modalities.base import Modality
+
+
+def modality_of(config: Config) -> Modality:
+    """The modality of a configuration.
+
+    Raises:
+        ConfigError: Nobody has registered it.
+    """
+    modality: Modality = registry.get(config.model.modality)
+    return modality
+
+
+def open_data(data: Openable, config: Config, run: Path | None) -> DataSource:
+    """The data of a run; its index is kept in the folder `run`, or in memory.
+
+    Raises:
+        DataError: The data cannot be used, or is not what it was when the index was made.
+    """
+    return open_source(
+        data,
+        config.model.modality,
+        config.inputs,
+        embedding=config.model.embedding,
+        run=run,
+        threads=config.loader.threads,
+        allow_roots=config.loader.allow_roots,
+    )
+
+
+def open_loader(
+    config: Config,
+    source: DataSource,
+    first_step: int = 0,
+    device: torch.device | None = None,
+    engine: Literal["dali", "native"] | None = None,
+) -> Loader:
+    """The batches of a run with their masks, from optimizer step `first_step` on.
+
+    Args:
+        config: Of the run.
+        source: Its data.
+        first_step: The step that will be asked for first.
+        device: Where the batches will be used; the CPU by default.
+        engine: What decoded when the run was begun; "auto" then means the same.
+
+    Raises:
+        DataError: The source, or the sections `inputs` or `loader`, do not fit.
+        ConfigError: The masks do not fit the source.
+    """
+    modality, embedding = modality_of(config), config.model.embedding
+    return Loader(
+        source,
+        modality.sampling(config.inputs, embedding, config.loader),
+        config=config.loader,
+        seed=config.seed,
+        stages=[mask_stage(_explained(modality.mask_maker(config, source)))],
+        dali=modality.dali(config.inputs, embedding),
+        first_step=first_step,
+        device=device,
+        engine=engine,
+    )
+
+
+def _explained(make: MaskMaker) -> MaskMaker:
+    """The maker with errors that say which section of the configuration they are about."""
+
+    def explained(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
+        try:
+            return make(inputs, lengths, sample_ids, epoch)
+        except ValueError as error:
+            raise ConfigError(f"mask: {error}") from error
+
+    return explained
