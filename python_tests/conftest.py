@@ -9,6 +9,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # tests share the cores: threads that wait must not take them
+
 import pytest
 import torch
 from torch import Tensor

@@ -1,4 +1,7 @@
-"""The pages "Bring your own data" do what they say: every block of them is run, page by page, in an empty folder."""
+"""Every block of the documentation is run, here or by `.ci/run`, or says why it is not; links lead somewhere.
+
+The pages "Bring your own data" are run wholly, page by page, in an empty folder.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from d2v_fast import registry
 from d2v_fast.commands import cli
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 PAGES = sorted((DOCS / "data").glob("*.md"))
 BLOCK = re.compile(r"(?:<!-- run(?:: (\w+))? -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -57,7 +62,18 @@ def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
 
 
 def test_every_modality_has_a_page():
-    assert [page.stem for page in PAGES] == ["speech", "text", "vision"]
+    assert [page.stem for page in PAGES] == sorted(registry.BUILT_IN)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_every_other_block_says_who_runs_it(page):
+    """`command: NAME` is run by `.ci/run`, word for word; `not run:` is followed by the reason."""
+    text, script = page.read_text(), (ROOT / ".ci" / "run").read_text()
+    for found in re.finditer(r"(.*)\n```\w+?\n(?:.*\n)*?```$", text, re.MULTILINE):
+        line = text[: found.start()].count("\n") + 2
+        mark = re.fullmatch(r"<!-- (command|not run): (.+) -->", found[1])
+        assert mark, f"{page.name}, line {line}: who runs this block?"
+        assert mark[1] == "not run" or f"readme {mark[2]}" in script, f"{page.name}, line {line}: no stage runs it"
 
 
 @pytest.mark.parametrize("page", [DOCS / "data.md", *PAGES], ids=lambda page: page.stem)
