@@ -15,6 +15,8 @@
 // so a mean far from zero costs no digits.
 #include <math.h>
 
+#include <atomic>
+
 #include "kernels.h"
 #include "layer_targets_moments.h"
 
@@ -184,29 +186,37 @@ __global__ void __launch_bounds__(kThreads, VECTOR && STAGED ? 3 : 2) instance_t
   }
 }
 
-template <typename T, bool VECTOR, bool STAGED>
-static const char* start(const Layers& x, int64_t blocks, size_t bytes, cudaStream_t stream) {
-  void (*const kernel)(Layers) = instance_targets_kernel<T, VECTOR, STAGED>;
-  const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(bytes));
-  if (error != cudaSuccess) return failure(error);
-  return failure(launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), bytes, stream, x));
-}
-
 // How the shared memory of a block is used.
 struct Plan {
   bool staged;       // a layer's piece fits, so it is read once
   int64_t capacity;  // rows with room
   size_t bytes;
+  int device, most;  // the current device, and the bytes that a block may ask for there
 };
+
+template <typename T, bool VECTOR, bool STAGED>
+static const char* start(const Layers& x, int64_t blocks, const Plan& made, cudaStream_t stream) {
+  void (*const kernel)(Layers) = instance_targets_kernel<T, VECTOR, STAGED>;
+  // The kernel may take all the memory there is, which is said once for each device. Said anew of each launch, a smaller size of
+  // another thread could come between the saying and the launch.
+  static std::atomic<uint64_t> told{0};
+  const uint64_t bit = made.device < 64 ? uint64_t{1} << made.device : 0;
+  if (!(told & bit)) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, made.most);
+    if (error != cudaSuccess) return failure(error);
+    told |= bit;
+  }
+  return failure(launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), made.bytes, stream, x));
+}
 
 template <typename T>
 static const char* plan(const LayerTargets& given, Plan& made) {
-  int device = 0, most = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaError_t error = cudaGetDevice(&made.device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&made.most, cudaDevAttrMaxSharedMemoryPerBlockOptin, made.device);
   if (error != cudaSuccess) return failure(error);
-  const int64_t room = most - static_cast<int64_t>(sizeof(Moments) * kWarps * kWidth<T> + 4 * kWarps + 12 * kWidth<T>);
+  made.most -= static_cast<int>(sizeof(Moments) * kWarps * kWidth<T> + 4 * kWarps + 12 * kWidth<T>);  // what is not dynamic
+  const int64_t room = made.most;
   // An eighth more than the average leaves room for samples with more rows than others.
   const int64_t average = (given.count + given.batch - 1) / given.batch, generous = average + average / 8 + 8;
   made.capacity = generous < given.frames ? generous : given.frames;
@@ -241,8 +251,8 @@ static const char* run(const LayerTargets& given, cudaStream_t stream) {
   x.capacity = static_cast<int>(made.capacity);
   const int64_t blocks = given.batch * ((given.channels + kWidth<T> - 1) / kWidth<T>);
   if (blocks > INT32_MAX) return "batch * channels is beyond the largest grid";
-  if (vector) return made.staged ? start<T, true, true>(x, blocks, made.bytes, stream) : start<T, true, false>(x, blocks, made.bytes, stream);
-  return made.staged ? start<T, false, true>(x, blocks, made.bytes, stream) : start<T, false, false>(x, blocks, made.bytes, stream);
+  if (vector) return made.staged ? start<T, true, true>(x, blocks, made, stream) : start<T, true, false>(x, blocks, made, stream);
+  return made.staged ? start<T, false, true>(x, blocks, made, stream) : start<T, false, false>(x, blocks, made, stream);
 }
 
 static const char* refused(const LayerTargets& x) {

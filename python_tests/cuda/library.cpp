@@ -11,6 +11,9 @@ extern "C" void choose(uint64_t seed, int shared_limit) {
   cuda_cpu::shared_limit = shared_limit;
 }
 
+// How often a kernel's limit of shared memory was raised so far.
+extern "C" int raised() { return cuda_cpu::raised; }
+
 extern "C" const char* ema(const EmaTensor* tensors, int64_t count, const double* decay) {
   std::vector<cuda::EmaChunk> chunks(static_cast<size_t>(cuda::ema_chunk_count(tensors, count)));
   cuda::ema_fill_chunks(tensors, count, chunks.data());

@@ -15,19 +15,13 @@ import torch
 from cuda_cpu_build import ROOT
 from ptx import Fault, Memory, Race, launch, parse
 from ptx.memory import FAR, GLOBAL_BASE
+from ptx_checks import entry
 
 from d2v_fast import reference
 
 pytestmark = pytest.mark.skipif(cuda_compiler.missing(90) is not None, reason=str(cuda_compiler.missing(90)))
 THREADS, FRAMES, CHANNELS = 256, 150, 8
 BARRIER = re.compile(r"bar\.sync\s+0;")
-
-
-def entry(file: str, name: str) -> str:
-    """The PTX of one kernel, for the H100."""
-    text = cuda_compiler.ptx(ROOT / "csrc/cuda" / file, 90)
-    head, *kernels = re.split(r"(?=\.visible \.entry)", text)
-    return head + next(kernel for kernel in kernels if name in kernel.partition("(")[0])
 
 
 STAGED = "IfLb1ELb1E"

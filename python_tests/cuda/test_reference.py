@@ -215,3 +215,20 @@ def test_no_rows(targets):
 def test_what_is_refused(count, options, message, targets):
     with pytest.raises(RuntimeError, match=message):
         targets([torch.zeros(1, 2, 8)] * count, **options)
+
+
+def test_shared_memory_is_allowed_once_for_each_device(targets, library):
+    # Set for each launch, a smaller size of another thread could come between the setting and a launch.
+    def launch(frames, shared):
+        targets([torch.randn(1, frames, 8)], shared=shared)
+
+    launch(5, H100)
+    before = library.raised()
+    for frames in (400, 20, 3000):  # the last one takes more than a kernel may without asking
+        launch(frames, H100)
+    assert library.raised() == before
+    for frames in (5, 400):
+        launch(frames, 100 << 10)  # another device
+    assert library.raised() == before + 1
+    launch(3000, H100)
+    assert library.raised() == before + 1

@@ -67,6 +67,8 @@ class Run:
         right, self.shared = _compiled(self.case, arch)
         (self.kernel,) = parse(text or right).values()
         self.coverage = Coverage(self.kernel)
+        # No right kernel comes near it; a wrong one may go on for ever.
+        self._max_steps = 1 << 20 if text is None else 1 << 16
 
     def __call__(
         self, device: Device, grid: tuple[int, ...], *, first: int | tuple[int, ...] = 0, **values: Any
@@ -79,9 +81,8 @@ class Run:
                 arguments += value if isinstance(value, tuple) else [value]
         assert not values, f"the kernel takes no {sorted(values)}"
         threads = 32 * self.case.warps
-        report = launch(
-            self.kernel, grid, threads, [*arguments, 0, 0], device.memory, shared_bytes=self.shared, first=first
-        )
+        options = {"shared_bytes": self.shared, "first": first, "max_steps": self._max_steps}
+        report = launch(self.kernel, grid, threads, [*arguments, 0, 0], device.memory, **options)
         self.coverage.add(report)
         return report
 

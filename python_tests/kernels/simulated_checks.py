@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import simulated_large
 import torch
 from d2v_fast.kernels import launch
 from ptx import Report
@@ -126,7 +127,11 @@ def gradient(run: Run, no_worse_than: NoWorse) -> Moved:
 
 
 # Batch, frames, channels, rows. A warp holds a row in pieces of 128 or 256 channels: an end in each of them.
-ROWS = [(1, 2, channels, 2) for channels in (144, 256, 400, 512, 640, 912)] + [(3, 9, 1024, 9), (2, 5, 48, 4), (2, 9, 768, 12)]
+ROWS = [(1, 2, channels, 2) for channels in (144, 256, 400, 512, 640, 912)] + [
+    (3, 9, 1024, 9),
+    (2, 5, 48, 9),
+    (2, 9, 768, 12),
+]
 
 
 def targets_by_rows(run: Run, no_worse_than: NoWorse) -> Moved:
@@ -192,7 +197,8 @@ def merge(run: Run, no_worse_than: NoWorse) -> Moved:
 # Batch, frames, channels, rows: a little more than a multiple of eight rows, and tiles with one row of another sample.
 WHOLE_ROWS = [
     (3, 23, 1024, 20),
-    (2, 5, 48, 4),
+    (2, 5, 48, 9),
+    (1, 1, 48, 1),
     (1, 9, 64, 9),
     (2, 7, 64, 9),
     (1, 11, 400, 10),
@@ -202,6 +208,9 @@ WHOLE_ROWS = [
 PARTS_OF_ROWS = [
     (3, 23, 144, 40),
     (2, 5, 16, 3),
+    (1, 1, 16, 1),
+    (1, 20, 96, 19),
+    (1, 30, 96, 27),
     (1, 40, 64, 33),
     (2, 25, 80, 34),
     (2, 33, 96, 66),
@@ -246,3 +255,15 @@ CHECKS: dict[str, Callable[[Run, NoWorse], Moved]] = {
     "column_targets": targets_by_columns,
 }
 """By the name of the kernel's function."""
+
+
+def check(run: Run, no_worse_than: NoWorse) -> Moved:
+    """All sizes of a case; targets also from samples and frames so far apart that no index of 32 bits reaches them."""
+    function, constants = run.case.kernel.__name__, run.case.constants
+    moved = CHECKS[function](run, no_worse_than)
+    if function in ("row_targets", "column_targets"):
+        norm = ("instance" if constants["INSTANCE"] else "batch") if function == "column_targets" else None
+        norm = "layer" if constants.get("LAYER_NORM") else norm
+        final = "layer" if constants["FINAL_NORM"] else None
+        simulated_large.check_targets(run, no_worse_than, layer_norm=norm, final_norm=final)
+    return moved

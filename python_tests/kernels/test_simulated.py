@@ -10,12 +10,11 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for Linux on x86-64)")
 
 import documented
-import simulated_large
 import triton
 from compile_offline import CASES, FURTHER_CASES, case_named
 from limits import Ratios, check_traffic
 from simulated import Run, launched
-from simulated_checks import CHECKS
+from simulated_checks import check
 
 _LOOP = "leaves out the loop over a tile's samples, but even the last tile has a row, so one sample at least"
 _DIVISION = "positions of 2^32 and more, but without rows they are below `count`, which here is passed in 31 bits"
@@ -36,14 +35,7 @@ def compare_with_document(name: str, ratios: Ratios) -> None:
 @pytest.mark.parametrize(("name", "arch"), launched())
 def test_kernel(name, arch, no_worse_than):
     run = Run(name, arch)
-    function = run.case.kernel.__name__
-    moved = CHECKS[function](run, no_worse_than)
+    moved = check(run, no_worse_than)
     if not ({"misaligned", "odd"} & set(name.split())):
         compare_with_document(name, check_traffic(*moved))
-    if function in ("row_targets", "column_targets"):
-        constants = run.case.constants
-        norm = ("instance" if constants["INSTANCE"] else "batch") if function == "column_targets" else None
-        norm = "layer" if constants.get("LAYER_NORM") else norm
-        final = "layer" if constants["FINAL_NORM"] else None
-        simulated_large.check_targets(run, no_worse_than, layer_norm=norm, final_norm=final)
     run.coverage.check(ALLOWED.get(name, {}))

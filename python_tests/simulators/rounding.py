@@ -34,7 +34,7 @@ def check_moved_from_the_nearer_end(ours: Tensor, teacher: Tensor, student: Tens
     Args:
         ours: float32, the new teacher.
         teacher: float32, before.
-        student: Any format.
+        student: Any format; a float64 one is taken as float32.
         decay: Of the teacher.
 
     Raises:
@@ -42,7 +42,7 @@ def check_moved_from_the_nearer_end(ours: Tensor, teacher: Tensor, student: Tens
     """
     if ours.dtype != torch.float32:
         return
-    mean, sample = teacher.double(), student.double()
+    mean, sample = teacher.double(), student.float().double()
     exact = mean + (1 - decay) * (sample - mean)
     half = torch.finfo(torch.float32).eps / 2
     allowed = 1.01 * half * exact.abs() + 3 * min(decay, 1 - decay) * half * (sample - mean).abs() + 1e-44

@@ -1,6 +1,9 @@
 // The part of the CUDA runtime that host code calls, with the checks that a real launch makes.
 #pragma once
+#include <map>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "device_functions.h"
 
@@ -14,23 +17,30 @@ namespace cuda_cpu {
 inline int shared_limit = 227 << 10;  // bytes of shared memory that a block may ask for; an H100's
 constexpr size_t kWithoutAsking = 48 << 10;
 
-struct Allowance {  // the last kernel whose limit was raised
-  const void* kernel = nullptr;
-  int bytes = 0;
-};
-inline Allowance allowance;
+// The devices that there are: one for each limit that was set.
+inline std::vector<int> devices;
+inline int current_device() {
+  for (size_t i = 0; i < devices.size(); ++i)
+    if (devices[i] == shared_limit) return static_cast<int>(i);
+  devices.push_back(shared_limit);
+  return static_cast<int>(devices.size()) - 1;
+}
+
+inline std::map<std::pair<const void*, int>, int> allowances;  // kernel and device -> bytes, where the limit was raised
+inline int raised = 0;                                         // how often one was
 
 }  // namespace cuda_cpu
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : error == cudaErrorInvalidValue ? "invalid argument" : "invalid configuration argument";
 }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = cuda_cpu::current_device(), cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = cuda_cpu::shared_limit, cudaSuccess; }
 inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
   if (bytes > cuda_cpu::shared_limit) return cudaErrorInvalidValue;
-  cuda_cpu::allowance = {kernel, bytes};
+  ++cuda_cpu::raised;
+  cuda_cpu::allowances[{kernel, cuda_cpu::current_device()}] = bytes;
   return cudaSuccess;
 }
 
@@ -44,8 +54,9 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 size, size_t s
   const uint64_t threads = static_cast<uint64_t>(size.x) * size.y * size.z;
   if (threads < 1 || threads > cuda_cpu::kMaxThreads || size.z > 64) return cudaErrorInvalidConfiguration;
   if (!grid.x || !grid.y || !grid.z || grid.x > INT32_MAX || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidConfiguration;
-  const bool raised = cuda_cpu::allowance.kernel == reinterpret_cast<const void*>(kernel);
-  if (shared_bytes > (raised ? static_cast<size_t>(cuda_cpu::allowance.bytes) : cuda_cpu::kWithoutAsking)) return cudaErrorInvalidValue;
+  const auto allowed = cuda_cpu::allowances.find({reinterpret_cast<const void*>(kernel), cuda_cpu::current_device()});
+  const bool raised = allowed != cuda_cpu::allowances.end();
+  if (shared_bytes > (raised ? static_cast<size_t>(allowed->second) : cuda_cpu::kWithoutAsking)) return cudaErrorInvalidValue;
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<Parameters...> values;
