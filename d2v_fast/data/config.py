@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+MICRO_BATCHES_AHEAD = 8
+"""Micro-batches that a process prepares at most, unless one step has more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputsConfig:
@@ -40,7 +43,7 @@ class LoaderConfig:
     """Decoding threads; they change no bit."""
 
     prefetch: int = 2
-    """Optimizer steps that are prepared ahead."""
+    """Optimizer steps that are prepared ahead, fewer where steps are large: see `steps_ahead`."""
 
     max_skipped: float = 0.01
     """Share of unreadable samples beyond which the run stops (a few are always let pass; 0: none)."""
@@ -50,3 +53,16 @@ class LoaderConfig:
 
     allow_roots: tuple[str, ...] = ()
     """Folders, besides its own, from which a manifest may name files."""
+
+    def steps_ahead(self, world: int = 1) -> int:
+        """Optimizer steps that a process prepares while it works on one.
+
+        No more than `prefetch`, and no more than `MICRO_BATCHES_AHEAD` micro-batches, but one step at least. On a GPU
+        all of them lie in page-locked memory, which the rest of the machine cannot use: a micro-batch of vision-base
+        is 154 MB, and a step has 8. The time that a batch takes to make is hidden by some micro-batches, however many
+        steps they are.
+
+        Args:
+            world: Number of processes that share the micro-batches of a step.
+        """
+        return max(1, min(self.prefetch, MICRO_BATCHES_AHEAD * world // self.accumulation))

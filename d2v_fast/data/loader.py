@@ -159,8 +159,8 @@ class Loader:
         self.close()
 
     def _request(self, n: int) -> None:
-        """Sees to it that `prefetch` steps from n on are being made, and no others."""
-        wanted = range(n, n + self._config.prefetch)
+        """Sees to it that the steps from n on that are to be ready ahead are being made, and no others."""
+        wanted = range(n, n + self._config.steps_ahead(self._world))
         self._drop([step for step in self._coming if step not in wanted])
         for step in wanted:
             if step not in self._coming:

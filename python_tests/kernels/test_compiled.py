@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -12,6 +13,7 @@ import compile_offline
 import disassembly
 import documented
 import triton
+from d2v_fast.kernels import probe
 from occupancy import occupancy
 from simulated import NAMES
 
@@ -48,6 +50,12 @@ def test_machine_code(name, tmp_path):
 
 def test_every_row_of_the_document_is_a_case():
     assert documented.Record("triton").rows.keys() == compile_offline.CASES.keys()
+
+
+def test_the_kernel_that_asks_whether_triton_works_compiles():
+    for arch in ARCHS:
+        compiled = compile_offline.compiled(compile_offline.Case(probe.nothing, {}, {}, 1), arch)
+        assert re.search(r"\.entry nothing\(", compiled.asm["ptx"])
 
 
 # One of each kernel, and of each way to know the number of frames.

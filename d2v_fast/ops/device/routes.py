@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import shutil
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from d2v_fast import _C
 from d2v_fast.ops._library import Backend
+from d2v_fast.ops.device import launching
 
 CHOICE = "D2V_FAST_GPU"
 """Environment variable: the fastest code that may serve GPUs ("cuda", "triton" or "torch"; without it, "cuda")."""
@@ -108,4 +112,36 @@ def _obstacle_of_triton(device: torch.device) -> str | None:
         importlib.import_module("triton")
     except ImportError as error:
         return f"triton cannot be imported: {error}"
+    try:
+        probe(device)
+    except Exception as error:  # of Triton, its compilers, the file system or the driver: each means "not here"
+        reason = _why_triton_fails(error)
+        logging.getLogger("d2v_fast").warning(
+            f"Triton is here but does not work, plain torch serves in its place: {reason}"
+        )
+        return reason
     return None
+
+
+def probe(device: torch.device) -> None:
+    """Compiles and launches a Triton kernel that does nothing; whatever stands in the way is raised.
+
+    A compiler that is found may still lack Python.h, and a cache may be one that cannot be written; without this the
+    first operation of a run would end with a traceback of Triton's.
+    """
+    kernel = importlib.import_module("d2v_fast.kernels.probe").nothing
+    with launching.on(device):
+        launching.start(kernel, (1,), warps=1)
+
+
+def _why_triton_fails(error: Exception) -> str:
+    text = str(error).strip() or "no reason is given"
+    reason = f"Triton cannot build and launch a kernel here: {type(error).__name__}: {text.splitlines()[0]}"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        return (
+            f"{reason} (there is no {header}, which its launcher needs: install python3-dev, or a Python with headers)"
+        )
+    if isinstance(error, OSError):
+        return f"{reason} (its cache has to be a folder that can be written: set TRITON_CACHE_DIR)"
+    return reason

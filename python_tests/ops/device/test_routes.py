@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import shutil
+import subprocess
 import sys
+import sysconfig
 import types
 from importlib import util
 
@@ -51,6 +55,7 @@ def machine(monkeypatch):
         patch(routes, "find_spec", lambda name: triton or None)
         monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace())
         patch(shutil, "which", lambda name: f"/bin/{name}" if compiler and name == "gcc" else None)
+        patch(routes, "probe", lambda device: None)
 
     yield make
     routes.obstacles.cache_clear()
@@ -97,6 +102,55 @@ def test_triton_that_cannot_be_imported(machine, monkeypatch):
     machine()
     monkeypatch.setitem(sys.modules, "triton", None)
     assert "triton cannot be imported" in routes.obstacles(GPU).triton
+
+
+def broken(error):
+    def probe(device):
+        raise error
+
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("error", "header", "expected"),
+    [
+        (
+            subprocess.CalledProcessError(1, ["gcc"]),
+            False,
+            r"CalledProcessError: .*no .*/Python\.h.*install python3-dev",
+        ),
+        (PermissionError(13, "Permission denied", "/root/.triton"), True, r"PermissionError.*set TRITON_CACHE_DIR"),
+        (RuntimeError("Failed to find C compiler.\nMore."), True, r"RuntimeError: Failed to find C compiler\.$"),
+        (AssertionError(), True, r"AssertionError: no reason is given$"),
+    ],
+    ids=["no Python.h", "a cache that cannot be written", "no compiler", "without words"],
+)
+def test_triton_that_does_not_work_is_not_promised(machine, monkeypatch, caplog, tmp_path, error, header, expected):
+    machine(built="not built: there was no nvcc")
+    monkeypatch.setattr(routes, "probe", broken(error))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    if header:
+        (tmp_path / "Python.h").touch()
+    with caplog.at_level(logging.WARNING, "d2v_fast"):
+        reason = routes.obstacles(GPU).triton
+        assert routes.obstacles(GPU).triton is reason
+    assert re.search(expected, reason)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Triton is here but does not work, plain torch serves in its place: {reason}"
+    ]
+    told = ops.backends()["masked_smooth_l1"]["cuda"]
+    assert told.implementation == "plain torch: everything"
+    assert reason in told.reason
+
+
+def test_the_probe_launches_a_kernel_on_its_device(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for Linux on x86-64)")
+    inside, launched = [], []
+    monkeypatch.setattr(routes.launching, "on", lambda device: contextlib.nullcontext(inside.append(device)))
+    monkeypatch.setattr(routes.launching, "start", lambda *given, **options: launched.append((*given, options)))
+    routes.probe(GPU)
+    ((kernel, grid, options),) = launched
+    assert (kernel.__name__, grid, options, inside) == ("nothing", (1,), {"warps": 1}, [GPU])
 
 
 def test_the_module_missing_although_it_was_built(machine, monkeypatch):
