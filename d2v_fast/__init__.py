@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from d2v_fast import ops, presets
     from d2v_fast.models import Data2Vec
+    from d2v_fast.run.reader import Run
     from d2v_fast.run.weights import load
     from d2v_fast.training.pretraining import pretrain
     from d2v_fast.training.trainer import Data2VecTrainer
 
 __version__ = "0.1.0"
 
-__all__ = ["Data2Vec", "Data2VecTrainer", "__version__", "load", "ops", "presets", "pretrain"]
+__all__ = ["Data2Vec", "Data2VecTrainer", "Run", "__version__", "load", "ops", "presets", "pretrain"]
 
 _HOMES = {
     "Data2Vec": "d2v_fast.models",
     "Data2VecTrainer": "d2v_fast.training.trainer",
+    "Run": "d2v_fast.run.reader",
     "load": "d2v_fast.run.weights",
     "pretrain": "d2v_fast.training.pretraining",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 from d2v_fast.log import report as report  # both have moved; this line goes when nobody uses it
 from d2v_fast.log import tell as tell
@@ -20,8 +21,29 @@ class RunStopped(RunError):
     """A run stopped by itself (collapse, no finite step, disk full); its last checkpoint is good."""
 
 
+class CheckpointDamaged(RunError):
+    """A file of a checkpoint is missing, or is not what was written: its size or its checksum differs.
+
+    Args:
+        folder: The checkpoint.
+        reason: Which file, and what is wrong with it.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {folder} is damaged: {reason}")
+        self.folder = folder
+
+
+class CheckpointUnreadable(RunError):
+    """A checkpoint cannot be read just now (permissions, a disk or a network that does not answer)."""
+
+
+class CheckpointTooNew(RunError):
+    """A checkpoint was written by a newer version of the library."""
+
+
 class Interrupted(RunError):
-    """A run was stopped from outside, by SIGINT or SIGTERM, after a checkpoint was written."""
+    """A run was stopped from outside, by a signal, after a checkpoint was written."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)

@@ -19,11 +19,11 @@ import numpy as np
 from d2v_fast.data.formats import Kind, archives, find, kind_of, manifest, tables
 from d2v_fast.data.formats.find import expand
 from d2v_fast.data.formats.write import check_target, named_root, write
-from d2v_fast.data.index import write_whole
 from d2v_fast.data.listing import Listing, list_files
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Fence, FileStore, Store
 from d2v_fast.errors import DataError, SampleError
+from d2v_fast.files import write_whole
 from d2v_fast.log import report, tell
 
 

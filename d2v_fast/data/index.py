@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from d2v_fast.data.listing import Listing
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Store
 from d2v_fast.errors import DataError, SampleError
+from d2v_fast.files import write_whole
 
 FILE = "index.jsonl"
 _FORMAT = 1
@@ -108,16 +108,6 @@ class Index:
         if not whole:
             raise DataError(f"{path} is damaged or of another version: delete it, and the data is indexed again")
         return index
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is either there as a whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,30 @@
-"""The folder of a run: who may use it, and the files in it that are not checkpoints."""
+"""The folder of a run: who may use it, whether it holds a run, and the files in it that are not checkpoints."""
 
 from __future__ import annotations
 
-import fcntl
 import json
+import mimetypes
 import os
-import socket
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor
 
 from d2v_fast.config import Config
 from d2v_fast.config_json import differences, from_dict, to_dict
-from d2v_fast.errors import ConfigError, RunError
+from d2v_fast.data.index import FILE as INDEX
+from d2v_fast.errors import ConfigError, RunError, RunStopped
+from d2v_fast.files import DISK_FULL, delete, exists, tell_once, write_whole
+from d2v_fast.log import tell
+from d2v_fast.run import checkpoint as checkpoints
+from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.lock import Lock
+from d2v_fast.run.metrics_file import read_metrics
+
+ABOUT = "run.json"
+"""The file in a run's folder that says what became of it."""
 
 MAY_CHANGE = (
     "checkpoint.",
@@ -22,88 +35,135 @@ MAY_CHANGE = (
     "loader.max_skipped",
     "loader.allow_roots",
     "inputs.tokenizer",
+    "precision.checkpoint_activations",
 )
-"""Fields that decide no bit of the weights: intervals, threads, paths, when a collapse is called one and when broken
-files are too many. (What is in a tokenizer is part of the data's fingerprint, only its path may change.) `steps` may
-grow. (The engine may not change: two engines give the same pictures only to within a rounding.)"""
+"""Fields that decide no bit of the weights: intervals, threads, paths, memory, when a collapse is called one and when
+broken files are too many. (What is in a tokenizer is part of the data's fingerprint, only its path may change.) `steps`
+may grow. (The engine may not change: two engines give the same pictures only to within a rounding.)"""
 
-_held: set[Path] = set()  # a POSIX lock does not keep the same process out, this does
+
+_MEDIA = ("image/", "audio/", "video/")
 
 
 class RunDirectory:
     """A locked run folder. Use it as a context manager.
 
-    The lock is a POSIX record lock: the system drops it with the process, however that ends, and no child inherits it.
+    A folder that holds a run, in whatever state, is never trained over from step 0. A start that ended before its first
+    checkpoint leaves nothing behind that could be lost, so after it the folder is free for another configuration.
+    run.json says which of the two it is: `id`, a name of this run for services outside, and `trained`, whether a
+    checkpoint has ever been written.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().resolve()
+        try:
+            self.path = Path(path).expanduser().resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, of an unknown user
+            raise RunError(f"{str(path)!r} cannot be the folder of a run: {error}") from error
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
-        self._lock_file: int | None = None
+        self._lock = Lock(self.path)
+        self._about: dict[str, Any] = {}
 
     def __enter__(self) -> RunDirectory:
         """Create the folder if it is not there, and lock it.
 
         Raises:
-            RunError: Another process uses the run, or the folder holds something that is not a run.
+            RunError: Another process uses the run, the folder holds something that is not a run, or it cannot be used.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; give the run a folder of its own")
-        ours = {"lock", "config.json", "config.json.tmp"}
-        if self.path.is_dir() and not self.config_file.exists():
-            strange = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
-            if strange:
-                raise RunError(
-                    f"{self.path} holds files ({', '.join(strange[:3])}) but no config.json, so it is not a run; "
-                    "give the run a new or an empty folder"
-                )
         try:
+            self._refuse_strange()
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be used for a run: {error.strerror}; choose another folder") from error
+            self._lock.take()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunError(f"{self.path} cannot be used for a run: {reason}; choose another folder") from error
         try:
-            if self.path in _held:
-                raise BlockingIOError
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            # Closing any handle of the file would drop this process's own lock on it, so read the owner first and
-            # leave the handle open if the lock is ours.
-            owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-            if self.path not in _held:
-                os.close(handle)
-            raise RunError(
-                f"{self.path} is in use by {owner}; wait for it or stop it, or choose another folder for this run"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        _held.add(self.path)
-        self._lock_file = handle
+            self._about = _read_about(self.path)
+            if "id" not in self._about:
+                self._write_about({"id": secrets.token_hex(8), "trained": evidence(self.path) is not None})
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        _held.discard(self.path)
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        self._lock.release()
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, the same as long as the run's folder lives; no other run has them."""
+        return str(self._about["id"])
+
+    def last_checkpoint(self, config: Config, resume: Literal["auto", "never", "must"] = "auto") -> Checkpoint | None:
+        """The checkpoint to continue from; None if the folder is free for a new run.
+
+        Args:
+            config: The configuration of this start.
+            resume: See `Data2VecTrainer.fit`.
+
+        Raises:
+            RunError: The folder holds a run that cannot be continued: none of its checkpoints is good, or they are
+                gone, or cannot be read just now, or `config` would change its bits. Nothing was changed.
+        """
+        reason = evidence(self.path)
+        if resume == "never" and reason is not None:
+            raise RunError(f"{self.path} already holds a run; choose another folder, or resume='auto' to continue it")
+        checkpoints.clean(self.checkpoints)
+        last = checkpoints.newest(self.checkpoints, set_aside=True)
+        if last is not None:
+            self._check_config(config, last)
+            return last
+        if reason is not None:
+            raise RunError(
+                f"{self.path} holds a run ({reason}), but no checkpoint to continue it from, and it is not begun "
+                "again: put a checkpoint back, or give a new run another folder (or delete this one)"
+            )
+        if resume == "must":
+            raise RunError(f"{self.path} has no checkpoint to continue from; resume='auto' begins a new run")
+        lines = read_metrics(self.metrics_file)
+        if lines:
+            tell(
+                f"{self.path}: an earlier start ended after step {lines[-1]['step']}, before its first checkpoint; "
+                "beginning again"
+            )
+        return None
 
     def write_config(self, config: Config) -> None:
-        """Write config.json, whole or not at all."""
-        write_atomic(self.config_file, json.dumps(to_dict(config), indent=2) + "\n")
+        """Write config.json, whole or not at all.
 
-    def check_config(self, config: Config) -> None:
+        Raises:
+            RunStopped: It could not be written.
+        """
+        _write(self.config_file, to_dict(config))
+
+    def forget_index(self) -> bool:
+        """Delete the index of the data that a start without a checkpoint has left behind.
+
+        Returns:
+            Whether there was one, and the run has not trained with it.
+        """
+        path = self.path / INDEX
+        return not self._about["trained"] and exists(path) and delete(path)
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
+        """Write a checkpoint, see `checkpoint.save`; from then on the folder holds a run."""
+        folder = checkpoints.save(self.checkpoints, step, tensors, state, keep)
+        if not self._about["trained"]:
+            try:
+                self._write_about({**self._about, "trained": True})
+            except RunStopped as error:  # the checkpoint itself says it as well
+                tell_once("about", self.path, str(error))
+        return folder
+
+    def _check_config(self, config: Config, last: Checkpoint) -> None:
         """Refuse to continue a run with a configuration that would change its bits.
 
         Raises:
             RunError: Names every such field with both values.
         """
-        if not self.config_file.exists():
-            return
-        before = read_config(self.path)
         wrong = []
-        for name, old, new in differences(before, config):
+        for name, old, new in differences(config_of(last), config):
             if name == "steps" and new >= old:
                 continue
             if not name.startswith(MAY_CHANGE):
@@ -115,6 +175,64 @@ class RunDirectory:
                 "run's values to continue it, or start a new run in another folder (--init-from takes over its weights)"
             )
 
+    def _refuse_strange(self) -> None:
+        """Refuse a folder that holds something of another purpose; logs of a scheduler and the like are welcome.
+
+        Raises:
+            RunError: It is a file, or holds recordings or pictures, or a config.json that is no run's.
+            OSError: It cannot be looked at.
+        """
+        if not exists(self.path):
+            return
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; give the run a folder of its own")
+        names = sorted(os.listdir(self.path))
+        if ABOUT in names or checkpoints.steps(self.checkpoints):
+            return
+        if self.config_file.name in names:
+            if not {"model", "loader", "checkpoint", "steps"} <= _read_json(self.config_file).keys():
+                raise RunError(
+                    f"{self.config_file} is not the configuration of a run; give the run a new or an empty folder"
+                )
+            return
+        strange = [name for name in names if (mimetypes.guess_type(name)[0] or "").startswith(_MEDIA)]
+        if strange:
+            raise RunError(
+                f"{self.path} holds files ({', '.join(strange[:3])}) but no config.json, so it is not a run; "
+                "give the run a new or an empty folder"
+            )
+
+    def _write_about(self, about: dict[str, Any]) -> None:
+        _write(self.path / ABOUT, about)
+        self._about = about
+
+
+def evidence(run: Path) -> str | None:
+    """What shows that the run in the folder `run` has trained and could lose something; None if it has not.
+
+    Raises:
+        RunError: It cannot be known just now.
+    """
+    root = run / "checkpoints"
+    if steps := checkpoints.steps(root):
+        return f"its last checkpoint is step_{steps[-1]:08d}"
+    if aside := checkpoints.aside(root):
+        name = aside[-1].removeprefix("damaged_")
+        return f"checkpoints/{aside[-1]} was set aside; if it is good, give it its name back: {name}"
+    about = _read_about(run)
+    if "trained" in about:
+        return f"{ABOUT} says that it has had a checkpoint" if about["trained"] else None
+    lines = read_metrics(run / "metrics.jsonl")  # a run of a version that had no run.json
+    if not lines:
+        return None
+    try:
+        config = _read_json(run / "config.json")
+        first = min(config["steps"], config["checkpoint"]["every"])
+        begun = lines[-1]["step"] >= first
+    except (OSError, KeyError, TypeError):
+        begun = True
+    return f"metrics.jsonl goes to step {lines[-1]['step']}" if begun else None
+
 
 def read_config(run: Path) -> Config:
     """The configuration of the run in the folder `run`.
@@ -124,42 +242,61 @@ def read_config(run: Path) -> Config:
     """
     path = run / "config.json"
     try:
-        return from_dict(Config, json.loads(path.read_text()))
+        return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise RunError(f"{run} is not a run: it has no config.json") from None
-    except (json.JSONDecodeError, ConfigError) as error:
+    except OSError as error:
+        raise RunError(f"{path} cannot be read just now: {error.strerror}") from error
+    except (ValueError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error}); it was made by another version, or is damaged") from error
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` under a temporary name, force it to the disk and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def config_of(checkpoint: Checkpoint) -> Config:
+    """The configuration that a checkpoint was trained with.
+
+    Raises:
+        RunError: This version cannot read it.
+    """
+    try:
+        return from_dict(Config, checkpoint.state["config"])
+    except (KeyError, ConfigError) as error:
+        raise RunError(f"the configuration in {checkpoint.folder} cannot be used: {error}") from error
 
 
-class MetricsFile:
-    """metrics.jsonl: one JSON object a line. What follows the last checkpoint is cut off when a run continues."""
+def _read_about(run: Path) -> dict[str, Any]:
+    """run.json; empty if it is not there.
 
-    def __init__(self, path: Path, size: int) -> None:
-        """Open the file and cut it to `size` bytes (0 for a new run); a file that is shorter stays as it is."""
-        self._file = open(path, "ab")  # noqa: SIM115  (open as long as the run)
-        self._file.truncate(min(size, os.path.getsize(path)))
-        self._file.seek(0, os.SEEK_END)
+    Raises:
+        RunError: It cannot be read, or is not a run's.
+    """
+    path = run / ABOUT
+    try:
+        about = _read_json(path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RunError(f"{path} cannot be read just now: {error.strerror}") from error
+    if not isinstance(about.get("id"), str) or not isinstance(about.get("trained"), bool):
+        raise RunError(f"{path} is damaged, or is not a run's: delete it, and it is written again")
+    return about
 
-    def write(self, line: dict[str, Any]) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
 
-    def sync(self) -> int:
-        """Force the lines to the disk; the size of the file in bytes, for the checkpoint."""
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is something else in it.
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    try:
+        write_whole(path, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        reason = "the disk is full" if error.errno in DISK_FULL else error.strerror
+        raise RunStopped(f"{path} could not be written: {reason}") from error

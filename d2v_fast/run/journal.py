@@ -7,8 +7,8 @@ from typing import Any
 
 from d2v_fast.config import MonitorConfig
 from d2v_fast.errors import RunStopped
-from d2v_fast.run.directory import MetricsFile
 from d2v_fast.run.metrics import NON_FINITE_LIMIT
+from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.monitors import CollapseWatch
 from d2v_fast.run.progress import Display, Sink
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from d2v_fast.config import Config
-from d2v_fast.config_json import from_dict
 from d2v_fast.errors import RunError
 from d2v_fast.models import Data2Vec, Encoder, build_encoder
-from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
-from d2v_fast.run.directory import read_config
+from d2v_fast.run.reader import Run
+
+_SHOWN = 3
+"""How many tensors that do not fit a message names."""
 
 
 def load(run: str | Path, network: Literal["student", "teacher"] = "student") -> Encoder:
@@ -24,33 +26,15 @@ def load(run: str | Path, network: Literal["student", "teacher"] = "student") ->
         network: The student, which the papers fine-tune, or the teacher, its moving average.
 
     Raises:
-        RunError: There is no run, or no good checkpoint in it.
+        RunError: There is no run, no good checkpoint in it, or its weights cannot be used; the message says why.
         ValueError: `network` is something else.
     """
     if network not in ("student", "teacher"):
         raise ValueError(f"network must be 'student' or 'teacher', got {network!r}")
-    config, checkpoint = open_checkpoint(run)
-    tensors = checkpoint.tensors(network)
-    encoder = build_encoder(config.model)
-    encoder.load_state_dict(_encoder_part(tensors) if network == "student" else tensors)
+    opened = Run(run)
+    encoder = build_encoder(opened.config.model)
+    fill(encoder, opened.newest(), network, prefix="encoder." if network == "student" else "", finite=True)
     return encoder.eval()
-
-
-def open_checkpoint(path: str | Path) -> tuple[Config, Checkpoint]:
-    """The configuration and the checkpoint of a run (its newest good one) or of a checkpoint's folder.
-
-    Raises:
-        RunError: It is neither, or not whole.
-    """
-    folder = Path(path).expanduser()
-    if (folder / "state.json").is_file():
-        checkpoint = checkpoints.read(folder)
-        return from_dict(Config, checkpoint.state["config"]), checkpoint
-    config = read_config(folder)
-    newest = checkpoints.newest(folder / "checkpoints")
-    if newest is None:
-        raise RunError(f"{folder} has no checkpoint yet")
-    return config, newest
 
 
 def load_student(model: Data2Vec, path: str | Path) -> None:
@@ -59,23 +43,58 @@ def load_student(model: Data2Vec, path: str | Path) -> None:
     Raises:
         RunError: They do not fit the model; the message names what differs.
     """
-    _, checkpoint = open_checkpoint(path)
-    tensors = checkpoint.tensors("student")
-    own = model.student.state_dict()
+    fill(model.student, Run(path).newest(), "student", finite=True)
+    model.reset_teacher()
+
+
+def fill(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    network: Literal["student", "teacher"],
+    *,
+    prefix: str = "",
+    finite: bool = False,
+) -> None:
+    """Put a network's tensors into a module.
+
+    Args:
+        module: What they were taken from, or the part of it that `prefix` names.
+        checkpoint: Where they are.
+        network: Which ones.
+        prefix: Begins the names of the tensors that are meant; the others are left alone.
+        finite: Refuse values that are not finite.
+
+    Raises:
+        RunError: A tensor is missing, is not part of the module, has another shape, or is not finite.
+    """
+    tensors = {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint.tensors(network).items()
+        if name.startswith(prefix)
+    }
+    own = module.state_dict()
+    wrong = _differences(own, tensors)
+    if not wrong and finite:
+        wrong = [
+            f"{name} has values that are not finite"
+            for name, value in tensors.items()
+            if value.is_floating_point() and not torch.isfinite(value).all()
+        ]
+    if wrong:
+        more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
+        raise RunError(
+            f"the {network}'s weights in {checkpoint.folder} cannot be used for this model: "
+            f"{'; '.join(wrong[:_SHOWN])}{more}"
+        )
+    module.load_state_dict(tensors)
+
+
+def _differences(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `tensors` from being the values of `own`."""
     wrong = [f"{name} is missing" for name in own if name not in tensors]
     wrong += [f"{name} is not part of this model" for name in tensors if name not in own]
-    wrong += [
+    return wrong + [
         f"{name} has shape {list(tensors[name].shape)}, this model {list(own[name].shape)}"
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
     ]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise RunError(f"the weights of {checkpoint.folder} do not fit this model: {'; '.join(wrong[:3])}{more}")
-    model.student.load_state_dict(tensors)
-    model.reset_teacher()
-
-
-def _encoder_part(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "encoder."
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

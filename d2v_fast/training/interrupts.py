@@ -1,10 +1,17 @@
-"""SIGINT and SIGTERM become a flag that the loop looks at between two steps."""
+"""Signals that end a run become a flag that the loop looks at between two steps."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType
+
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that are caught whatever the program did with them before."""
+
+UNLESS_TAKEN = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What a lost connection and schedulers send (Slurm's --signal): caught where they would end the process. A program
+that ignores one (nohup) or has a handler of its own keeps that."""
 
 
 class StopSignals:
@@ -20,8 +27,10 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                self._before[signum] = signal.signal(signum, self._note)
+            for signum in (*ALWAYS, *UNLESS_TAKEN):
+                before = signal.getsignal(signum)  # None: a handler in C, which could not be put back
+                if before == signal.SIG_DFL or (signum in ALWAYS and before is not None):
+                    self._before[signum] = signal.signal(signum, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -9,25 +9,25 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from d2v_fast import rng
+from d2v_fast import __version__, rng
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict
-from d2v_fast.data import DataSource, Loader, Openable, TooManySkipped
-from d2v_fast.errors import ConfigError, Interrupted, RunError, RunStopped
+from d2v_fast.data import DataSource, Loader, Openable
+from d2v_fast.errors import ConfigError, DataError, Interrupted, RunError, RunStopped, TooManySkipped
 from d2v_fast.log import tell
 from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.models import Data2Vec, skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
-from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
-from d2v_fast.run.directory import MetricsFile, RunDirectory
+from d2v_fast.run.directory import RunDirectory, evidence
 from d2v_fast.run.journal import Journal
 from d2v_fast.run.metrics import Clock, Window, finite
+from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.monitors import effective_rank, mean_std
 from d2v_fast.run.progress import Display, open_sinks
-from d2v_fast.run.weights import load_student
+from d2v_fast.run.weights import fill, load_student
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.optimizer import Optimizer
@@ -86,7 +86,8 @@ class Data2VecTrainer:
                 self.model = Data2Vec(config.model)  # on the CPU: the same weights for every device
             except ValueError as error:
                 raise ConfigError(f"model: {error}") from error
-        if init_from is not None:
+        # A run that has checkpoints continues with its own weights; what it once began from may be gone.
+        if init_from is not None and evidence(self.out.expanduser()) is None:
             load_student(self.model, init_from)
         self.model.to(self.device).train()
         for encoder in (self.model.student.encoder, self.model.teacher):
@@ -121,20 +122,12 @@ class Data2VecTrainer:
             raise ValueError(f"resume must be 'auto', 'never' or 'must', got {resume!r}")
         config = self.config
         with RunDirectory(self.out) as run:
-            if resume == "never" and run.config_file.exists():
-                raise RunError(
-                    f"{run.path} already holds a run; choose another folder, or resume='auto' to continue it"
-                )
-            run.check_config(config)
-            checkpoints.clean(run.checkpoints)
-            last = checkpoints.newest(run.checkpoints, set_aside=True)
-            if resume == "must" and last is None:
-                raise RunError(f"{run.path} has no checkpoint to continue from; resume='auto' begins a new run")
+            last = run.last_checkpoint(config, resume)
             if last is None and self._trained:
                 raise RunError("this trainer has trained before it had a checkpoint to go back to: make a new one")
-            run.write_config(config)
-            source = self._open(run.path, last)
+            source = self._open(run, last)
             first = 0 if last is None else self._restore(last)
+            run.write_config(config)
             if last is not None and first < config.steps:
                 tell(f"continuing {run.path} after step {first} of {config.steps}", logging.INFO)
             if first >= config.steps:
@@ -246,12 +239,17 @@ class Data2VecTrainer:
         self.model.train()
         return float(total) / rows if rows else float("nan")
 
-    def _open(self, run: Path, last: Checkpoint | None) -> DataSource:
+    def _open(self, run: RunDirectory, last: Checkpoint | None) -> DataSource:
         """The data source; refuses data that is not what the checkpoint was trained on."""
-        source = open_data(self.data, self.config, run)
+        try:
+            source = open_data(self.data, self.config, run.path)
+        except DataError:
+            if last is not None or not run.forget_index():  # of other data, left by a start that trained nothing
+                raise
+            source = open_data(self.data, self.config, run.path)
         if last is not None and last.state["fingerprint"] != source.fingerprint:
             raise RunError(
-                f"the data is not what {run} was trained on (fingerprint {last.state['fingerprint']} then, "
+                f"the data is not what {run.path} was trained on (fingerprint {last.state['fingerprint']} then, "
                 f"{source.fingerprint} now): give the same data, or start a new run in another folder with --init-from"
             )
         return source
@@ -269,13 +267,14 @@ class Data2VecTrainer:
             "loss_scale": self._loss_scale.state(),
             "config": to_dict(self.config),
             "torch": torch.__version__,
+            "d2v_fast": __version__,
         }
-        checkpoints.save(run.checkpoints, step, tensors, state, self.config.checkpoint.keep)
+        run.save(step, tensors, state, self.config.checkpoint.keep)
 
     def _restore(self, last: Checkpoint) -> int:
         """Put a checkpoint's state in place; the number of steps done."""
-        self.model.student.load_state_dict(last.tensors("student"))
-        self.model.teacher.load_state_dict(last.tensors("teacher"))
+        fill(self.model.student, last, "student")
+        fill(self.model.teacher, last, "teacher")
         self._optimizer.load_state(last.tensors("optimizer"))
         self._window.load_state(last.state["window"])
         self._loss_scale.load_state(last.state["loss_scale"])

@@ -19,3 +19,9 @@ def one_thread():
 def no_tensorboard(monkeypatch):
     """Its import costs more than these runs; test_progress.py writes to it."""
     monkeypatch.setattr("d2v_fast.run.progress.find_spec", lambda name: None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch):
+    """What is told once in a process is told once in each test."""
+    monkeypatch.setattr("d2v_fast.files._told", set())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_interrupted_at_every_place(whole, train, tmp_path, monkeypatch, assert_
     interrupt(monkeypatch, train, config, out, rename, "rename", 1)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == [".writing_00000006", "step_00000003"]
     # While the oldest checkpoint is deleted, after step 8.
-    interrupt(monkeypatch, train, config, out, checkpoint.shutil, "rmtree", 2)
+    interrupt(monkeypatch, train, config, out, shutil, "rmtree", 2)
     train(config, out)
     assert_same_run(expected, out, 8)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_00000006", "step_00000008"]

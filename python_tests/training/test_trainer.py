@@ -12,8 +12,8 @@ from d2v_fast import pretrain
 from d2v_fast.data import ArraySource, SampleError
 from d2v_fast.errors import ConfigError, RunStopped
 from d2v_fast.run import checkpoint
-from d2v_fast.run.directory import MetricsFile
 from d2v_fast.run.metrics import NON_FINITE_LIMIT
+from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.training.trainer import Data2VecTrainer
 
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0, "drop_path": 0.0}

@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from d2v_fast.data.index import Collection, Index, open_index, write_whole
+from d2v_fast.data.index import Collection, Index, open_index
 from d2v_fast.data.store import Store
 from d2v_fast.errors import DataError
+from d2v_fast.files import write_whole
 from d2v_fast.log import report
 from d2v_fast.modalities.text import documents as corpus
 from d2v_fast.modalities.text import tokenizer as vocabulary

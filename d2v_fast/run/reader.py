@@ -1,0 +1,135 @@
+"""A run's folder, read without a trainer: configuration, metrics, checkpoints, the index of its data, versions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from d2v_fast.config import Config
+from d2v_fast.data.index import FILE as INDEX
+from d2v_fast.data.index import Index
+from d2v_fast.errors import RunError
+from d2v_fast.files import exists
+from d2v_fast.run import checkpoint as checkpoints
+from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.directory import config_of, read_config
+from d2v_fast.run.metrics_file import read_metrics
+
+
+class Run:
+    """A run on the disk. Nothing in its folder is changed, and it may be training meanwhile.
+
+    Example:
+        >>> run = d2v_fast.Run("runs/photos")
+        >>> run.metrics()[-1]["loss"], run.checkpoints(), run.config.steps
+
+    Attributes:
+        path: The run's folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Look whether there is a run.
+
+        Args:
+            path: The folder of a run, or of one of its checkpoints: then `newest` is that one.
+
+        Raises:
+            RunError: There is none, or it cannot be read just now.
+        """
+        try:
+            folder = Path(path).expanduser()
+            self._only = folder if exists(folder / "state.json") else None
+            if self._only is not None and folder.resolve().parent.name == "checkpoints":
+                folder = folder.resolve().parent.parent
+            there = exists(folder / "config.json")
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RunError(f"{str(path)!r} cannot be read as a run: {error}") from error
+        self.path = folder
+        if self._only is None and not there and not checkpoints.steps(folder / "checkpoints"):
+            raise RunError(f"{folder} is not a run: it has no config.json")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration of its last start (of a single checkpoint: the one it was trained with).
+
+        Raises:
+            RunError: It cannot be read.
+        """
+        if self._only is None and exists(self.path / "config.json"):
+            return read_config(self.path)
+        return config_of(self.newest())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far, oldest first: one dictionary a line, see `training`.
+
+        Raises:
+            RunError: The file cannot be read, or is damaged.
+        """
+        return read_metrics(self.path / "metrics.jsonl")
+
+    def checkpoints(self) -> list[int]:
+        """The optimizer steps of its checkpoints, in order; nothing in them has been checked.
+
+        Raises:
+            CheckpointUnreadable: The folder cannot be listed just now.
+        """
+        return checkpoints.steps(self.path / "checkpoints")
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, whose files have been checked.
+
+        Raises:
+            RunError: There is none of this step, or it is not whole, or cannot be read.
+        """
+        if step not in (there := self.checkpoints()):
+            raise RunError(f"{self.path} has no checkpoint of step {step}, only of {there or 'none'}")
+        return checkpoints.read(self.path / "checkpoints" / f"step_{step:08d}")
+
+    def newest(self) -> Checkpoint:
+        """The newest good checkpoint.
+
+        Raises:
+            RunError: There is none, or it cannot be read.
+        """
+        if self._only is not None:
+            return checkpoints.read(self._only)
+        root = self.path / "checkpoints"
+        newest = checkpoints.newest(root)
+        if newest is None:
+            aside = checkpoints.aside(root)
+            raise RunError(
+                f"{self.path} has no checkpoint yet"
+                if not aside
+                else f"{self.path} has no checkpoint but those set aside as damaged: {', '.join(aside)}"
+            )
+        return newest
+
+    @cached_property
+    def _state(self) -> dict[str, Any]:
+        return self.newest().state
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package to version, of what wrote the newest checkpoint ("torch", and "d2v_fast" from 0.2 on)."""
+        return {name: self._state[name] for name in ("d2v_fast", "torch") if name in self._state}
+
+    @property
+    def data(self) -> dict[str, str]:
+        """What it was trained on: "fingerprint" of the data, "engine" that decoded it ("native" or "dali")."""
+        return {name: self._state[name] for name in ("fingerprint", "engine") if name in self._state}
+
+    def index(self) -> Index:
+        """Names and sizes of the samples that it was trained on.
+
+        Raises:
+            RunError: It has no index yet.
+            DataError: The index is damaged, or the data was a source of the user's own, which has none.
+        """
+        path = self.path / INDEX
+        if not exists(path):
+            raise RunError(f"{self.path} has no {INDEX}: its data has not been looked at yet")
+        return Index.load(path, self.config.model.modality)
