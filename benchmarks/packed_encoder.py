@@ -8,7 +8,7 @@ import torch
 
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.models import build_encoder
-from d2v_fast.models.config import ModelConfig, TransformerConfig
+from d2v_fast.models.config import ModelConfig, TargetConfig, TransformerConfig
 
 
 def packed_encoder(device: torch.device, quick: bool) -> tuple[str, Callable[[str], Callable[..., None]]]:
@@ -20,7 +20,8 @@ def packed_encoder(device: torch.device, quick: bool) -> tuple[str, Callable[[st
     embedding = TextEmbedding(vocab_size=100, max_length=length)
     network = TransformerConfig(dim=width, depth=2, heads=heads, ffn_dim=4 * width, dropout=0.0, attention_dropout=0.0)
     torch.manual_seed(0)
-    encoder = build_encoder(ModelConfig(embedding=embedding, transformer=network)).to(device)
+    model = ModelConfig(embedding=embedding, transformer=network, target=TargetConfig(top_k=2))
+    encoder = build_encoder(model).to(device)
     tokens = torch.randint(4, 100, (samples, length)).to(device)
     lengths = torch.linspace(0.3 * length, length, samples).long()
     rows = torch.arange(samples, device=device) * length  # a masked position in each

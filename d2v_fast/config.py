@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+from d2v_fast import registry
+from d2v_fast.checks import MAY_CHANGE, MAY_CHANGE_WITH_STEPS, SEED_LIMIT, Check, Section, join
 from d2v_fast.data.config import InputsConfig, LoaderConfig
+from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
 from d2v_fast.models.config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Section):
     """AdamW and its schedule."""
+
+    section: ClassVar[str] = "optim"
 
     lr: float = 5e-4
     """Highest learning rate."""
@@ -47,10 +52,26 @@ class OptimConfig:
     last_lr: float = 0.0
     """Learning rate of the last step, as a share of the highest."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.above_zero("lr", "eps", "clip_norm")
+        check.require(all(0 <= beta < 1 for beta in self.betas), "betas", "two numbers of at least 0 and below 1")
+        check.at_least(0, "weight_decay")
+        check.share("warmup", "hold", "first_lr", "last_lr")
+        check.require(self.warmup + self.hold <= 1 + 1e-9, "hold", f"at most what the warm-up of {self.warmup} leaves")
+        falls_exponentially = self.schedule == "tri_stage"
+        check.require(
+            self.last_lr > 0 or not falls_exponentially,
+            "last_lr",
+            "above 0 with the tri_stage schedule, which falls exponentially (the recipe has 0.01)",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class EmaConfig:
+class EmaConfig(Section):
     """How fast the teacher follows: teacher = decay * teacher + (1 - decay) * student, once per optimizer step."""
+
+    section: ClassVar[str] = "ema"
 
     start: float = 0.999
     """Decay before the first step; step n, counted from 1, is n / anneal_steps of the way to `end`."""
@@ -58,13 +79,20 @@ class EmaConfig:
     end: float = 0.9999
     """Decay from step `anneal_steps` on; linear before."""
 
-    anneal_steps: int = 30_000
-    """Steps from `start` to `end`; 0 uses `end` throughout."""
+    anneal_steps: int = field(default=30_000, metadata=MAY_CHANGE_WITH_STEPS)
+    """Steps from `start` to `end`; 0 uses `end` throughout. May change when the run gets more `steps`."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.share("start", "end")
+        check.at_least(0, "anneal_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecisionConfig:
+class PrecisionConfig(Section):
     """Number formats and memory."""
+
+    section: ClassVar[str] = "precision"
 
     autocast: Literal["float32", "bfloat16", "float16"] = "float32"
     """Format of matrix products; weights, teacher, optimizer stay float32. float16 scales the loss and needs CUDA."""
@@ -72,8 +100,8 @@ class PrecisionConfig:
     teacher_float32: bool = False
     """Run the teacher in float32 whatever `autocast` says, as the published vision code does."""
 
-    checkpoint_activations: bool = False
-    """Recompute each block in the backward pass: less memory, more time."""
+    checkpoint_activations: bool = field(default=False, metadata=MAY_CHANGE)
+    """Recompute each block in the backward pass: less memory, more time. May change."""
 
     compile: bool = False
     """Compile student and teacher with torch.compile."""
@@ -83,8 +111,10 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(Section):
     """When the run is saved."""
+
+    section: ClassVar[str] = "checkpoint"
 
     every: int = 1000
     """Optimizer steps between checkpoints; the last step always writes one."""
@@ -92,10 +122,16 @@ class CheckpointConfig:
     keep: int = 2
     """Checkpoints kept, the newest ones."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "every", "keep")
+
 
 @dataclass(frozen=True, kw_only=True)
-class LogConfig:
+class LogConfig(Section):
     """What is written while training."""
+
+    section: ClassVar[str] = "log"
 
     every: int = 50
     """Optimizer steps between lines of metrics.jsonl."""
@@ -106,10 +142,16 @@ class LogConfig:
     wandb: bool = False
     """Also send the metrics to Weights & Biases."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "every", "validate_every")
+
 
 @dataclass(frozen=True, kw_only=True)
-class MonitorConfig:
+class MonitorConfig(Section):
     """Collapse: outputs that no longer differ between positions."""
+
+    section: ClassVar[str] = "monitor"
 
     warmup_steps: int = 1000
     """Steps before anything is judged."""
@@ -123,10 +165,18 @@ class MonitorConfig:
     abort_std: float = 0.01
     """Target standard deviation below which the run stops; 0 never stops."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(0, "warmup_steps", "min_std", "min_rank", "abort_std")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Everything that decides the bits of a run, but for its data."""
+class Config(Section):
+    """Everything that decides a run, but for its data.
+
+    A field decides the bits of the run, and a run that continues keeps its value, unless the field's docstring says
+    "May change" (then `checks.MAY_CHANGE` marks it, or its whole section).
+    """
 
     model: ModelConfig
     """The student-teacher pair."""
@@ -149,17 +199,42 @@ class Config:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     """Number formats and memory."""
 
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """When the run is saved."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=MAY_CHANGE)
+    """When the run is saved. May change."""
 
-    log: LogConfig = field(default_factory=LogConfig)
-    """What is written while training."""
+    log: LogConfig = field(default_factory=LogConfig, metadata=MAY_CHANGE)
+    """What is written while training. May change."""
 
-    monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    """When a collapse is called one."""
+    monitor: MonitorConfig = field(default_factory=MonitorConfig, metadata=MAY_CHANGE)
+    """When a collapse is called one. May change."""
 
     steps: int = 400_000
-    """Optimizer steps."""
+    """Optimizer steps. A run may grow: it may have more when it continues."""
 
     seed: int = 0
     """Decides weights, order of samples, crops, masks and noise."""
+
+    def check(self, check: Check) -> None:
+        """Check what must fit between the sections; see `Section.check`."""
+        check.at_least(1, "steps")
+        check.require(0 <= self.seed < SEED_LIMIT, "seed", "at least 0 and below 2**63")
+        modality = registry.get(self.model.modality)
+        for name, part, classes in (("mask", self.mask, modality.masks), ("inputs", self.inputs, (modality.inputs,))):
+            if not isinstance(part, classes):
+                names = " or a ".join(cls.__name__ for cls in classes)
+                raise ConfigError(
+                    f"{join(check.name, name)} is a {type(part).__name__}, but a {modality.name} model needs a {names}"
+                )
+        self._check_loader(modality)
+        modality.check(self)
+
+    def _check_loader(self, modality: Any) -> None:
+        """The fields of the loader that only some modalities have a use for."""
+        loader, name = self.loader, modality.name
+        for key in ("batch_seconds", "batch_tokens"):
+            if getattr(loader, key) is not None and modality.budget_field != key:
+                raise ConfigError(f"loader.{key} is not for {name}: use loader.{modality.budget_field or 'batch_size'}")
+        if loader.pad and not modality.pads:
+            raise ConfigError(f"loader.pad is not for {name}: leave it out")
+        if loader.engine == "dali" and modality.dali(self.inputs, self.model.embedding) is None:
+            raise ConfigError(f"loader.engine is dali, but {name} has nothing to decode: use auto or native")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from d2v_fast import registry
+from d2v_fast.checks import join, named, settle
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
@@ -54,9 +54,10 @@ def from_dict(cls: type[T], data: Any, name: str = "") -> T:
     values = {}
     for key, value in data.items():
         if key != KIND:
-            values[key] = _decode(_hint(hints, key, name), value, _join(name, key))
+            values[key] = _decode(_hint(hints, key, name), value, join(name, key))
     try:
-        return cls(**values)
+        with named(cls, name):
+            return cls(**values)
     except TypeError as error:  # only a missing field is left
         raise ConfigError(f"{name or 'config'}: {str(error).split('__init__() ')[-1]}") from error
 
@@ -73,18 +74,16 @@ def with_overrides(config: T, overrides: Mapping[str, Any], name: str = "") -> T
         ConfigError: A field is unknown or its value has another type.
     """
     hints = typing.get_type_hints(type(config))
-    for key, value in overrides.items():
-        first, _, rest = key.partition(".")
-        hint = _hint(hints, first, name)
-        current = getattr(config, first)
-        if rest:
-            value = {rest: value}
+    values: dict[str, Any] = {}
+    for key, value in _by_section(overrides).items():
+        hint, current = _hint(hints, key, name), getattr(config, key)
         if is_dataclass(current) and isinstance(value, Mapping) and KIND not in value:
-            value = with_overrides(current, value, _join(name, first))
+            value = with_overrides(current, value, join(name, key))
         elif not is_dataclass(value):
-            value = _decode(hint, value, _join(name, first))
-        config = replace(config, **{first: value})  # type: ignore[type-var]
-    return config
+            value = _decode(hint, value, join(name, key))
+        values[key] = value
+    with named(type(config), name):  # all at once: what fits together may not fit one by one
+        return replace(config, **values)  # type: ignore[type-var]
 
 
 def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
@@ -96,39 +95,36 @@ def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     return [(name, a, b) for name, a, b in pairs if a != b]
 
 
+def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """{"optim.lr": 1, "optim": {"eps": 2}, "steps": 3} as {"optim": {"lr": 1, "eps": 2}, "steps": 3}; the last wins."""
+    result: dict[str, Any] = {}
+    for key, value in overrides.items():
+        first, _, rest = key.partition(".")
+        if rest:
+            value = {rest: value}
+        before = result.get(first)
+        if isinstance(value, Mapping) and KIND not in value:
+            if is_dataclass(before):
+                value = with_overrides(before, value, first)
+            elif isinstance(before, Mapping):
+                value = {**before, **value}
+        result[first] = value
+    return result
+
+
 def _decode(hint: Any, value: Any, name: str) -> Any:
-    """`value` as the type `hint`."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _decode(next(arg for arg in args if arg is not type(None)), value, name)
+    """`value`, as JSON can hold it, as the type `hint`."""
     if is_dataclass(hint):
         return from_dict(_class_of(typing.cast(type, hint), value, name), value, name)
-    if origin is typing.Literal:
-        if value in args:
-            return value
-        raise ConfigError(f"{name}: expected one of {', '.join(map(repr, args))}, got {value!r}")
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{name}: expected a list, got {value!r}")
-        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        if len(inner) != len(value):
-            raise ConfigError(f"{name}: expected {len(inner)} values, got {value!r}")
-        return tuple(_decode(arg, item, f"{name}[{i}]") for i, (arg, item) in enumerate(zip(inner, value, strict=True)))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{name}: expected {hint.__name__}, got {value!r}")
-    return value
+    return settle(hint, value, name)
 
 
 def _hint(hints: Mapping[str, Any], key: str, name: str) -> Any:
     if key in hints:
         return hints[key]
     near = difflib.get_close_matches(key, hints, n=1)
-    hint = f"; did you mean {_join(name, near[0])}?" if near else f"; known fields: {', '.join(hints)}"
-    raise ConfigError(f"{_join(name, key)}: there is no such field{hint}")
+    hint = f"; did you mean {join(name, near[0])}?" if near else f"; known fields: {', '.join(hints)}"
+    raise ConfigError(f"{join(name, key)}: there is no such field{hint}")
 
 
 def _class_of(base: type, value: Any, name: str) -> type:
@@ -137,16 +133,17 @@ def _class_of(base: type, value: Any, name: str) -> type:
         return base
     kind = value.get(KIND) if isinstance(value, Mapping) else None
     registry.every()  # the classes of a modality are there when it has been imported
-    derived = {cls.__name__: cls for cls in _derived(base)}
+    derived: dict[str, type] = {each.__name__: each for each in _derived(base)}
     if kind not in derived:
-        raise ConfigError(f"{_join(name, KIND)}: expected one of {', '.join(derived)}, got {kind!r}")
+        raise ConfigError(f"{join(name, KIND)}: expected one of {', '.join(derived)}, got {kind!r}")
     return derived[kind]
 
 
 def _derived(base: type) -> Iterator[type]:
-    for cls in base.__subclasses__():
-        yield cls
-        yield from _derived(cls)
+    children: list[type] = base.__subclasses__()
+    for child in children:
+        yield child
+        yield from _derived(child)
 
 
 def _lists(value: Any) -> Any:
@@ -159,7 +156,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _join(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key

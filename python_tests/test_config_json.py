@@ -9,6 +9,7 @@ from d2v_fast import presets
 from d2v_fast.config import Config
 from d2v_fast.config_json import differences, from_dict, to_dict, with_overrides
 from d2v_fast.errors import ConfigError
+from d2v_fast.masking.config import InverseBlockMask, TokenMask
 
 
 @pytest.mark.parametrize("name", presets.NAMES)
@@ -60,10 +61,23 @@ def test_overrides_by_name_and_by_section(make_config):
     assert changed.ema == replace(config.ema, end=0.5)
     assert changed.steps == 3
     assert changed.model is config.model
-    other = with_overrides(config, {"mask": make_config("speech").mask})
-    assert other.mask == make_config("speech").mask
+    mask = TokenMask(probability=0.5, length=3)
+    assert with_overrides(config, {"mask": mask}).mask == mask
+    assert with_overrides(config, {"mask": mask, "mask.length": 2}).mask == replace(mask, length=2)
     with pytest.raises(ConfigError, match=r"ema\.ends: there is no such field"):
         with_overrides(config, {"ema": {"ends": 0.5}})
+
+
+def test_overrides_that_fit_only_together_are_made_together(make_config):
+    config = make_config("vision")
+    changed = with_overrides(
+        config, {"model.transformer.dim": 36, "model.transformer.heads": 9, "model": {"target": {"top_k": 1}}}
+    )
+    assert (changed.model.transformer.dim, changed.model.transformer.heads, changed.model.target.top_k) == (36, 9, 1)
+    with pytest.raises(ConfigError, match=r"^model\.transformer\.heads is 9, but it must be a divisor of"):
+        with_overrides(config, {"model.transformer.heads": 9})
+    grown = {"model.embedding.image_size": 32, "mask.count": 40}  # 16 patches hold no 40
+    assert with_overrides(config, grown).mask.count == 40
 
 
 def test_differences_name_the_fields(make_config):
@@ -73,7 +87,7 @@ def test_differences_name_the_fields(make_config):
         ("model.target.layer_norm", ["instance"], ["layer", "batch"]),
         ("optim.lr", 1e-3, 0.5),
     ]
-    names = [name for name, _, _ in differences(one, with_overrides(one, {"mask": make_config("text").mask}))]
+    names = [name for name, _, _ in differences(one, with_overrides(one, {"mask": InverseBlockMask()}))]
     assert "mask.kind" in names
     assert "mask.count" in names
     assert differences(one, one) == []

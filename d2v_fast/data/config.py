@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+from d2v_fast.checks import MAY_CHANGE, Check, Section
 
 MICRO_BATCHES_AHEAD = 8
 """Micro-batches that a process prepares at most, unless one step has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputsConfig:
+class InputsConfig(Section):
     """How a sample of a file becomes an input of the model. Each modality has a subclass of its own."""
+
+    section: ClassVar[str] = "inputs"
 
     modality: ClassVar[str]
     """Name of the modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig:
+class LoaderConfig(Section):
     """Batches and their making."""
+
+    section: ClassVar[str] = "loader"
 
     batch_size: int = 64
     """Samples in a micro-batch, at most."""
@@ -39,20 +46,39 @@ class LoaderConfig:
     engine: Literal["auto", "dali", "native"] = "auto"
     """What decodes: NVIDIA DALI, or threads of our own; auto is DALI on a GPU if it is installed."""
 
-    threads: int = 2
-    """Decoding threads; they change no bit."""
+    threads: int | None = field(default=None, metadata=MAY_CHANGE)
+    """Threads that decode; None: 2, and with a GPU one less than there are cores, up to 16. May change."""
 
-    prefetch: int = 2
-    """Optimizer steps that are prepared ahead, fewer where steps are large: see `steps_ahead`."""
+    prefetch: int = field(default=2, metadata=MAY_CHANGE)
+    """Optimizer steps that are prepared ahead, fewer where steps are large: see `steps_ahead`. May change."""
 
-    max_skipped: float = 0.01
-    """Share of unreadable samples beyond which the run stops (a few are always let pass; 0: none)."""
+    max_skipped: float = field(default=0.01, metadata=MAY_CHANGE)
+    """Share of unreadable samples beyond which the run stops (a few are always let pass; 0: none). May change."""
 
     holdout: float = 0.0
     """Share of the samples kept for the validation loss."""
 
-    allow_roots: tuple[str, ...] = ()
-    """Folders, besides its own, from which a manifest may name files."""
+    allow_roots: tuple[str, ...] = field(default=(), metadata=MAY_CHANGE)
+    """Folders, besides its own, from which a manifest may name files. May change."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "batch_size", "batch_tokens", "accumulation", "threads", "prefetch")
+        check.above_zero("batch_seconds")
+        check.share("max_skipped")
+        check.below_one("holdout")
+        check.require(all(self.allow_roots), "allow_roots", "a list of folders; an empty name is none")
+
+    def thread_count(self, *, gpu: bool) -> int:
+        """Threads that decode: `threads`, or what this machine's cores allow. Their number changes no bit.
+
+        Args:
+            gpu: Whether the batches are for a GPU, which takes them faster than two threads can decode; on a CPU the
+                model needs the cores itself.
+        """
+        if self.threads is not None:
+            return self.threads
+        return max(2, min(16, len(os.sched_getaffinity(0)) - 1)) if gpu else 2
 
     def steps_ahead(self, world: int = 1) -> int:
         """Optimizer steps that a process prepares while it works on one.

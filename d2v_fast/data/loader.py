@@ -69,9 +69,6 @@ class Loader:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        for name, least in (("accumulation", 1), ("threads", 1), ("prefetch", 1)):
-            if getattr(config, name) < least:
-                raise DataError(f"loader.{name} is {getattr(config, name)}; it must be at least {least}")
         if config.accumulation % world:
             raise DataError(
                 f"loader.accumulation is {config.accumulation}, which {world} processes cannot share equally: "
@@ -103,7 +100,8 @@ class Loader:
         device = device or torch.device("cpu")
         self.engine = choose_engine(config.engine, source, device, engine, decodes=dali is not None)
         """What decodes."""
-        self._engine = make_engine(self.engine, source, sampling, stages, config.threads, device, dali)
+        threads = config.thread_count(gpu=device.type == "cuda")
+        self._engine = make_engine(self.engine, source, sampling, stages, threads, device, dali)
         self._request(first_step)
 
     def epoch(self, step: int) -> int:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from d2v_fast.checks import Check, Section
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskConfig:
+class MaskConfig(Section):
     """What the student does not see; one subclass for each algorithm."""
+
+    section: ClassVar[str] = "mask"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,12 @@ class SpanMask(MaskConfig):
     min_spans: int = 1
     """Spans placed in a sequence at least."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.share("probability")
+        check.at_least(1, "length")
+        check.at_least(0, "min_spans")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMask(MaskConfig):
@@ -37,6 +48,12 @@ class BlockMask(MaskConfig):
     min_aspect: float = 0.3
     """Smallest height to width ratio of a block; the largest is its inverse."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(0, "count")
+        check.at_least(1, "min_area")
+        check.require(0.001 <= self.min_aspect <= 1, "min_aspect", "between 0.001 and 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class InverseBlockMask(MaskConfig):
@@ -50,6 +67,11 @@ class InverseBlockMask(MaskConfig):
 
     adjust: float = 0.07
     """Added to the kept share when the number of blocks is chosen, to make up for overlaps."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.share("ratio", "adjust")
+        check.at_least(1, "block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +89,9 @@ class TokenMask(MaskConfig):
 
     random: float = 0.1
     """Share of the selected tokens that become a random token; the rest become the mask token."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.share("probability", "keep", "random")
+        check.at_least(1, "length")
+        check.require(self.keep + self.random <= 1, "random", f"at most 1 - keep, {1 - self.keep:g}")

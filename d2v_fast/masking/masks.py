@@ -83,13 +83,6 @@ def at_least(value: int, least: int, name: str) -> int:
     return value
 
 
-def fraction(value: float, name: str) -> float:
-    """The value, if it is a number in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be in [0, 1], not {value}")
-    return value
-
-
 def grid_size(grid: tuple[int, int]) -> tuple[int, int]:
     """The (height, width) of a grid of patches, both at least 1."""
     if len(grid) != 2:

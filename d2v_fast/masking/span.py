@@ -8,7 +8,7 @@ from torch import Tensor
 
 from d2v_fast import _C
 from d2v_fast.masking.config import SpanMask
-from d2v_fast.masking.masks import MaskRequest, Masks, SampleIds, at_least, fraction, natural, valid_lengths
+from d2v_fast.masking.masks import MaskRequest, Masks, SampleIds, valid_lengths
 
 
 def span_masks(
@@ -48,9 +48,6 @@ def span_masks(
     Raises:
         ValueError: An argument is out of range.
     """
-    fraction(config.probability, "SpanMask.probability")
-    at_least(config.length, 1, "SpanMask.length")
-    natural(config.min_spans, "SpanMask.min_spans")
     valid, width = valid_lengths(lengths, width, sample_ids)
     request = MaskRequest(seed, epoch, sample_ids, views, width)
     masked = _C.span_masks(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from d2v_fast import _C
 from d2v_fast.masking.config import TokenMask
-from d2v_fast.masking.masks import MaskRequest, Masks, SampleIds, at_least, fraction, natural, valid_lengths
+from d2v_fast.masking.masks import MaskRequest, Masks, SampleIds, at_least, natural, valid_lengths
 
 
 def token_masks(
@@ -52,15 +52,6 @@ def token_masks(
     Raises:
         ValueError: An argument is out of range or of the wrong type.
     """
-    fraction(config.probability, "TokenMask.probability")
-    at_least(config.length, 1, "TokenMask.length")
-    fraction(config.keep, "TokenMask.keep")
-    fraction(config.random, "TokenMask.random")
-    if config.keep + config.random > 1.0:
-        raise ValueError(
-            f"TokenMask.keep + TokenMask.random must be at most 1, not {config.keep} + {config.random}; "
-            "they are shares of the selected tokens"
-        )
     if tokens.ndim != 2 or tokens.dtype != torch.int64 or not tokens.is_cpu:
         raise ValueError(
             f"tokens must be int64 [B, T] on the CPU, not {tokens.dtype} {list(tokens.shape)} on {tokens.device}"

@@ -12,7 +12,8 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, open_source
-from d2v_fast.errors import ConfigError
+from d2v_fast.data.engines import engine as engines
+from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.base import Modality
 
@@ -27,6 +28,19 @@ def modality_of(config: Config) -> Modality:
     return modality
 
 
+def check_engine(config: Config) -> None:
+    """Checks, before anything is read, that the engine which the configuration names is installed.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    decodes = modality_of(config).dali(config.inputs, config.model.embedding) is not None
+    try:
+        engines.check_engine(config.loader.engine, config.model.modality, decodes=decodes)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+
+
 def open_data(data: Openable, config: Config, run: Path | None) -> DataSource:
     """The data of a run; its index is kept in the folder `run`, or in memory.
 
@@ -39,7 +53,7 @@ def open_data(data: Openable, config: Config, run: Path | None) -> DataSource:
         config.inputs,
         embedding=config.model.embedding,
         run=run,
-        threads=config.loader.threads,
+        threads=config.loader.thread_count(gpu=torch.cuda.is_available()),
         allow_roots=config.loader.allow_roots,
     )
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from d2v_fast.checks import Check, Section
+from d2v_fast.errors import ConfigError
+
 Norm = Literal["batch", "instance", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingConfig:
+class EmbeddingConfig(Section):
     """From the input to tokens. Each modality has a subclass of its own."""
+
+    section: ClassVar[str] = "model.embedding"
 
     modality: ClassVar[str]
     """Name of the modality that the embedding belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(Section):
     """The context network."""
+
+    section: ClassVar[str] = "model.transformer"
 
     dim: int = 768
     """Width C."""
@@ -59,18 +66,33 @@ class TransformerConfig:
     layer_scale: float | None = None
     """Initial value of the learned factor on each branch; None for no such factor."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "dim", "depth", "heads", "ffn_dim")
+        check.require(self.dim % self.heads == 0, "heads", f"a divisor of {check.name}.dim, which is {self.dim}")
+        check.above_zero("norm_eps", "layer_scale")
+        check.below_one("dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path")
+
 
 @dataclass(frozen=True, kw_only=True)
-class HeadConfig:
+class HeadConfig(Section):
     """From the student's masked positions to predictions."""
+
+    section: ClassVar[str] = "model.head"
 
     layers: int = 1
     """1: one linear map. n > 1: n - 1 hidden layers of width 2 * C with GELU between."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "layers")
+
 
 @dataclass(frozen=True, kw_only=True)
-class TargetConfig:
+class TargetConfig(Section):
     """What the student regresses (paper, section 3.3)."""
+
+    section: ClassVar[str] = "model.target"
 
     top_k: int = 8
     """K, the number of the teacher's last layers that are averaged."""
@@ -87,10 +109,16 @@ class TargetConfig:
     exclude_padding: bool = False
     """Leave padded frames out of the instance norm's statistics (the released code counts them)."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "top_k")
+
 
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Section):
     """The regression loss: summed over channels, averaged over masked positions."""
+
+    section: ClassVar[str] = "model.loss"
 
     beta: float = 0.0
     """Where smooth-L1 turns from a parabola to a line; 0 means squared error (without the factor 1/2)."""
@@ -98,18 +126,27 @@ class LossConfig:
     scale: float | None = None
     """Factor on the sum over channels; None means 1 / sqrt(C)."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(0, "beta")
+        check.above_zero("scale")
+
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
+class TeacherConfig(Section):
     """Which part of the student the teacher averages; it shares the rest with the student."""
+
+    section: ClassVar[str] = "model.teacher"
 
     averages: Literal["all", "transformer", "layers"] = "layers"
     """The whole encoder; all but its embedding (speech: convolutions, projection); all but embedding and positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """A student-teacher pair."""
+
+    section: ClassVar[str] = "model"
 
     embedding: EmbeddingConfig
     """From the input to tokens."""
@@ -133,3 +170,11 @@ class ModelConfig:
     def modality(self) -> str:
         """Name of the modality, which the embedding decides."""
         return self.embedding.modality
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        if self.target.top_k > self.transformer.depth:
+            raise ConfigError(
+                f"{check.name}.target.top_k is {self.target.top_k}, but {check.name}.transformer.depth is only "
+                f"{self.transformer.depth}: the targets are the average of that many blocks"
+            )

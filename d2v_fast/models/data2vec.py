@@ -70,11 +70,6 @@ class Data2Vec(nn.Module):
             ValueError: if `config` contradicts itself.
         """
         super().__init__()
-        if not 1 <= config.target.top_k <= config.transformer.depth:
-            raise ValueError(
-                f"target.top_k must lie between 1 and transformer.depth {config.transformer.depth}, "
-                f"got {config.target.top_k}"
-            )
         self.config = config
         self.student = Student(config)
         self.teacher = _teacher_of(self.student.encoder, config)

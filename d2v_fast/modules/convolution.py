@@ -168,14 +168,6 @@ class SpeechFrames(nn.Module):
         self.projection = nn.Linear(sizes[-1], dim)
         self.mask_token = nn.Parameter(torch.empty(dim).uniform_())
 
-    @property
-    def receptive_field(self) -> int:
-        """Samples that one frame sees: the shortest clip that makes a frame."""
-        field = 1
-        for _, kernel, stride in reversed(self.layers):
-            field = (field - 1) * stride + kernel
-        return field
-
     def forward(self, waveform: Tensor) -> Tensor:
         """[B, samples] to [B, T, C]."""
         x = waveform.unsqueeze(2)

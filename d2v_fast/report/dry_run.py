@@ -13,7 +13,6 @@ from d2v_fast.data import DataError, Openable
 from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.precision import autocast
-from d2v_fast.training.validate import validate
 
 
 def dry_run(config: Config, data: Openable) -> list[tuple[str, str]]:
@@ -26,7 +25,6 @@ def dry_run(config: Config, data: Openable) -> list[tuple[str, str]]:
         ConfigError: A field has a value that cannot be used.
         DataError: The data cannot be used.
     """
-    validate(config)
     source = open_data(data, config, None)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # One step ahead is enough to look at.

@@ -16,7 +16,7 @@ from d2v_fast.config_json import to_dict
 from d2v_fast.data import DataSource, Loader, Openable
 from d2v_fast.errors import ConfigError, DataError, Interrupted, RunError, RunStopped, TooManySkipped
 from d2v_fast.log import tell
-from d2v_fast.modalities import open_data, open_loader
+from d2v_fast.modalities import check_engine, open_data, open_loader
 from d2v_fast.models import Data2Vec, skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
@@ -33,7 +33,6 @@ from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.optimizer import Optimizer
 from d2v_fast.training.precision import LossScale, autocast, check_attention
 from d2v_fast.training.schedules import ema_decay, learning_rate
-from d2v_fast.training.validate import validate
 
 
 class Data2VecTrainer:
@@ -68,10 +67,11 @@ class Data2VecTrainer:
             device: "cpu", "cuda", ...; by default a GPU if there is one.
 
         Raises:
-            ConfigError: A field has a value that cannot be used.
+            ConfigError: A field has a value that cannot be used on this device.
+            DataError: The engine that `loader.engine` names is not installed, or there is nothing at `data`.
             RunError: `init_from` cannot be read or belongs to another model.
         """
-        validate(config)
+        check_engine(config)
         self.config = config
         self.data = data
         self.out = Path(out)

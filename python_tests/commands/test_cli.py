@@ -190,7 +190,7 @@ def test_too_many_broken_files_stop_a_run_unless_they_are_let_pass(tmp_path, fai
 
 def test_a_mask_that_does_not_fit_is_named(pictures, tmp_path, fails):
     command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
-    assert "mask: InverseBlockMask.ratio" in fails([*command, "--mask.ratio", "1.5"])
+    assert "mask.ratio is 1.5, but it must be between 0 and 1" in fails([*command, "--mask.ratio", "1.5"])
 
 
 def test_ctrl_c_and_full_disks_are_one_line(pictures, tmp_path, fails, monkeypatch):

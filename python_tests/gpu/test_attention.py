@@ -7,7 +7,7 @@ import torch
 
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.models import build_encoder
-from d2v_fast.models.config import ModelConfig, TransformerConfig
+from d2v_fast.models.config import ModelConfig, TargetConfig, TransformerConfig
 from d2v_fast.ops import packed_attention
 from d2v_fast.ops.packed_attention import KERNELS, blocks
 from d2v_fast.ops.packing import plan_packing, to_device
@@ -63,7 +63,8 @@ def test_an_encoder_gives_the_padded_features(device, kernel):
     embedding = TextEmbedding(vocab_size=50, max_length=max(LENGTHS))
     network = TransformerConfig(dim=128, depth=2, heads=2, ffn_dim=256)
     torch.manual_seed(0)
-    encoder = build_encoder(ModelConfig(embedding=embedding, transformer=network)).to(device).eval()
+    model = ModelConfig(embedding=embedding, transformer=network, target=TargetConfig(top_k=2))
+    encoder = build_encoder(model).to(device).eval()
     tokens = torch.randint(4, 50, (len(LENGTHS), max(LENGTHS)), generator=torch.Generator().manual_seed(0)).to(device)
     lengths = torch.tensor(LENGTHS)
     features = {}

@@ -13,7 +13,7 @@ from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.modalities.vision.config import VisionEmbedding
 from d2v_fast.models import build_encoder
-from d2v_fast.models.config import ModelConfig, TransformerConfig
+from d2v_fast.models.config import EmbeddingConfig, ModelConfig, TargetConfig, TransformerConfig
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
@@ -24,17 +24,22 @@ SHORT = ((24, 10, 5), (24, 3, 2), (32, 2, 2))  # 20 samples a frame
 STEEP = ((16, 10, 5), (16, 8, 8), (24, 8, 8))  # 320 samples a frame
 
 
+def model(embedding: EmbeddingConfig, transformer: dict[str, Any]) -> ModelConfig:
+    """A pair whose transformer has few blocks; the targets do not matter here."""
+    network = TransformerConfig(**transformer)
+    return ModelConfig(embedding=embedding, transformer=network, target=TargetConfig(top_k=1))
+
+
 def speech(transformer: dict[str, Any], **embedding: Any) -> ModelConfig:
-    return ModelConfig(embedding=SpeechEmbedding(**embedding), transformer=TransformerConfig(**transformer))
+    return model(SpeechEmbedding(**embedding), transformer)
 
 
 def text(transformer: dict[str, Any], **embedding: Any) -> ModelConfig:
-    return ModelConfig(embedding=TextEmbedding(**embedding), transformer=TransformerConfig(**transformer))
+    return model(TextEmbedding(**embedding), transformer)
 
 
 def vision(transformer: dict[str, Any], **embedding: Any) -> ModelConfig:
-    network = {"norm_first": True, "key_bias": False} | transformer
-    return ModelConfig(embedding=VisionEmbedding(**embedding), transformer=TransformerConfig(**network))
+    return model(VisionEmbedding(**embedding), {"norm_first": True, "key_bias": False} | transformer)
 
 
 SPEECH = {

@@ -64,10 +64,6 @@ def test_default_width_is_the_longest_length():
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (SpanMask(probability=1.5), {}, r"SpanMask.probability must be in \[0, 1\], not 1.5"),
-        (SpanMask(probability=float("nan")), {}, "SpanMask.probability"),
-        (SpanMask(length=0), {}, "SpanMask.length must be 1 or more, not 0"),
-        (SpanMask(min_spans=-1), {}, "SpanMask.min_spans must be 0 or more"),
         (SpanMask(), {"seed": -3}, "seed must be 0 or more and below 2.*63, not -3"),
         (SpanMask(), {"epoch": 0.5}, "epoch must be an integer, not 0.5"),
         (SpanMask(), {"views": 0}, "views must be 1 or more, not 0"),

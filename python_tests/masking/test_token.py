@@ -91,10 +91,6 @@ def test_empty(shape):
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (TokenMask(probability=-0.1), {}, r"TokenMask.probability must be in \[0, 1\], not -0.1"),
-        (TokenMask(length=0), {}, "TokenMask.length must be 1 or more"),
-        (TokenMask(keep=0.6, random=0.5), {}, r"TokenMask.keep \+ TokenMask.random must be at most 1, not 0.6 \+ 0.5"),
-        (TokenMask(keep=-0.6), {}, "TokenMask.keep"),
         (TokenMask(), {"mask_id": 100}, "mask_id must be below vocab_size = 100, not 100"),
         (
             TokenMask(),

@@ -347,8 +347,3 @@ def test_refuses_what_does_not_fit(small, modality, config, batch):
     for change, kind, message in wrong:
         with pytest.raises(kind, match=message):
             model(replace(batch, **change))
-
-
-def test_refuses_more_layers_than_there_are(config):
-    with pytest.raises(ValueError, match=r"top_k .*depth 3, got 4"):
-        Data2Vec(replace(config, target=replace(config.target, top_k=4)))

@@ -9,7 +9,7 @@ from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.modalities.vision.config import VisionEmbedding
 from d2v_fast.models import Data2Vec, build_encoder, token_count
-from d2v_fast.models.config import HeadConfig, ModelConfig, TransformerConfig
+from d2v_fast.models.config import HeadConfig, ModelConfig, TargetConfig, TransformerConfig
 
 VISION = TransformerConfig(norm_first=True, norm_eps=1e-6, key_bias=False, layer_scale=1e-4)
 
@@ -240,7 +240,7 @@ def test_vision_with_fixed_positions_tells_patches_apart():
     torch.manual_seed(0)
     embedding = VisionEmbedding(image_size=8, patch_size=4, channels=1, positions="sincos")
     network = TransformerConfig(dim=16, depth=2, heads=2, ffn_dim=32, norm_first=True, key_bias=False)
-    encoder = build_encoder(ModelConfig(embedding=embedding, transformer=network)).eval()
+    encoder = build_encoder(ModelConfig(embedding=embedding, transformer=network, target=TargetConfig(top_k=2))).eval()
     features = encoder(torch.full((1, 1, 8, 8), 0.5))[0].detach()
     assert min(float((features[i] - features[j]).abs().max()) for i in range(4) for j in range(i)) > 0.1
     assert not any("positions" in name for name in encoder.state_dict())

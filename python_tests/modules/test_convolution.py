@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.modules.convolution import PositionConvolutions, SpeechFrames, strided_convolution
 
 
@@ -70,7 +71,9 @@ def test_positions_keep_the_length_and_agree_with_torch(kernel):
 def test_receptive_field_of_the_published_encoder_is_400_samples():
     layers = ((8, 10, 5), *((8, 3, 2),) * 4, *((8, 2, 2),) * 2)
     frames = SpeechFrames(layers, 4, 1.0)
-    assert frames.receptive_field == 400
+    embedding = SpeechEmbedding(conv_layers=layers)
+    assert embedding.receptive_field == 400
+    assert [embedding.frames(samples) for samples in (399, 400, 719, 720)] == [0, 1, 1, 2]
     assert frames(torch.randn(1, 400)).shape == (1, 1, 4)
     assert frames(torch.randn(1, 719)).shape == (1, 1, 4)
     assert frames(torch.randn(1, 720)).shape == (1, 2, 4)

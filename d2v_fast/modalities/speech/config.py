@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from d2v_fast.checks import Check
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.models.config import EmbeddingConfig
 
@@ -27,6 +28,13 @@ class SpeechInputs(InputsConfig):
     normalize: bool = True
     """Zero mean and unit variance over the whole clip."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "sample_rate")
+        check.at_least(0, "min_seconds")
+        check.above_zero("max_seconds")
+        check.require(self.max_seconds >= self.min_seconds, "max_seconds", f"at least min_seconds, {self.min_seconds}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechEmbedding(EmbeddingConfig):
@@ -48,3 +56,24 @@ class SpeechEmbedding(EmbeddingConfig):
 
     gradient_scale: float = 1.0
     """Factor on the gradient that reaches the convolutions."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        positive = bool(self.conv_layers) and all(min(layer) >= 1 for layer in self.conv_layers)
+        check.require(positive, "conv_layers", "a list of (channels, kernel, stride), each at least 1")
+        check.at_least(1, "position_depth", "position_kernel", "position_groups")
+        check.at_least(0, "gradient_scale")
+
+    def frames(self, samples: Any) -> Any:
+        """Frames of `samples` samples (an int, a numpy array or a tensor), 0 or less if the clip is too short."""
+        for _, kernel, stride in self.conv_layers:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame sees: the shortest clip that makes a frame."""
+        field = 1
+        for _, kernel, stride in reversed(self.conv_layers):
+            field = (field - 1) * stride + kernel
+        return field

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder, require_floating
-from d2v_fast.modules.convolution import PositionConvolutions, SpeechFrames, output_length
-
-
-def frame_count(embedding: SpeechEmbedding, samples: Any) -> Any:
-    """Frames of `samples` samples (an int, a numpy array or a tensor), 0 or less if the clip is too short."""
-    for _, kernel, stride in embedding.conv_layers:
-        samples = output_length(samples, kernel, stride)
-    return samples
+from d2v_fast.modules.convolution import PositionConvolutions, SpeechFrames
 
 
 def seen_samples(embedding: SpeechEmbedding, samples: int) -> int:
     """How many of `samples` samples the frames look at; what is behind them, less than a stride, changes nothing."""
-    needed = int(frame_count(embedding, samples))
+    needed = int(embedding.frames(samples))
     for _, kernel, stride in reversed(embedding.conv_layers):
         needed = (needed - 1) * stride + kernel
     return needed
@@ -51,16 +42,16 @@ class SpeechEncoder(Encoder):
     def embed(self, inputs: Tensor) -> Tensor:
         """Waveforms to frames; see `Encoder.embed`."""
         require_floating(inputs, "waveforms [B, samples]", 2)
-        if frame_count(self.config, inputs.shape[1]) < 1:
+        if self.config.frames(inputs.shape[1]) < 1:
             raise ValueError(
-                f"clips of {inputs.shape[1]} samples are too short: one frame needs {self.embedding.receptive_field}"
+                f"clips of {inputs.shape[1]} samples are too short: one frame needs {self.config.receptive_field}"
             )
         features: Tensor = self.embedding(inputs)
         return features
 
     def token_lengths(self, lengths: Tensor | None) -> Tensor | None:
         """Valid frames, from valid samples."""
-        return None if lengths is None else frame_count(self.config, lengths)
+        return None if lengths is None else self.config.frames(lengths)
 
     def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Add the positions; padded frames are zeroed before the convolutions and not between them, as released."""

@@ -16,13 +16,13 @@ from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph
-from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import SpanMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.speech import clips
+from d2v_fast.modalities.speech.check import check
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
-from d2v_fast.modalities.speech.encoder import SpeechEncoder, frame_count, seen_samples
+from d2v_fast.modalities.speech.encoder import SpeechEncoder, seen_samples
 from d2v_fast.modalities.speech.sampling import ClipSampling
 from d2v_fast.modalities.speech.transforms import clip_into
 from d2v_fast.models.config import ModelConfig
@@ -45,7 +45,7 @@ class Speech(Modality):
 
     def token_count(self, embedding: Any, size: Any) -> Any:
         """Frames of `size` samples."""
-        return frame_count(embedding, size)
+        return embedding.frames(size)
 
     def kind(self, inputs: Any | None = None) -> Kind:
         """Audio files; manifests with lengths only mean clips at the configured rate."""
@@ -83,31 +83,20 @@ class Speech(Modality):
 
     def mask_maker(self, config: Config, source: DataSource) -> MaskMaker:
         """Spans of frames."""
-        mask = cast(SpanMask, config.mask)
+        mask, embedding = cast(SpanMask, config.mask), cast(SpeechEmbedding, config.model.embedding)
 
         def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
-            width = int(frame_count(cast(SpeechEmbedding, config.model.embedding), inputs.shape[1]))
+            width = embedding.frames(inputs.shape[1])
             frames = [width] * len(inputs)
             if lengths is not None:
-                frames = frame_count(cast(SpeechEmbedding, config.model.embedding), lengths)
+                frames = embedding.frames(lengths)
             return masking.span_masks(mask, frames, width=width, seed=config.seed, epoch=epoch, sample_ids=sample_ids)
 
         return make
 
     def check(self, config: Config) -> None:
-        """The shortest clip makes a frame."""
-        inputs = cast(SpeechInputs, config.inputs)
-        shortest = int(inputs.min_seconds * inputs.sample_rate)
-        if int(self.token_count(config.model.embedding, shortest)) < 1:
-            raise ConfigError(
-                f"inputs.min_seconds is {inputs.min_seconds}: {shortest} samples are too few for one frame of the model"
-            )
-        seconds = config.loader.batch_seconds
-        if seconds is not None and seconds < inputs.min_seconds:
-            raise ConfigError(
-                f"loader.batch_seconds is {seconds}, less than one clip of inputs.min_seconds {inputs.min_seconds}: "
-                "raise it"
-            )
+        """See `check.check`."""
+        check(config)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """The whole clip, normalised, without the samples at its end that no frame sees: float32 [samples]."""

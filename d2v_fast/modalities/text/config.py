@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from d2v_fast.checks import MAY_CHANGE, Check
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.models.config import EmbeddingConfig
 
@@ -21,8 +22,14 @@ class TextInputs(InputsConfig):
     packed: bool = True
     """Join documents into full blocks; False: each document is a sequence of its own, cut where it is longer."""
 
-    tokenizer: str | None = None
-    """Path of a `tokenizers` JSON file; None trains a byte-level BPE of the model's vocabulary size on the corpus."""
+    tokenizer: str | None = field(default=None, metadata=MAY_CHANGE)
+    """Path of a `tokenizers` JSON file; None trains a byte-level BPE of the model's vocabulary size on the corpus. May
+    change: what is in the file belongs to the data and may not."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(2, "block_size")
+        check.require(self.tokenizer != "", "tokenizer", "the path of a file, or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +46,8 @@ class TextEmbedding(EmbeddingConfig):
 
     pad_id: int = 1
     """The padding token; positions are counted from pad_id + 1."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "vocab_size", "max_length")
+        check.require(0 <= self.pad_id < self.vocab_size, "pad_id", f"a token: 0 to {self.vocab_size - 1}")

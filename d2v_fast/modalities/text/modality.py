@@ -19,6 +19,7 @@ from d2v_fast.masking import Masks
 from d2v_fast.masking.config import TokenMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.text import documents
+from d2v_fast.modalities.text.check import check
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
 from d2v_fast.modalities.text.encoder import TextEncoder, initialise_text
 from d2v_fast.modalities.text.sampling import TokenSampling
@@ -96,11 +97,8 @@ class Text(Modality):
         return make
 
     def check(self, config: Config) -> None:
-        """A block fits into the model."""
-        block = cast(TextInputs, config.inputs).block_size
-        longest = cast(TextEmbedding, config.model.embedding).max_length
-        if block > longest:
-            raise ConfigError(f"inputs.block_size is {block}, but model.embedding.max_length is only {longest}")
+        """See `check.check`."""
+        check(config)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """Token ids: int64 [T]."""

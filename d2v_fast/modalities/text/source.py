@@ -30,8 +30,6 @@ def open_text(
     found: Collection, inputs: TextInputs, *, vocab_size: int | None, run: Path | None, threads: int
 ) -> TextBlocks:
     """Indexes and tokenises text files or rows of text; see `open_source`."""
-    if inputs.block_size < 2:
-        raise DataError(f"inputs.block_size is {inputs.block_size}; a block needs at least 2 tokens")
     new: dict[str, Any] = {}  # filled where the corpus is not tokenised yet
 
     def tokenise(index: Index, store: Store) -> Index:

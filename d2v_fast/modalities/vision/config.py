@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from d2v_fast.checks import Check
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.models.config import EmbeddingConfig
 
@@ -33,6 +35,17 @@ class VisionInputs(InputsConfig):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Each channel is divided by it."""
 
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.ordered_pair("crop_scale")
+        check.require(self.crop_scale[1] <= 1, "crop_scale", "two shares of the area: above 0, at most 1")
+        check.ordered_pair("crop_ratio")
+        check.share("flip")
+        check.at_least(0, "jitter")
+        check.require(bool(self.mean) and all(map(math.isfinite, self.mean)), "mean", "a finite number per channel")
+        good = bool(self.std) and all(0 < value < math.inf for value in self.std)
+        check.require(good, "std", "a finite number above 0 per channel")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionEmbedding(EmbeddingConfig):
@@ -52,3 +65,9 @@ class VisionEmbedding(EmbeddingConfig):
     positions: Literal["relative", "sincos"] = "relative"
     """A learned bias on relative positions, shared by all layers (the released 1.0 code), or fixed sine-cosine ones,
     added to the patches (data2vec 2.0), with which a short run learns where things are."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "image_size", "patch_size", "channels")
+        whole = self.image_size % self.patch_size == 0
+        check.require(whole, "image_size", f"a multiple of {check.name}.patch_size, which is {self.patch_size}")

@@ -16,11 +16,11 @@ from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph
-from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import BlockMask, InverseBlockMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.vision import pictures
+from d2v_fast.modalities.vision.check import check
 from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
 from d2v_fast.modalities.vision.encoder import VisionEncoder, truncated_normal_
 from d2v_fast.modalities.vision.sampling import PictureSampling
@@ -102,13 +102,8 @@ class Vision(Modality):
         return make
 
     def check(self, config: Config) -> None:
-        """Statistics for each channel."""
-        inputs, embedding = cast(VisionInputs, config.inputs), cast(VisionEmbedding, config.model.embedding)
-        for name, values in (("mean", inputs.mean), ("std", inputs.std)):
-            if len(values) != embedding.channels:
-                raise ConfigError(
-                    f"inputs.{name} has {len(values)} values, but model.embedding.channels is {embedding.channels}"
-                )
+        """See `check.check`."""
+        check(config)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """The whole picture, resized: float32 [channels, S, S]."""

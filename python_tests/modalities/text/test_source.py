@@ -128,8 +128,6 @@ def test_too_little_text(tmp_path):
     (tmp_path / "a.txt").write_text("only this")
     with pytest.raises(DataError, match=r"has \d+ tokens, less than one block of 512: add text or lower"):
         open_source(tmp_path, "text", TextInputs(), vocab_size=300)
-    with pytest.raises(DataError, match="block_size is 1; a block needs at least 2"):
-        open_source(tmp_path, "text", TextInputs(block_size=1), vocab_size=300)
 
 
 def test_vocabularies_that_do_not_fit(folder, tmp_path):

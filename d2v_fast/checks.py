@@ -1,0 +1,231 @@
+"""How a section of the configuration checks itself when it is made.
+
+Every section is a frozen dataclass derived from `Section`. When one is made, its values are brought to the types of
+their fields, then its own method `check` says what is allowed. An error names the field with its dots
+("optim.lr is nan, but ..."), wherever the section stands. What must fit between sections is checked by `Config`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import numbers
+import operator
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, ClassVar
+
+from d2v_fast.errors import ConfigError
+
+MAY_CHANGE: Mapping[str, Any] = {"may_change": "always"}
+"""Metadata of a field that decides no bit of the weights: it may have another value when a run continues."""
+
+MAY_CHANGE_WITH_STEPS: Mapping[str, Any] = {"may_change": "with steps"}
+"""Metadata of a field that may have another value when a run continues with more steps than before."""
+
+SEED_LIMIT = 2**63
+"""Seeds are below it (`rng.natural`)."""
+
+_name_given: ContextVar[tuple[type, str] | None] = ContextVar("name_given", default=None)
+_unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The base class of all sections."""
+
+    section: ClassVar[str] = ""
+    """Dotted name of the section in a `Config`, for the messages."""
+
+    def __post_init__(self) -> None:
+        """Bring the values to their types and check them.
+
+        Raises:
+            ConfigError: A value has another type, or is not allowed.
+        """
+        if _unchecked.get():
+            return
+        given = _name_given.get()
+        name = given[1] if given is not None and given[0] is type(self) else self.section
+        kind: Any = type(self)
+        hints = _hints(kind)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            settled = settle(hints[field.name], value, join(name, field.name))
+            if settled is not value:
+                object.__setattr__(self, field.name, settled)
+        self.check(Check(self, name))
+
+    def check(self, check: Check) -> None:
+        """Say what is allowed, by the methods of `check`; called when the section is made."""
+
+
+class Check:
+    """The checks of one section.
+
+    Args:
+        section: The section, whose values have the right types.
+        name: Its dotted name.
+    """
+
+    def __init__(self, section: Any, name: str) -> None:
+        self._section = section
+        self.name = name
+
+    def require(self, good: bool, field: str, allowed: str) -> None:
+        """Refuse the value of `field` unless it is good; `allowed` completes "it must be ...".
+
+        Raises:
+            ConfigError: It is not good.
+        """
+        if not good:
+            value = getattr(self._section, field)
+            raise ConfigError(f"{join(self.name, field)} is {value!r}, but it must be {allowed}")
+
+    def at_least(self, least: float, *names: str) -> None:
+        """Numbers that are finite and not below `least`; None passes.
+
+        Raises:
+            ConfigError: One of them is.
+        """
+        for name in names:
+            value = getattr(self._section, name)
+            self.require(value is None or (math.isfinite(value) and value >= least), name, _least(least))
+
+    def above_zero(self, *names: str) -> None:
+        """Numbers that are finite and above 0; None passes.
+
+        Raises:
+            ConfigError: One of them is not.
+        """
+        for name in names:
+            value = getattr(self._section, name)
+            self.require(value is None or (math.isfinite(value) and value > 0), name, "a finite number above 0")
+
+    def share(self, *names: str) -> None:
+        """Numbers between 0 and 1, both included.
+
+        Raises:
+            ConfigError: One of them is not.
+        """
+        for name in names:
+            self.require(0 <= getattr(self._section, name) <= 1, name, "between 0 and 1")
+
+    def below_one(self, *names: str) -> None:
+        """Numbers of at least 0 and below 1, as probabilities of leaving something out are.
+
+        Raises:
+            ConfigError: One of them is not.
+        """
+        for name in names:
+            self.require(0 <= getattr(self._section, name) < 1, name, "at least 0 and below 1")
+
+    def ordered_pair(self, name: str) -> None:
+        """Two finite numbers above 0, the smaller one first.
+
+        Raises:
+            ConfigError: They are something else.
+        """
+        low, high = getattr(self._section, name)
+        self.require(0 < low <= high < math.inf, name, "two numbers above 0, the smaller one first")
+
+
+@contextlib.contextmanager
+def named(cls: type, name: str) -> Iterator[None]:
+    """Within the context, a section of class `cls` calls itself `name`."""
+    token = _name_given.set((cls, name))
+    try:
+        yield
+    finally:
+        _name_given.reset(token)
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Within the context, sections are made without any check; what is made so must not leave the parser."""
+    token = _unchecked.set(True)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+
+
+def settle(hint: Any, value: Any, name: str) -> Any:
+    """`value` as the type `hint`: numpy's integers become int, integers float where one is wanted, lists tuples.
+
+    Args:
+        hint: Type of a field: int, float, bool, str, a Literal, a tuple, a class, or one of them or None.
+        value: What was given.
+        name: Dotted name of the field.
+
+    Raises:
+        ConfigError: It is of another type.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return settle(next(arg for arg in args if arg is not type(None)), value, name)
+    if origin is typing.Literal:
+        if isinstance(value, str | int | bool) and value in args:
+            return value
+        near = difflib.get_close_matches(value, args, n=1) if isinstance(value, str) else []
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{name}: expected one of {', '.join(map(repr, args))}, got {value!r}{meant}")
+    if origin is tuple:
+        return _settle_tuple(args, value, name)
+    if hint is int and not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(value)
+    elif hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return value if type(value) is float else float(value)
+    elif hint is Any or (hint not in (int, float) and isinstance(value, origin or hint)):
+        return value
+    raise ConfigError(f"{name}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def join(name: str, key: str) -> str:
+    """The dotted name of the field `key` of the section `name`."""
+    return f"{name}.{key}" if name else key
+
+
+def may_change(config: Any, name: str) -> str | None:
+    """How the field with the dotted name may change when a run continues: "always", "with steps", or None: never.
+
+    A mark at a section is one for all its fields.
+    """
+    for key in name.split("."):
+        field = next((field for field in fields(config) if field.name == key), None)
+        if field is None:
+            return None
+        if "may_change" in field.metadata:
+            mark: str = field.metadata["may_change"]
+            return mark
+        config = getattr(config, key)
+    return None
+
+
+def _settle_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{name}: expected a list, got {value!r}")
+    inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(inner) != len(value):
+        raise ConfigError(f"{name}: expected {len(inner)} values, got {value!r}")
+    settled = tuple(settle(arg, item, f"{name}[{i}]") for i, (arg, item) in enumerate(zip(inner, value, strict=True)))
+    if isinstance(value, tuple) and all(a is b for a, b in zip(settled, value, strict=True)):
+        return value
+    return settled
+
+
+def _least(least: float) -> str:
+    return "0 or more, and finite" if least == 0 else f"at least {least:g}"
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
