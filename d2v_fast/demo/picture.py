@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +16,7 @@ from d2v_fast.modalities.text.blocks import TextBlocks
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.models import token_count
 from d2v_fast.report import plots
+from d2v_fast.run.reader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ WIDTH, HEIGHT, DPI = 11.0, 6.2, 100
 
 def draw(outcome: Outcome, path: Path) -> None:
     """Writes the picture, a PNG of WIDTH * DPI by HEIGHT * DPI pixels."""
-    lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
+    lines = Run(outcome.folder).metrics()
     figure = plots.figure(WIDTH, HEIGHT)
     grid = figure.add_gridspec(2, 12)
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from d2v_fast.config import MonitorConfig
+from d2v_fast.config import Config, MonitorConfig
+from d2v_fast.config_json import to_dict
 from d2v_fast.errors import RunStopped
+from d2v_fast.log import tell
+from d2v_fast.run.directory import RunDirectory
 from d2v_fast.run.metrics import NON_FINITE_LIMIT
 from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.monitors import CollapseWatch
-from d2v_fast.run.progress import Display, Sink
+from d2v_fast.run.progress import Display
+from d2v_fast.run.sinks import Sink, open_sinks
 
 
 class Journal:
-    """The log of a running run. A context manager: it shows the progress bar and closes what it was given."""
+    """The log of a running run. A context manager: it shows the progress bar and closes what it was given.
+
+    Only metrics.jsonl is worth a run. What else fails is told once and left out from then on.
+    """
 
     def __init__(self, lines: MetricsFile, display: Display, sinks: Sequence[Sink], monitor: MonitorConfig) -> None:
         self.lines = lines
         self.display = display
-        self._sinks = sinks
+        self._sinks = list(sinks)
         self._watch = CollapseWatch(monitor)
 
     def __enter__(self) -> Journal:
@@ -28,9 +35,11 @@ class Journal:
 
     def __exit__(self, *exception: object) -> None:
         self.display.stop()
-        self.lines.close()
-        for sink in self._sinks:
-            sink.close()
+        try:
+            self.lines.close()
+        except OSError as error:  # some network disks say only now that a line was lost
+            tell(f"metrics.jsonl could not be closed: {error.strerror}")
+        self._to_sinks(lambda sink: sink.close())
 
     def record(self, line: dict[str, Any], skipped_in_row: int) -> RunStopped | None:
         """Write a line everywhere and judge it.
@@ -48,8 +57,7 @@ class Journal:
         except OSError as error:
             return RunStopped(f"step {step}: metrics.jsonl could not be written: {error.strerror}; free some space")
         self.display.log(step, line)
-        for sink in self._sinks:
-            sink.write(step, line)
+        self._to_sinks(lambda sink: sink.write(step, line))
         if skipped_in_row >= NON_FINITE_LIMIT:
             return RunStopped(
                 f"step {step}: the last {skipped_in_row} steps had no finite loss and gradient. Lower optim.lr or "
@@ -61,3 +69,29 @@ class Journal:
         except RunStopped as error:
             return error
         return None
+
+    def _to_sinks(self, call: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                call(sink)
+            except Exception as error:  # code of others, over a network or a full disk
+                self._sinks.remove(sink)
+                tell(f"{type(sink).__name__} failed ({type(error).__name__}: {error}); the run goes on without it")
+
+
+def open_journal(run: RunDirectory, config: Config, first: int, metrics_bytes: int) -> Journal:
+    """The log of a start.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration.
+        first: Optimizer steps done before.
+        metrics_bytes: How much of metrics.jsonl belongs to these.
+
+    Raises:
+        ConfigError: wandb was asked for and is not installed, or does not start.
+        RunError: metrics.jsonl cannot be opened.
+    """
+    sinks = open_sinks(run.path, run.id, first, to_dict(config), wandb=config.log.wandb)
+    lines = MetricsFile(run.metrics_file, metrics_bytes)
+    return Journal(lines, Display(config.steps, first), sinks, config.monitor)

@@ -59,7 +59,7 @@ class CollapseWatch:
         self._warned: set[str] = set()
 
     def judge(self, metrics: Mapping[str, float | None], step: int) -> list[str]:
-        """New warnings for the metrics of `step`.
+        """New warnings for the metrics of `step`; a number that a task does not measure is not judged.
 
         Raises:
             RunStopped: The targets' standard deviation is below `abort_std`.
@@ -76,7 +76,7 @@ class CollapseWatch:
         ]
         warnings = []
         for name, layer, limit, remedy in checks:
-            value = metrics[name]
+            value = metrics.get(name)
             low = value is not None and value < limit
             if low and name not in self._warned:
                 kind = "standard deviation" if name.endswith("std") else "effective rank"
@@ -84,7 +84,7 @@ class CollapseWatch:
                     f"step {step}: the {layer} are collapsing: {kind} {value:.4g} is below {limit:.4g}. {remedy}"
                 )
             (self._warned.add if low else self._warned.discard)(name)
-        deviation = metrics["target_std"]
+        deviation = metrics.get("target_std")
         if deviation is not None and deviation < limits.abort_std:
             raise RunStopped(
                 f"step {step}: the targets have collapsed: standard deviation {deviation:.4g} is below "

@@ -1,37 +1,35 @@
-"""What a run shows while it trains: a bar on a terminal, plain lines without one, TensorBoard and wandb beside them."""
+"""What a run shows while it trains: a bar on a terminal, plain lines without one."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Protocol
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from d2v_fast.errors import ConfigError
 from d2v_fast.log import tell
 
 
-class Sink(Protocol):
-    """Something that receives each log line."""
-
-    def write(self, step: int, line: dict[str, Any]) -> None:
-        """Take the metrics of `step`."""
-
-    def close(self) -> None:
-        """Flush and close."""
-
-
 class Display:
-    """The bar, or the lines, of a run of `steps` steps that begins after `first`."""
+    """The bar, or the lines, of a run of `steps` steps that begins after `first`.
 
-    def __init__(self, steps: int, first: int, console: Console | None = None) -> None:
+    The bar needs a terminal; whatever environment variables ask for, it never goes into a file or a pipe. Nothing that
+    happens to the terminal stops the run: the bar is switched off, and lines are logged instead.
+    """
+
+    def __init__(self, steps: int, first: int, stream: TextIO | None = None) -> None:
         self.steps = steps
-        self._console = console or Console()
+        self._screen = _Screen(stream or sys.stdout)
         self._bar: Progress | None = None
-        if self._console.is_terminal:
+        self._begun: tuple[int, float] | None = None  # step and time from which on the time left is estimated
+        console = Console(file=cast(TextIO, self._screen))
+        if self._screen.isatty() and console.is_terminal and not console.is_dumb_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -39,46 +37,101 @@ class Display:
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
-                console=self._console,
+                console=console,
             )
             self._task = self._bar.add_task("pretrain", total=steps, completed=first, note="")
 
     def start(self) -> None:
         """Show the bar."""
-        if self._bar is not None:
-            self._bar.start()
+        self._show(lambda bar: bar.start())
 
     def stop(self) -> None:
         """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._show(lambda bar: bar.stop())
 
     def advance(self, step: int) -> None:
         """`step` steps are done."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+        if self._begun is None:
+            self._begun = (step, time.monotonic())
+        self._show(lambda bar: bar.update(self._task, completed=step))
 
     def log(self, step: int, line: dict[str, Any]) -> None:
         """Show a log line."""
         note = describe(line)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, note=note)
-        else:
-            tell(f"step {step}/{self.steps}  {note}", logging.INFO)
+        self._show(lambda bar: bar.update(self._task, completed=step, note=note))
+        if self._bar is None:
+            tell(f"step {step}/{self.steps}  {note}{self._left(step)}", logging.INFO)
 
     def warn(self, text: str) -> None:
         """Tell a warning."""
         tell(f"warning: {text}")
 
+    def _left(self, step: int) -> str:
+        """How long the rest will take at the rate of the steps so far, but for the first, which is slower."""
+        if self._begun is None or step <= self._begun[0]:
+            return ""
+        each = (time.monotonic() - self._begun[1]) / (step - self._begun[0])
+        return f"  {timedelta(seconds=round(each * (self.steps - step)))} left"
+
+    def _show(self, change: Callable[[Progress], None]) -> None:
+        """Change the bar, if there is one; if that fails, go on without."""
+        if self._bar is None:
+            return
+        bar, problem = self._bar, None
+        try:
+            change(bar)
+            problem = self._screen.problem
+        except Exception as error:  # whatever rich meets: it is told, and it is not worth the run
+            problem = error
+        if problem is not None:
+            self._bar = None
+            with contextlib.suppress(Exception):  # of a bar that is broken; this gives stdout and stderr back
+                bar.stop()
+            tell(f"the progress bar is off, lines follow instead ({type(problem).__name__}: {problem})")
+
+
+class _Screen:
+    """A text stream that rich may write to from two threads: nothing raises, and the first problem is kept."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.problem: Exception | None = None
+        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether somebody looks at it."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:  # it is closed
+            return False
+
+    def write(self, text: str) -> int:
+        """Write what the encoding can show; the rest as escapes."""
+        if self._stream is not None and self.problem is None:
+            try:
+                self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+            except (OSError, ValueError) as error:
+                self.problem = error
+        return len(text)
+
+    def flush(self) -> None:
+        """Write out."""
+        if self._stream is not None and self.problem is None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError) as error:
+                self.problem = error
+
 
 def describe(line: dict[str, Any]) -> str:
-    """The few numbers of a log line that are worth watching."""
+    """The few numbers of a log line that are worth watching; what a task does not measure is left out."""
     parts = [f"loss {_short(line['loss'])}"]
     if "validation_loss" in line:
         parts.append(f"validation {_short(line['validation_loss'])}")
     parts.append(f"lr {_short(line['lr'])}")
-    parts.append(f"std {_short(line['local_std'])}/{_short(line['pred_std'])}/{_short(line['target_std'])}")
-    parts.append(f"rank {_short(line['pred_rank'])}/{_short(line['target_rank'])}")
+    for label, names in _GROUPS.items():
+        if any(name in line for name in names):
+            parts.append(f"{label} " + "/".join(_short(line.get(name)) for name in names))
     if line["skipped_steps"] or line["skipped_samples"]:
         parts.append(f"skipped {line['skipped_steps']} steps, {line['skipped_samples']} samples")
     parts.append(f"{line['samples_per_second']:.1f} samples/s")
@@ -87,57 +140,8 @@ def describe(line: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
+_GROUPS = {"std": ("local_std", "pred_std", "target_std"), "rank": ("pred_rank", "target_rank")}
+
+
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-class TensorBoard:
-    """Scalars in RUN/tensorboard. Steps that a resumed run repeats replace the old ones."""
-
-    def __init__(self, run: Path, first: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first + 1 if first else None)
-
-    def write(self, step: int, line: dict[str, Any]) -> None:
-        """Take the metrics of `step`."""
-        for key, value in line.items():
-            if key != "step" and value is not None:
-                self._writer.add_scalar(key, value, step)
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._writer.close()
-
-
-class WeightsAndBiases:
-    """The metrics in a wandb run that is named after the folder and continues with it."""
-
-    def __init__(self, run: Path, config: dict[str, Any]) -> None:
-        import wandb  # type: ignore[import-not-found,unused-ignore]
-
-        self._run = wandb.init(dir=str(run), id=run.name, name=run.name, config=config, resume="allow")
-
-    def write(self, step: int, line: dict[str, Any]) -> None:
-        """Take the metrics of `step`."""
-        self._run.log({key: value for key, value in line.items() if value is not None}, step=step)
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._run.finish()
-
-
-def open_sinks(run: Path, first: int, config: dict[str, Any], *, wandb: bool) -> list[Sink]:
-    """TensorBoard if it is installed, wandb if it was asked for.
-
-    Raises:
-        ConfigError: wandb was asked for and is not installed.
-    """
-    sinks: list[Sink] = []
-    if find_spec("tensorboard"):
-        sinks.append(TensorBoard(run, first))
-    if wandb:
-        if not find_spec("wandb"):
-            raise ConfigError("log.wandb is on, but wandb is not installed: pip install 'd2v_fast[wandb]'")
-        sinks.append(WeightsAndBiases(run, config))
-    return sinks

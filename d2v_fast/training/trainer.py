@@ -22,11 +22,9 @@ from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.directory import RunDirectory, evidence
-from d2v_fast.run.journal import Journal
+from d2v_fast.run.journal import Journal, open_journal
 from d2v_fast.run.metrics import Clock, Window, finite
-from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.monitors import effective_rank, mean_std
-from d2v_fast.run.progress import Display, open_sinks
 from d2v_fast.run.weights import fill, load_student
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
@@ -136,11 +134,9 @@ class Data2VecTrainer:
                     logging.INFO,
                 )
                 return run.path
-            lines = MetricsFile(run.metrics_file, 0 if last is None else last.state["metrics_bytes"])
             engine = None if last is None else last.state.get("engine")
-            sinks = open_sinks(run.path, first, to_dict(config), wandb=config.log.wandb)
             with (
-                Journal(lines, Display(config.steps, first), sinks, config.monitor) as journal,
+                open_journal(run, config, first, 0 if last is None else last.state["metrics_bytes"]) as journal,
                 open_loader(config, source, first, self.device, engine) as loader,
                 StopSignals() as stop,
                 torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),

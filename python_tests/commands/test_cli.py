@@ -30,7 +30,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_tensorboard(monkeypatch):
     """Its import is slow; python_tests/training/test_progress.py writes to it."""
-    monkeypatch.setattr("d2v_fast.run.progress.find_spec", lambda name: None)
+    monkeypatch.setattr("d2v_fast.run.sinks.find_spec", lambda name: None)
 
 
 @pytest.fixture

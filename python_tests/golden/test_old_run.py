@@ -29,7 +29,7 @@ def curve(path: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("name", ["speech-padded", "vision", "text"])
 def test_an_old_run_continues_on_its_own_curve(name, tmp_path, threads, monkeypatch):
-    monkeypatch.setattr("d2v_fast.run.progress.find_spec", lambda package: None)
+    monkeypatch.setattr("d2v_fast.run.sinks.find_spec", lambda package: None)
     run = tmp_path / name
     shutil.copytree(OLD / name, run)
     config = read_config(run)

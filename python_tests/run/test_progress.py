@@ -1,14 +1,14 @@
 from __future__ import annotations
 
+import errno
 import io
-from importlib.util import find_spec
+import os
+import sys
 
 import pytest
-from rich.console import Console
 
-from d2v_fast.errors import ConfigError
 from d2v_fast.run import progress
-from d2v_fast.run.progress import Display, TensorBoard, describe, open_sinks
+from d2v_fast.run.progress import Display, describe
 
 LINE = {
     "step": 10,
@@ -37,48 +37,156 @@ def test_a_line_says_what_is_worth_watching():
     assert describe(rare).endswith("waits for data 25%")
 
 
-def test_plain_lines_without_a_terminal(capsys):
-    display = Display(20, 0, Console(file=io.StringIO(), force_terminal=False))
+def test_what_a_task_does_not_measure_is_left_out():
+    bare = {key: LINE[key] for key in LINE if not key.endswith(("_std", "_rank"))}
+    assert describe(bare) == "loss 1.25  lr 0.001  123.4 samples/s"
+
+
+class Terminal(io.TextIOWrapper):
+    """A terminal of some encoding, that fails with an error from the moment that it is given one."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
+        self.error: Exception | None = None
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().write(text)
+
+    @property
+    def shown(self) -> str:
+        return self.buffer.getvalue().decode(self.encoding)
+
+
+@pytest.fixture(autouse=True)
+def a_real_terminal(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "3"}])
+def test_plain_lines_without_a_terminal(capsys, monkeypatch, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    file = io.StringIO()
+    display = Display(20, 0, file)
     display.start()
     display.advance(9)
-    display.log(10, LINE)
+    display.log(9, LINE)
     display.warn("careful")
     display.stop()
     out, err = capsys.readouterr()
-    assert out == ""
-    assert err == f"d2v-fast: step 10/20  {describe(LINE)}\nd2v-fast: warning: careful\n"
+    assert out == file.getvalue() == ""
+    assert err == f"d2v-fast: step 9/20  {describe(LINE)}\nd2v-fast: warning: careful\n"
 
 
-def test_a_bar_on_a_terminal(capsys):
-    screen = io.StringIO()
-    display = Display(20, 5, Console(file=screen, force_terminal=True, width=200))
+def test_lines_say_how_long_the_rest_will_take(capsys, monkeypatch):
+    now = iter([100.0, 130.0])  # the clock at step 1 and at step 4
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    display = Display(1000, 0, io.StringIO())
+    for step in (1, 2, 3, 4):
+        display.advance(step)
+    display.log(4, LINE)
+    assert capsys.readouterr().err.endswith("123.4 samples/s  2:46:00 left\n")
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_no_bar_on_a_terminal_that_cannot_move_its_cursor(monkeypatch, capsys, term):
+    monkeypatch.setenv("TERM", term)
+    display = Display(20, 0, Terminal())
     display.start()
     display.log(10, LINE)
     display.stop()
-    assert "10/20" in screen.getvalue()
-    assert "loss 1.25" in screen.getvalue()
-    assert capsys.readouterr().out == ""
+    assert "step 10/20" in capsys.readouterr().err
 
 
-def test_wandb_that_is_not_installed_names_the_remedy(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"log\.wandb is on, but wandb is not installed: pip install 'd2v_fast\[wandb\]'"
-    ):
-        open_sinks(tmp_path, 0, {}, wandb=True)  # conftest.py hides both optional packages
-    assert open_sinks(tmp_path, 0, {}, wandb=False) == []
+def test_a_bar_on_a_terminal(capsys):
+    screen = Terminal()
+    display = Display(20, 5, screen)
+    display.start()
+    display.log(10, LINE)
+    display.stop()
+    assert "10/20" in screen.shown
+    assert "loss 1.25" in screen.shown
+    assert "123.4 samples/s" in screen.shown
+    assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
-def test_tensorboard_receives_the_numbers(tmp_path, monkeypatch):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_a_bar_where_the_encoding_lacks_its_characters():
+    screen = Terminal("ascii")
+    display = Display(20, 5, screen)
+    display.start()
+    display.log(10, LINE | {"note": "\u00e9"})
+    display.stop()
+    assert "10/20" in screen.shown
 
-    monkeypatch.setattr(progress, "find_spec", lambda name: name == "tensorboard" or None)
-    (sink,) = open_sinks(tmp_path, 0, {}, wandb=False)
-    assert isinstance(sink, TensorBoard)
-    sink.write(10, LINE)
-    sink.write(20, LINE | {"loss": 1.0})
-    sink.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(10, 1.25), (20, 1.0)]
-    assert "pred_std" not in events.Tags()["scalars"]
-    assert "target_std" in events.Tags()["scalars"]
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        OSError(errno.EIO, "Input/output error"),  # the terminal was closed
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("I/O operation on closed file"),
+    ],
+)
+@pytest.mark.parametrize("moment", ["before", "during", "end"])
+def test_a_terminal_that_goes_away_ends_the_bar_and_nothing_else(capsys, error, moment):
+    screen, streams = Terminal(), (sys.stdout, sys.stderr)
+    display = Display(20, 0, screen)
+    if moment == "before":
+        screen.error = error
+    display.start()
+    if moment == "during":
+        screen.error = error
+    for step in (10, 11):
+        display.advance(step)
+        if display._bar is not None:
+            display._bar.refresh()  # as the thread of the bar does ten times a second
+        display.log(step, LINE)
+    if moment == "end":
+        screen.error = error
+    display.stop()
+    assert (sys.stdout, sys.stderr) == streams
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if "the progress bar is off" in line]
+    assert str(error) in told
+    if moment != "end":
+        assert "step 11/20" in lines[-1]
+
+
+def test_a_bar_that_rich_cannot_draw_is_switched_off(capsys, monkeypatch):
+    display = Display(20, 0, Terminal())
+    display.start()
+
+    def fail(*args, **options):
+        raise ZeroDivisionError("width")
+
+    monkeypatch.setattr(display._bar, "update", fail)
+    display.advance(1)
+    display.log(2, LINE)
+    display.stop()
+    told, line = capsys.readouterr().err.splitlines()
+    assert "the progress bar is off, lines follow instead (ZeroDivisionError: width)" in told
+    assert "step 2/20" in line
+
+
+@pytest.mark.parametrize("stream", ["none", "closed", "devnull"])
+def test_a_standard_output_that_is_closed(monkeypatch, capsys, stream):
+    file = None if stream == "none" else open(os.devnull, "w")  # noqa: SIM115
+    if stream == "closed":
+        file.close()
+    monkeypatch.setattr(sys, "stdout", file)
+    display = Display(20, 0)
+    display.start()
+    display.log(10, LINE)
+    display.stop()
+    assert "step 10/20" in capsys.readouterr().err
+    if file is not None:
+        file.close()

@@ -18,4 +18,4 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def no_tensorboard(monkeypatch):
     """Its import costs more than these runs; test_progress.py writes to it."""
-    monkeypatch.setattr("d2v_fast.run.progress.find_spec", lambda name: None)
+    monkeypatch.setattr("d2v_fast.run.sinks.find_spec", lambda name: None)
