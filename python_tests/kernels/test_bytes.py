@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import documented
 import pytest
+from preset_shapes import SHAPES, Shape
 
 MEGABYTE = 10**6
 PARAMETERS = 100 * 10**6
-# Layers, batch, frames, channels, masked rows: bfloat16 layers, as in the presets' batches of one GPU.
+# Layers, batch, frames, channels, masked rows: bfloat16 layers, the same for every figure of the kernels.
 SPEECH, VISION, TEXT = (8, 8, 800, 768, 3136), (6, 128, 197, 768, 15360), (10, 16, 512, 768, 1228)
 
 
-def targets(shape: tuple[int, ...], *, frames: bool, rows: bool, statistics: bool = False) -> int:
+def targets(shape: tuple[int, ...], *, frames: bool, rows: bool, statistics: bool = False, width: int = 2) -> int:
     """Reads all frames, or the wanted rows, or both; writes float32 rows."""
     number, batch, length, channels, count = shape
-    layers = number * channels * 2 * ((batch * length if frames else 0) + (count if rows else 0))
+    layers = number * channels * width * ((batch * length if frames else 0) + (count if rows else 0))
     return layers + count * (4 * channels + 8) + (16 * number * batch * channels if statistics else 0)
 
 
@@ -40,3 +41,32 @@ def test_documented_bytes(row):
 
 def test_every_row_of_the_document_is_counted():
     assert documented.Record("bytes").rows.keys() == BYTES.keys()
+
+
+def preset_cells(name: str, shape: Shape) -> dict[str, str]:
+    """A row of the table of the presets."""
+    sizes, width = shape[:5], shape.width
+    instance = name == "speech-base"  # else layer norm, by rows
+    by_cuda = targets(sizes, frames=True, rows=False, width=width) if instance else None
+    by_triton = targets(sizes, frames=instance, rows=True, statistics=instance, width=width)
+    count, channels = shape.rows, shape.channels
+    found = {
+        "targets, CUDA C++": by_cuda,
+        "targets, Triton": by_triton,
+        "loss forward": count * (channels * (2 + 4 + 2) + 4),
+        "loss backward": count * channels * (2 + 2),
+        "EMA": 12 * shape.parameters,
+    }
+    described = f"{shape.layers}, {shape.batch}, {shape.frames}, {count}, {8 * width} bits"
+    return {"K, B, T, M, layers": described} | {
+        key: "-" if value is None else f"{value / MEGABYTE:.1f}" for key, value in found.items()
+    }
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_documented_bytes_of_presets(name):
+    documented.check("presets", name, preset_cells(name, SHAPES[name]()), "arithmetic")
+
+
+def test_every_preset_of_the_document_is_counted():
+    assert documented.Record("presets").rows.keys() == SHAPES.keys()
