@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from d2v_fast.log import report as report  # both have moved; this line goes when nobody uses it
@@ -73,4 +75,42 @@ class SampleError(Exception):
 
     def alone(self) -> SampleError:
         """The same without the exceptions and the traceback behind it, which would keep the tensors there alive."""
-        return SampleError(self.name, self.reason)
+        return type(self)(self.name, self.reason)
+
+
+class OwnFile(SampleError):
+    """A file that this program wrote itself (a picture of `data show`, a manifest): no sample, and no broken one."""
+
+
+def failed(name: str, error: Exception) -> SampleError:
+    """What an exception that was raised while a sample was read says about the sample.
+
+    Args:
+        name: Path or name of the sample.
+        error: Any exception; the type of one that nobody foresaw becomes part of the reason.
+
+    Returns:
+        An error to keep: it holds neither the exception nor a traceback, which would keep the tensors of its frames
+        alive.
+    """
+    if isinstance(error, SampleError):
+        return error.alone()
+    if isinstance(error, OSError) and error.strerror:
+        return SampleError(name, error.strerror)
+    what = next(iter(str(error).splitlines()), "")
+    return SampleError(name, f"reading it failed: {type(error).__name__}" + (f": {what}" if what else ""))
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Makes the failure of the sample `name` of any exception raised inside.
+
+    Raises:
+        SampleError: Something was raised; see `failed`. (KeyboardInterrupt and the like pass through.)
+    """
+    try:
+        yield
+    except SampleError:
+        raise
+    except Exception as error:
+        raise failed(name, error) from error

@@ -93,6 +93,7 @@ VISION = [
     ("inputs.crop_ratio", [[0.0, 1.0], [2.0, 0.5], [0.5, INF]]),
     ("inputs.flip", [7.0, -0.1, NAN]),
     ("inputs.jitter", [-1.0, NAN, INF]),
+    ("inputs.background", [-0.1, 255.0, NAN]),
     ("inputs.mean", [[], [NAN], [0.5, 0.5]]),
     ("inputs.std", [[], [0.0], [INF], [0.5, 0.5]]),
     ("model.embedding.image_size", [0, 9]),

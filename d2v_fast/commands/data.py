@@ -104,20 +104,11 @@ def _build(asked: BuildArguments) -> None:
         threads=asked.threads,
         allow_roots=asked.allow_roots,
     )
-    print(f"{out}: {len(built.good):,} samples, {_amount(built)}")
+    print(f"{out}: {len(built.good):,} samples, {built.kind.amount(built.sizes[built.good])}")
     if built.problems:
         print(f"{broken_list(out)}: {len(built.problems):,} left out, with their reasons")
     root = named_root(out, built.root)
     print(f"next: d2v-fast data show {out}" + (f" --allow-roots {root}" if Path(root).is_absolute() else ""))
-
-
-def _amount(built: Any) -> str:
-    sizes = built.sizes[built.good]
-    if built.kind.modality == "speech":
-        return f"{(sizes[:, 0] / sizes[:, 1]).sum() / 3600:,.2f} h of sound"
-    if built.kind.modality == "vision":
-        return f"{sizes.prod(axis=1).sum() / 1e6:,.1f} million pixels"
-    return f"{sizes[:, 0].sum():,} documents, {sizes[:, 1].sum():,} characters"
 
 
 def _show(asked: ShowArguments) -> None:

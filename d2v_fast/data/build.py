@@ -6,6 +6,7 @@ a scan that is interrupted, by whatever, continues where it was.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -16,13 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.formats import Kind, archives, find, kind_of, manifest, tables
+from d2v_fast import registry
+from d2v_fast.data.formats import Kind, archives, find, manifest, tables
 from d2v_fast.data.formats.find import expand
 from d2v_fast.data.formats.write import check_target, named_root, write
 from d2v_fast.data.listing import Listing, list_files
+from d2v_fast.data.own import BROKEN
+from d2v_fast.data.protocol import modality_of
 from d2v_fast.data.scan import scan
-from d2v_fast.data.store import Fence, FileStore, Store
-from d2v_fast.errors import DataError, SampleError
+from d2v_fast.data.store import Fence, FileStore, Store, expanded
+from d2v_fast.errors import DataError, OwnFile, SampleError, failed
 from d2v_fast.files import write_whole
 from d2v_fast.log import report, tell
 
@@ -43,10 +47,13 @@ class Built:
     continued: int
     """Samples that an interrupted scan had looked at."""
 
+    ours: frozenset[int] = frozenset()
+    """Files that this program wrote itself: left out and no fault."""
+
     @property
     def good(self) -> list[int]:
         """The samples that went into the manifest."""
-        return [i for i in range(len(self.listing.names)) if i not in self.problems]
+        return [i for i in range(len(self.listing.names)) if i not in self.problems and i not in self.ours]
 
 
 def build(
@@ -71,7 +78,7 @@ def build(
     Raises:
         DataError: There is nothing to scan, nothing that can be read, or the manifest cannot be written.
     """
-    kind = kind_of(modality or guess(path))
+    kind = modality_of(modality or guess(path)).kind()
     found = find(path, kind, run=None, allow_roots=allow_roots)
     listing = found.listing()
     store = found.store(listing)
@@ -79,12 +86,14 @@ def build(
         raise DataError(f"{found.where} needs no manifest: pass it to pretrain as it is")
     check_target(out, store.root, listing)
     store = store.fenced(Fence(store.root, allow_roots))
-    look = _deep(kind) if deep else _header(kind)
+    look = _deep(kind) if deep else kind.header
     task = {"path": os.path.abspath(path), "modality": kind.modality, "deep": deep}
     journal = _Journal(out.with_name(out.name + ".part"), task)
-    sizes, problems = _scan(store, listing, kind, look, journal, threads)
-    built = Built(kind, store.root, listing, sizes, problems, len(journal.known))
+    sizes, problems, ours = _scan(store, listing, kind, look, journal, threads)
+    built = Built(kind, store.root, listing, sizes, problems, len(journal.known), ours)
     if not built.good:
+        if not problems:
+            raise DataError(f"{found.where} has nothing but what this program wrote itself")
         first = min(problems)
         raise DataError(f"nothing in {found.where} can be read; {listing.names[first]}: {problems[first]}")
     write(out, store.root, listing, sizes, kind, built.good)
@@ -101,21 +110,34 @@ def guess(path: str | Path) -> str:
     Raises:
         DataError: There are pictures and sound, or neither these nor text.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.exists() and "://" not in str(path):
         shards = expand(str(place))
         place = Path(shards[0]) if shards else place
     if not place.exists():
         raise DataError(f"data: cannot look at {path} to see what it holds: say --modality")
     found = _extensions(place)
-    kinds = {modality: kind_of(modality) for modality in ("vision", "speech", "text")}
-    counts = {m: sum(found[e] for e in (*k.extensions, *k.remedies)) for m, k in kinds.items()}
-    if counts["vision"] and counts["speech"]:
-        raise DataError(f"{path} has {counts['vision']} pictures and {counts['speech']} clips: choose by --modality")
-    best = max(("vision", "speech", "text"), key=lambda m: (counts[m] > 0, m != "text"))
-    if not counts[best]:
-        raise DataError(f"{path} has no pictures, clips or texts that are known by their names; say --modality")
-    return best
+    kinds = [kind for kind in _kinds() if kind.guessed]
+    counts = {kind.modality: sum(found[e] for e in {*kind.extensions, *kind.remedies}) for kind in kinds}
+    # a table or a list may lie beside pictures and clips: documents are what is there when nothing else is
+    likely = [kind.modality for kind in kinds if counts[kind.modality] and not kind.documents]
+    if len(likely) > 1:
+        raise DataError(
+            f"{path} has {' and '.join(f'{counts[name]} files of {name}' for name in likely)}: choose by --modality"
+        )
+    likely += [kind.modality for kind in kinds if counts[kind.modality] and kind.documents]
+    if not likely:
+        raise DataError(f"{path} has no files that are known by their names; say --modality")
+    return likely[0]
+
+
+def _kinds() -> list[Kind]:
+    """Those of all modalities that read files."""
+    kinds = []
+    for name in registry.names():
+        with contextlib.suppress(DataError):  # reads none
+            kinds.append(modality_of(name).kind())
+    return kinds
 
 
 def _extensions(path: Path) -> Counter[str]:
@@ -129,10 +151,10 @@ def _extensions(path: Path) -> Counter[str]:
     if path.suffix.lower() == archives.EXTENSION and path.is_file():
         return _members(path.parent, path.name)
     if path.suffix.lower() in manifest.EXTENSIONS and path.is_file():
-        kind = kind_of("vision")
-        if not manifest.is_manifest(path, kind_of("text")):
+        kinds = _kinds()
+        if not all(manifest.is_manifest(path, kind) for kind in kinds):
             return Counter({path.suffix.lower(): 1})
-        names = [entry.path for _, entry in manifest.entries(path, kind) if not isinstance(entry, str)]
+        names = [entry.path for _, entry in manifest.entries(path, kinds[0]) if not isinstance(entry, str)]
         return Counter(os.path.splitext(name)[1].lower() for name in names)
     return Counter({path.suffix.lower(): 1})
 
@@ -146,54 +168,33 @@ Look = Callable[[Store, int], tuple[int, ...]]
 """(store, number) -> what the index says about a sample; raises SampleError for a broken one."""
 
 
-def _header(kind: Kind) -> Look:
-    if kind.modality == "vision":
-        from d2v_fast.modalities.vision.pictures import read_size
-
-        return read_size
-    if kind.modality == "speech":
-        from d2v_fast.modalities.speech.clips import read_length
-
-        return read_length
-    from d2v_fast.modalities.text.documents import measure
-
-    return measure  # a text has no header: it is read as a whole
-
-
 def _deep(kind: Kind) -> Look:
     """Decodes the sample too."""
-    header = _header(kind)
-    if kind.modality == "text":
-        return header
+    decode = kind.decode
+    if decode is None:
+        return kind.header
 
     def look(store: Store, i: int) -> tuple[int, ...]:
-        size = header(store, i)
-        if kind.modality == "vision":
-            from d2v_fast.modalities.vision import pictures as images
-
-            images.load(store, i, (size[0], size[1]), grey=False)
-        else:
-            from d2v_fast.modalities.speech import clips as audio
-
-            if not np.isfinite(audio.load(store, i, (size[0], size[1]))).all():
-                raise SampleError(store.label(i), "has samples that are not finite numbers")
-        return size
+        sizes = kind.header(store, i)
+        decode(store, i, sizes)
+        return sizes
 
     return look
 
 
 def _scan(
     store: Store, listing: Listing, kind: Kind, look: Look, journal: _Journal, threads: int
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Sizes, and what is wrong; goes on where the journal ends."""
+) -> tuple[np.ndarray, dict[int, str], frozenset[int]]:
+    """Sizes, what is wrong, and what are no samples; goes on where the journal ends."""
 
-    def one(i: int) -> tuple[int, ...] | str:
+    def one(i: int) -> tuple[int, ...] | SampleError:
         try:
             return look(store, i)
-        except SampleError as error:
-            return error.reason
+        except Exception as error:
+            return failed(store.label(i), error)
 
     problems = dict(listing.problems)
+    ours: set[int] = set()
     sizes = np.zeros((len(listing.names), len(kind.fields)), dtype=np.int64)
     for i, reason in problems.items():
         report(store.label(i), reason)
@@ -209,13 +210,15 @@ def _scan(
     what = "decoding" if look.__name__ == "look" else "reading headers"
     with journal:
         for i, result in zip(numbers, scan(one, numbers, threads, what), strict=True):
-            if isinstance(result, str):
-                problems[i] = result
-                report(store.label(i), result)
+            if isinstance(result, OwnFile):
+                ours.add(i)
+            elif isinstance(result, SampleError):
+                problems[i] = result.reason
+                report(store.label(i), result.reason)
             else:
                 sizes[i] = result
                 journal.note(listing.names[i], int(listing.file_bytes[i]), result)
-    return sizes, dict(sorted(problems.items()))
+    return sizes, dict(sorted(problems.items())), frozenset(ours)
 
 
 class _Journal:
@@ -234,9 +237,9 @@ class _Journal:
             with path.open("rb") as file:
                 if file.readline() == self._task.encode() + b"\n":
                     for line in file:
-                        if line.endswith(b"\n"):  # the last one may have been cut off
+                        with contextlib.suppress(ValueError, TypeError):  # cut off or damaged: looked at again
                             name, count, *sizes = json.loads(line)
-                            self.known[name] = (count, tuple(sizes))
+                            self.known[name] = (count, tuple(map(int, sizes)))
 
     def __enter__(self) -> None:
         # what is known is written again: behind a line that was cut off nothing could be added
@@ -258,7 +261,7 @@ class _Journal:
 
 def broken_list(out: Path) -> Path:
     """The file beside a manifest that says what was left out."""
-    return out.with_name(out.name + ".broken.jsonl")
+    return out.with_name(out.name + BROKEN)
 
 
 def _write_broken(out: Path, listing: Listing, problems: dict[int, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Store
-from d2v_fast.errors import DataError, SampleError
+from d2v_fast.errors import DataError, OwnFile, SampleError, failed
 from d2v_fast.files import write_whole
+from d2v_fast.log import tell
 
 FILE = "index.jsonl"
 _FORMAT = 1
@@ -41,6 +43,10 @@ class Index:
     places: np.ndarray | None = None
     """int64 [N, 2], where in its archive a sample lies; see `Listing`."""
 
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What a later start has to know and no sample depends on: the endings that were looked for, whose tokenizer it
+    is. Empty in an index that was made before there were notes."""
+
     @property
     def files(self) -> dict[str, int]:
         """Files that must not change, with their sizes in bytes."""
@@ -50,6 +56,12 @@ class Index:
     def containers(self) -> tuple[str, ...]:
         """The archives, relative to the root."""
         return tuple(self.extra.get("containers", ()))
+
+    @property
+    def spans(self) -> np.ndarray | None:
+        """float64 [N, 2], which part of its file a sample is; see `Listing`."""
+        found = self.extra.get("spans")
+        return None if found is None else np.array(found, dtype=np.float64).reshape(-1, 2)
 
     @property
     def fingerprint(self) -> str:
@@ -66,7 +78,7 @@ class Index:
     def save(self, path: Path) -> None:
         """Writes a header line and one line per file, under a temporary name first."""
         head = {"format": _FORMAT, "modality": self.modality, "files": len(self.names), "fingerprint": self.fingerprint}
-        lines = [json.dumps(head | {"extra": self.extra})]
+        lines = [json.dumps(head | {"extra": self.extra, "notes": self.notes})]
         for i, name in enumerate(self.names):
             line: list[Any] = [name, int(self.file_bytes[i]), self.sizes[i].tolist()]
             if i in self.problems or self.places is not None:
@@ -81,12 +93,17 @@ class Index:
         """Reads what `save` wrote.
 
         Raises:
-            DataError: The file is damaged or of another modality.
+            DataError: The file is damaged, of another version or modality, or cannot be read just now.
         """
         try:
             with path.open(encoding="utf-8") as file:
                 head = json.loads(file.readline())
                 rows = [json.loads(line) for line in file]
+            if head["format"] != _FORMAT:
+                raise DataError(
+                    f"{path} was written by another version of d2v_fast (format {head['format']}, this one reads "
+                    f"{_FORMAT}): use that version for this run"
+                )
             if head["modality"] != modality:
                 raise DataError(f"{path} describes {head['modality']}, not {modality}: use another folder for this run")
             if "files" not in head:
@@ -99,15 +116,27 @@ class Index:
                 {i: row[3] for i, row in enumerate(rows) if len(row) > 3 and row[3] is not None},
                 head["extra"],
                 np.array([row[4] for row in rows], dtype=np.int64) if rows and len(rows[0]) > 4 else None,
+                head.get("notes", {}),
             )
-            whole = head["format"] == _FORMAT and index.fingerprint == head["fingerprint"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{path} is damaged ({error}): delete it, and the data is indexed again") from error
+            whole = index.fingerprint == head["fingerprint"]
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read just now ({error.strerror or error}); nothing says that it is damaged: see to "
+                "the disk or the permissions and start again"
+            ) from error
+        except DataError:
+            raise
+        except Exception as error:  # of JSON, of wrong types, of numbers beyond 64 bits
+            raise DataError(
+                f"{path} is damaged ({type(error).__name__}: {error}): delete it, and the data is indexed again"
+            ) from error
         if not whole:
-            raise DataError(f"{path} is damaged or of another version: delete it, and the data is indexed again")
+            raise DataError(f"{path} is damaged: delete it, and the data is indexed again")
         return index
+
+
+GONE = -1
+"""The size of a file that is not there."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +155,9 @@ class Collection:
     store: Callable[[Listing | Index], Store]
     """Opens the samples of a listing, or those of an index that was made of it."""
 
+    endings: tuple[str, ...] = ()
+    """What the names of the files end in, where they were found by that."""
+
 
 def open_index(
     found: Collection,
@@ -141,10 +173,12 @@ def open_index(
     Args:
         found: The samples.
         modality: Written into the index.
-        read_header: Sizes of a sample by its number; raises SampleError for a broken one.
+        read_header: Sizes of a sample by its number. Any exception makes the sample a broken one; `OwnFile` makes it
+            none at all.
         run: Folder of the run; None keeps the index in memory.
         threads: Threads that read headers.
-        complete: Does what is to be done once and adds to `Index.extra`, before the index is saved.
+        complete: Does what is to be done once and adds to `Index.extra`, before the index is saved. It keeps what it
+            needs of the files: that one disappears later does not matter.
 
     Raises:
         DataError: The data is not what the run began with, or none of it can be read.
@@ -152,22 +186,22 @@ def open_index(
     path = None if run is None else run / FILE
     if path is not None and path.exists():
         index = Index.load(path, modality)
-        check_unchanged(found.where, path, index, found)
+        gone = check_unchanged(path, index, found, read_header)
+        if complete is None:
+            index.problems.update(gone)
         return index, found.store(index)
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
     listing = found.listing()
-    store = found.store(listing)
-    sizes, problems = _read_headers(store, listing, read_header, threads)
-    extra: dict[str, Any] = {} if found.files is None else {"files": dict(found.files)}
-    if listing.containers:
-        extra["containers"] = list(listing.containers)
-    index = Index(modality, listing.names, listing.file_bytes, sizes, problems, extra, listing.places)
+    index, problems = _read_headers(found, listing, modality, read_header, threads)
+    store = found.store(index)
     if len(problems) == len(index.names):
+        if not index.names:
+            raise DataError(f"data: {found.where} has nothing but what this program wrote itself")
         first = min(problems)
         raise DataError(
-            f"data: none of the {len(sizes)} files in {found.where} can be read; "
-            f"{listing.names[first]}: {problems[first]}"
+            f"data: none of the {len(index.names)} files in {found.where} can be read; "
+            f"{index.names[first]}: {problems[first]}"
         )
     if complete is not None:
         index = complete(index, store)
@@ -177,22 +211,30 @@ def open_index(
 
 
 def _read_headers(
-    store: Store, listing: Listing, read_header: Callable[[Store, int], tuple[int, ...]], threads: int
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Sizes of all samples, zeros where a header cannot be read, and the reasons for these."""
+    found: Collection,
+    listing: Listing,
+    modality: str,
+    read_header: Callable[[Store, int], tuple[int, ...]],
+    threads: int,
+) -> tuple[Index, dict[int, str]]:
+    """The index of a listing: sizes, zeros where a header cannot be read, and the reasons for these."""
+    store = found.store(listing)
 
-    def header(i: int) -> tuple[int, ...] | str:
+    def header(i: int) -> tuple[int, ...] | SampleError:
         try:
             return read_header(store, i)
-        except SampleError as error:
-            return error.reason
+        except Exception as error:
+            return failed(store.label(i), error)
 
     problems, known = dict(listing.problems), listing.sizes
     unknown = [i for i in range(len(listing.names)) if i not in problems and (known is None or int(known[i].min()) < 0)]
     read: dict[int, tuple[int, ...]] = {}
+    ours: set[int] = set()
     for i, result in zip(unknown, scan(header, unknown, threads, "reading headers"), strict=True):
-        if isinstance(result, str):
-            problems[i] = result
+        if isinstance(result, OwnFile):
+            ours.add(i)
+        elif isinstance(result, SampleError):
+            problems[i] = result.reason
         else:
             read[i] = result
     width = known.shape[1] if known is not None else len(next(iter(read.values()), (0,)))
@@ -203,30 +245,102 @@ def _read_headers(
         sizes[list(read)] = list(read.values())
     if problems:
         sizes[list(problems)] = 0
-    return sizes, dict(sorted(problems.items()))
+    extra: dict[str, Any] = {} if found.files is None else {"files": dict(found.files)}
+    if listing.containers:
+        extra["containers"] = list(listing.containers)
+    keep = [i for i in range(len(listing.names)) if i not in ours]
+    every = slice(None) if not ours else keep
+    if listing.spans is not None:
+        extra["spans"] = listing.spans[every].tolist()
+    kept = {i: problems[old] for i, old in enumerate(keep) if old in problems}
+    index = Index(
+        modality,
+        [listing.names[i] for i in keep],
+        listing.file_bytes[every],
+        sizes[every],
+        kept,
+        extra,
+        None if listing.places is None else listing.places[every],
+        {"endings": list(found.endings)},
+    )
+    return index, kept
 
 
-def check_unchanged(where: str, path: Path, index: Index, found: Collection) -> None:
+def check_unchanged(
+    path: Path, index: Index, found: Collection, read_header: Callable[[Store, int], tuple[int, ...]]
+) -> dict[int, str]:
     """Compares the files there are with those the run began with.
 
+    Files that are new do not matter if this program wrote them, or if the run did not look for such names.
+
+    Returns:
+        The samples whose files are gone, by number, with the words for it: they are broken ones.
+
     Raises:
-        DataError: Names what is new, gone or of another size.
+        DataError: Names what is new or of another size; or everything is gone.
     """
     before, now = index.files, found.files
+    listing = None
     if now is None:
         listing = found.listing()
         now = dict(zip(listing.names, listing.file_bytes.tolist(), strict=True))
     if before == now:
-        return
-    changes = {
-        "new": [name for name in now if name not in before],
-        "gone": [name for name in before if name not in now],
-        "of another size": [f"{n} ({before[n]} -> {now[n]} bytes)" for n in before if n in now and before[n] != now[n]],
-    }
-    raise DataError(
-        f"data: {where} is not what this run began with: {describe(changes)}. "
-        f"Put the files back, or start a new run in another folder ({path} lists the files of this one)."
-    )
+        return {}
+    gone = [name for name in before if now.get(name, GONE) == GONE and before[name] != GONE]
+    new = _new(now, index, listing, found, read_header)
+    other = [f"{n} ({before[n]} -> {now[n]} bytes)" for n in before if n in now and now[n] not in (before[n], GONE)]
+    if new or other or len(gone) == len(before):
+        changes = describe({"new": new, "gone": gone, "of another size": other})
+        raise DataError(
+            f"data: {found.where} is not what this run began with: {changes}. "
+            f"Put it back as it was, or start a new run in another folder ({path} lists the files of this one)."
+        )
+    return _of_gone(index, set(gone))
+
+
+def _new(
+    now: Mapping[str, int],
+    index: Index,
+    listing: Listing | None,
+    found: Collection,
+    read_header: Callable[[Store, int], tuple[int, ...]],
+) -> list[str]:
+    """The new files that the run would have taken for samples at its first start."""
+    new = [name for name in now if name not in index.files]
+    if listing is None or not new:
+        return new
+    endings = index.notes.get("endings") or {os.path.splitext(name)[1].lower() for name in index.names}
+    number, store = {name: i for i, name in enumerate(listing.names)}, found.store(listing)
+    return [
+        name
+        for name in new
+        if os.path.splitext(name)[1].lower() in endings and not _is_own(store, number[name], read_header)
+    ]
+
+
+def _is_own(store: Store, i: int, read_header: Callable[[Store, int], tuple[int, ...]]) -> bool:
+    try:
+        read_header(store, i)
+    except OwnFile:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def _of_gone(index: Index, gone: set[str]) -> dict[int, str]:
+    """The samples of these files."""
+    if not gone:
+        return {}
+    containers = index.containers
+
+    def file_of(i: int) -> str:
+        place = -1 if index.places is None else int(index.places[i, 0])
+        return index.names[i] if place < 0 else containers[place]
+
+    lost = {i: "is gone" for i in range(len(index.names)) if i not in index.problems and file_of(i) in gone}
+    tell(f"{len(gone)} files of this run are gone ({', '.join(sorted(gone)[:3])}{', ...' if len(gone) > 3 else ''})")
+    return lost
 
 
 def describe(changes: Mapping[str, Sequence[str]], shown: int = 3) -> str:
@@ -253,8 +367,12 @@ def check_fingerprint(run: Path, modality: str, samples: int, fingerprint: str) 
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8").split("\n", 1)[0])
-    except ValueError as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read just now ({error.strerror or error}): start again") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it, and it is written again") from error
+    if not isinstance(before, dict):
+        raise DataError(f"{path} is damaged: delete it, and it is written again")
     if before != now:
         changed = ", ".join(
             f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,6 +41,10 @@ class Listing:
     problems: dict[int, str] = field(default_factory=dict)
     """Why a sample cannot be read, where that is known already."""
 
+    spans: np.ndarray | None = None
+    """float64 [N, 2], where samples are parts of their files: the second at which each begins, and how many it has
+    (nan: to the end)."""
+
 
 def list_files(root: Path, extensions: Sequence[str], run: Path | None = None) -> Listing:
     """Finds the files below `root` with one of these extensions (".wav"), whatever their case.
@@ -67,6 +73,9 @@ def list_files(root: Path, extensions: Sequence[str], run: Path | None = None) -
                 raise DataError(f"data: {root} cannot be listed: {error.strerror}") from error
             report(str(root / folder), f"this folder cannot be listed: {error.strerror}")
             continue
+        if folder and _is_run(root / folder, {entry.name for entry in entries}):
+            tell(f"left out {root / folder}: it is the folder of a run", logging.INFO)
+            continue
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -79,6 +88,21 @@ def list_files(root: Path, extensions: Sequence[str], run: Path | None = None) -
                 ignored[extension] += 1
     found.sort()
     return Listing([name for name, _ in found], np.array([size for _, size in found], dtype=np.int64), ignored)
+
+
+_RUN = {"checkpoints", "index.jsonl", "metrics.jsonl", "lock"}
+"""What lies beside config.json in the folder of a run, one or the other from its first start on."""
+
+
+def _is_run(folder: Path, names: set[str]) -> bool:
+    """Whether this program writes a run there: by its config.json, which has a model and masks."""
+    if "config.json" not in names or not names & _RUN:
+        return False
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"model", "mask", "loader"} <= config.keys()
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from d2v_fast.data.source import DataSource
-from d2v_fast.errors import DataError, SampleError, TooManySkipped
+from d2v_fast.errors import DataError, SampleError, TooManySkipped, failed
 from d2v_fast.log import report
 
 _FEW = 3
@@ -44,6 +44,9 @@ class Skipped:
         known = samples[(sizes == 0).any(axis=1)]
         if len(known) > self._allowed(len(samples)):
             raise self._error(len(known), len(samples), [_reason(source, i) for i in known[:_NAMED].tolist()])
+        lost = getattr(source, "lost", None)
+        if lost is not None and lost.count > self._allowed(lost.total):
+            raise self._error(lost.count, lost.total, [lost.first])
 
     def add(self, failures: Mapping[int, SampleError], handed_out: int) -> None:
         """Names those that are new on stderr, and stops a run that meets too many.
@@ -58,7 +61,7 @@ class Skipped:
         """
         for sample, error in failures.items():
             if sample not in self._reasons:
-                self._reasons[sample] = error
+                self._reasons[sample] = error.alone()
                 report(error.name, error.reason)
         seen = min(self._samples, max(handed_out, _FIRST))
         if len(self._reasons) > self._allowed(seen):
@@ -67,7 +70,7 @@ class Skipped:
     def _allowed(self, seen: int) -> float:
         return max(_FEW, self._most * seen) if self._most > 0 else 0
 
-    def _error(self, broken: int, seen: int, first: Sequence[SampleError]) -> TooManySkipped:
+    def _error(self, broken: int, seen: int, first: Sequence[SampleError | str]) -> TooManySkipped:
         more = f"; and {broken - len(first)} more" if broken > len(first) else ""
         named = "; ".join(map(str, first)) + more
         return TooManySkipped(
@@ -81,6 +84,6 @@ def _reason(source: DataSource, sample: int) -> SampleError:
     """Why a sample without a size cannot be read."""
     try:
         source.read(sample)
-    except SampleError as error:
-        return error
+    except Exception as error:
+        return failed(source.name(sample), error)
     return SampleError(source.name(sample), "has no size")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from d2v_fast.data.arrays import plain
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.formats import find, tables
 from d2v_fast.data.formats.find import listed, together
@@ -18,12 +21,27 @@ from d2v_fast.data.protocol import DataModality, modality_of
 from d2v_fast.errors import DataError, SampleError
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Documents, lines or rows that are in no sample because they could not be read. They count as broken samples."""
+
+    count: int
+    """How many."""
+
+    total: int
+    """Of how many."""
+
+    first: str
+    """Names some of them, with reasons."""
+
+
 @runtime_checkable
 class DataSource(Protocol):
     """Samples by number. A class of one's own with these six members can be trained on.
 
-    One more is optional: `encoded(index) -> bytes` gives the sample as a JPEG, PNG, WAV, FLAC or OGG file, for engines
-    that decode themselves; it raises SampleError as `read` does.
+    Two more are optional. `lost`, a `Lost`, says what could not be made a sample of. `encoded(index) -> bytes` gives
+    the sample as a JPEG, PNG, WAV, FLAC or OGG file, for engines that decode themselves; it raises SampleError as
+    `read` does.
 
     `read` gives, by modality:
 
@@ -89,8 +107,12 @@ class ArraySource:
         sizes = []
         for i in range(len(samples)):
             given = samples[i]
-            sample = np.ascontiguousarray(given.detach().cpu().numpy() if isinstance(given, Tensor) else given)
+            try:
+                sample = plain(given)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise DataError(f"sample {i} is a {type(given).__name__}, which makes no array: {error}") from error
             size = kind.array_size(i, sample, planar=isinstance(given, Tensor))
+            sample = np.ascontiguousarray(sample)
             digest.update(f"{sample.dtype}{sample.shape}".encode())
             digest.update(sample.data)
             sizes.append(size)
@@ -105,8 +127,9 @@ class ArraySource:
         return str(index) if self._names is None else self._names[index]
 
     def read(self, index: int) -> np.ndarray | Tensor:
-        """The array or tensor itself."""
-        return self._samples[index]
+        """The array, or the tensor, on the CPU."""
+        given = self._samples[index]
+        return torch.from_numpy(plain(given)) if isinstance(given, Tensor) else plain(given)
 
 
 Openable = str | Path | DataSource | np.ndarray | Tensor | Sequence[Any] | Any

@@ -39,6 +39,14 @@ class Store(Protocol):
         """
         ...
 
+    def extension(self, index: int) -> str:
+        """What the name of the sample's file ends in, in lower case (".wav"); "" where it has none."""
+        ...
+
+    def span(self, index: int) -> tuple[float, float] | None:
+        """The part of its file that is the sample: first second and seconds (nan: to the end); None if it is all."""
+        ...
+
     def open(self, index: int) -> BinaryIO:
         """The sample as a file.
 
@@ -67,7 +75,7 @@ class Fence:
 
     def __init__(self, home: Path, allowed: Sequence[str | Path] = ()) -> None:
         self._home = home
-        self._inside = [os.path.realpath(home), *(os.path.realpath(Path(root).expanduser()) for root in allowed)]
+        self._inside = [os.path.realpath(home), *(os.path.realpath(expanded(root, ALLOW)) for root in allowed)]
         self._folders: dict[str, str] = {}  # where each folder really is: most files share a few
 
     def entry(self, name: str) -> str:
@@ -101,6 +109,27 @@ class Fence:
             raise SampleError(str(path), "is not a plain file")
 
 
+def span_name(start: float, length: float) -> str:
+    """What the name of a part of a file ends in: ` [5.5 s + 3 s]`."""
+    return f" [{start!r} s + {length!r} s]" if length == length else f" [from {start!r} s]"
+
+
+def expanded(path: str | Path, what: str = "data") -> Path:
+    """A path with its ~ replaced by a home folder.
+
+    Args:
+        path: As it was given.
+        what: Names it, in the message.
+
+    Raises:
+        DataError: Nobody knows that home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{what}: {path} begins with ~, but that home folder is not known: write it out") from error
+
+
 def inside(path: str, root: str) -> bool:
     """Whether an absolute path is `root` or below it."""
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
@@ -115,6 +144,7 @@ class FileStore:
         places: int64 [N, 2], which of `containers` a sample lies in (-1: it is a file of its own), and its first byte.
         file_bytes: int64 [N], bytes of each sample; needed for slices only.
         containers: Paths of the archives, relative to the root, or addresses that fsspec knows ("s3://...").
+        spans: float64 [N, 2], where samples are parts of their files: see `Listing`. Their names end in `span_name`.
         fence: Where files may lie; None trusts all links, as they are in a folder that the user has named.
     """
 
@@ -126,9 +156,10 @@ class FileStore:
         places: np.ndarray | None = None,
         file_bytes: np.ndarray | None = None,
         containers: Sequence[str] = (),
+        spans: np.ndarray | None = None,
         fence: Fence | None = None,
     ) -> None:
-        self.root, self.names = root, names
+        self.root, self.names, self._spans = root, names, spans
         self._places, self._bytes, self._containers, self._fence = places, file_bytes, containers, fence
 
     def fenced(self, fence: Fence) -> FileStore:
@@ -139,18 +170,37 @@ class FileStore:
             places=self._places,
             file_bytes=self._bytes,
             containers=self._containers,
+            spans=self._spans,
             fence=fence,
         )
 
     def label(self, index: int) -> str:
         """The sample's path."""
-        return self.names[index] if "://" in self.names[index] else str(self.root / self.names[index])
+        name = self.names[index]
+        if name.startswith(os.pardir):  # a line of a manifest that lies above its root
+            return os.path.normpath(self.root / name)
+        return name if "://" in name else str(self.root / name)
+
+    def extension(self, index: int) -> str:
+        """That of the sample's file or member; see `Store`."""
+        return os.path.splitext(self._file(index))[1].lower()
+
+    def span(self, index: int) -> tuple[float, float] | None:
+        """The part of the file that is the sample; see `Store`."""
+        if self._spans is None:
+            return None
+        start, length = self._spans[index].tolist()
+        return None if start == 0 and length != length else (start, length)
+
+    def _file(self, index: int) -> str:
+        span = self.span(index)
+        return self.names[index] if span is None else self.names[index].removesuffix(span_name(*span))
 
     def path(self, index: int) -> Path | None:
         """The sample's file, None for a slice; see `Store`."""
         if self._places is not None and self._places[index, 0] >= 0:
             return None
-        return self._allowed(self.root / self.names[index])
+        return self._allowed(self.root / self._file(index))
 
     def open(self, index: int) -> BinaryIO:
         """The sample as a file; see `Store`."""
@@ -169,6 +219,8 @@ class FileStore:
             path = self.path(index)
             if path is None:
                 container, start, size = self._slice(index)
+                if size < 0:
+                    raise SampleError(label, f"claims to have {size} bytes")
                 check_bytes(size, label)
                 if "://" in container:
                     data = np.frombuffer(bytearray(remote_bytes(container, start, start + size)), np.uint8)
@@ -241,15 +293,15 @@ def remote(address: str) -> tuple[Any, str]:
     """
     try:
         import fsspec
-    except ImportError as error:
+    except Exception as error:  # not there, or there and broken
         raise DataError(
             f"data: {address} is read through fsspec, which is not installed: pip install fsspec"
         ) from error
     try:
         system, path = fsspec.core.url_to_fs(address)
         return system, path
-    except (ImportError, ValueError) as error:
-        raise DataError(f"data: fsspec cannot open {address}: {error}") from error
+    except Exception as error:  # every file system has errors of its own
+        raise DataError(f"data: fsspec cannot open {address}: {type(error).__name__}: {error}") from error
 
 
 class _Window(io.RawIOBase):

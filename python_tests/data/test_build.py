@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from loading import open_source
 
+from d2v_fast import registry
 from d2v_fast.data import DataError, SampleError
-from d2v_fast.data import build as building
 from d2v_fast.data.build import broken_list, build, guess
 from d2v_fast.data.formats import manifest
 from d2v_fast.modalities.speech.config import SpeechInputs
@@ -164,11 +165,11 @@ def test_the_modality_is_guessed(pictures, clips, tar_zoo, tmp_path):
     assert guess(tmp_path / "m.jsonl") == "speech"
     (clips / "a.txt").write_text("what is said in the clips")
     assert guess(clips) == "speech"
-    with pytest.raises(DataError, match="has 13 pictures and 12 clips: choose by --modality"):
+    with pytest.raises(DataError, match="has 12 files of speech and 13 files of vision: choose by --modality"):
         guess(tmp_path)
     (tmp_path / "none").mkdir()
     assert guess(f"{tmp_path}/tar zoo/shard-{{000..001}}.tar") == "vision"
-    with pytest.raises(DataError, match="has no pictures, clips or texts"):
+    with pytest.raises(DataError, match="has no files that are known by their names"):
         guess(tmp_path / "none")
     with pytest.raises(DataError, match="cannot look at s3://bucket to see what it holds: say --modality"):
         guess("s3://bucket")
@@ -198,18 +199,17 @@ def test_nothing_that_can_be_read(tmp_path):
 
 def test_an_interrupted_scan_continues(pictures, tmp_path, monkeypatch, capsys):
     out, looked = tmp_path / "a.jsonl", []
-    header = building._header
 
-    def counted(kind):
-        def look(store, i):
-            looked.append(store.names[i])
-            if len(looked) == 6:
-                raise KeyboardInterrupt
-            return header(kind)(store, i)
+    vision = registry.get("vision")
+    kind = vision.kind()
 
-        return look
+    def look(store, i):
+        looked.append(store.names[i])
+        if len(looked) == 6:
+            raise KeyboardInterrupt
+        return kind.header(store, i)
 
-    monkeypatch.setattr(building, "_header", counted)
+    monkeypatch.setattr(type(vision), "kind", lambda self, inputs=None: replace(kind, header=look))
     with pytest.raises(KeyboardInterrupt):
         build(pictures, out, threads=1)
     assert not out.exists()
@@ -245,13 +245,15 @@ def test_a_process_that_is_killed_continues(pictures, tmp_path):
     script = f"""
 import time
 from d2v_fast.data import build
-slow = build._header
-def header(kind):
-    def look(store, i):
-        time.sleep(0.2)
-        return slow(kind)(store, i)
-    return look
-build._header = header
+from dataclasses import replace
+from d2v_fast import registry
+vision = registry.get("vision")
+kind = vision.kind()
+def look(store, i):
+    time.sleep(0.2)
+    return kind.header(store, i)
+slow = replace(kind, header=look)
+type(vision).kind = lambda self, inputs=None: slow
 build.build({str(pictures)!r}, __import__("pathlib").Path({str(out)!r}), threads=1)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, cwd=tmp_path)

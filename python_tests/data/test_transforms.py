@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -89,13 +91,15 @@ def test_arrays_and_tensors_and_channels(picture):
     array = image.permute(1, 2, 0).numpy()
     assert torch.equal(made(array, box), made(image, box))
     alpha = np.concatenate([array, np.full((32, 32, 1), 7, np.uint8)], axis=2)
-    assert torch.equal(made(alpha, box), made(image, box))
+    assert torch.equal(made(alpha, box, inputs=replace(PLAIN, background=None)), made(image, box))
+    assert not torch.equal(made(alpha, box), made(image, box))
     grey = array[..., 0]
     assert torch.equal(made(grey, box), made(np.stack([grey] * 3, axis=2), box))
     assert torch.equal(made(grey[..., None], box), made(grey, box))
     one = VisionInputs(mean=(0.0,), std=(1.0,))
     luma = np.asarray(Image.fromarray(array).convert("L")).astype(float)
     assert np.abs(made(image, box, inputs=one)[0].numpy() * 255 - luma).max() <= 1
+    one = replace(one, background=None)
     assert torch.equal(made(np.stack([grey, grey], axis=2), box, inputs=one), made(grey, box, inputs=one))
 
 

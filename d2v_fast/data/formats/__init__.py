@@ -1,6 +1,6 @@
 """What a path or an object may be: folders, manifests, tar shards, tables of `datasets`, arrays."""
 
 from d2v_fast.data.formats.find import find
-from d2v_fast.data.formats.kinds import Kind, kind_of
+from d2v_fast.data.formats.kinds import Kind
 
-__all__ = ["Kind", "find", "kind_of"]
+__all__ = ["Kind", "find"]

@@ -6,26 +6,29 @@ and a run resumes at its step as it does with files.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.index import GONE, Collection, Index
 from d2v_fast.data.listing import Listing, check_formats
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import FileStore, remote
 from d2v_fast.errors import DataError
-from d2v_fast.log import report
 
 EXTENSION = ".tar"
 _BLOCK = 512
+_CUT = "is cut off"
+_PIECE = 1 << 20
+"""Bytes that are read at once: more than any header has."""
 
 
 def shards(root: Path, names: Sequence[str], kind: Kind) -> Collection:
@@ -39,7 +42,7 @@ def shards(root: Path, names: Sequence[str], kind: Kind) -> Collection:
     Raises:
         DataError: An archive is gone or compressed.
     """
-    packed = [name for name in names if not name.lower().endswith(EXTENSION)]
+    packed = [name for name in names if not is_archive(name)]
     if packed:
         compressed = (
             ": members of a compressed archive cannot be read one by one. Unpack the compression first (gunzip, unxz, "
@@ -62,37 +65,61 @@ def remote_names(pattern: str) -> list[str]:
     """The addresses that a pattern with * or ? stands for, or those of the archives in a folder.
 
     Raises:
-        DataError: There are none.
+        DataError: There are none, or the place cannot be read.
     """
-    if pattern.endswith(EXTENSION) and not any(c in pattern for c in "*?["):
+    wild = any(c in pattern for c in "*?[")
+    if is_archive(pattern) and not wild:
         return [pattern]
     system, path = remote(pattern)
-    found = sorted(system.glob(path if pattern.endswith(EXTENSION) else f"{path.rstrip('/')}/**/*{EXTENSION}"))
-    if not found:
+    try:
+        found = system.glob(path if wild else f"{path.rstrip('/')}/**/*")
+    except Exception as error:  # every file system has errors of its own
+        raise DataError(f"data: {pattern} cannot be read: {type(error).__name__}: {error}") from error
+    names = sorted(name for name in found if is_archive(name))
+    if not names:
         raise DataError(f"data: there are no {EXTENSION} files at {pattern}; only tar shards are read from there")
-    return [system.unstrip_protocol(name) for name in found]
+    return [system.unstrip_protocol(name) for name in names]
+
+
+def is_archive(name: str) -> bool:
+    """Whether a name ends as that of a tar archive does, whatever its case."""
+    return name.lower().endswith(EXTENSION)
 
 
 def _size(root: Path, name: str) -> int:
+    """Bytes of an archive; `GONE` if there is none, which only matters where nothing is known of it."""
     try:
         if "://" in name:
             system, path = remote(name)
             return int(system.size(path))
         return (root / name).stat().st_size
-    except OSError as error:
-        raise DataError(f"data: {name} cannot be read: {error.strerror or error}") from error
+    except FileNotFoundError:
+        return GONE
+    except DataError:
+        raise
+    except Exception as error:  # a file system of fsspec raises what it likes
+        raise DataError(f"data: {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _list(root: Path, names: Sequence[str], files: dict[str, int], kind: Kind) -> Listing:
-    """The samples of all archives, in order."""
+    """The samples of all archives, in order.
+
+    Raises:
+        DataError: An archive is gone.
+    """
+    for name, size in files.items():
+        if size == GONE:
+            raise DataError(f"data: {name if '://' in name else root / name} cannot be read: No such file or directory")
     ignored: Counter[str] = Counter()
     samples: list[str] = []
     places: list[tuple[int, int, int]] = []
     problems: dict[int, str] = {}
     results = scan(lambda i: members(root, names[i], files[names[i]]), range(len(names)), 4, "reading tar shards")
     for shard, (found, fault) in enumerate(results):
-        if fault is not None:
-            report(names[shard] if "://" in names[shard] else str(root / names[shard]), fault)
+        if fault is not None and not (found and (found[-1][3] or "").startswith(_CUT)):
+            problems[len(samples)] = fault  # nobody knows how many samples: one stands for them
+            samples.append(names[shard])
+            places.append((shard, 0, 0))
         for name, start, size, problem in found:
             extension = os.path.splitext(name)[1].lower()
             if extension not in kind.extensions:
@@ -116,21 +143,77 @@ Member = tuple[str, int, int, str | None]
 
 
 def members(root: Path, name: str, size: int) -> tuple[list[Member], str | None]:
-    """The members of an archive, and what is wrong with it as a whole."""
+    """The members of an archive, and what is wrong with it as a whole.
+
+    Hidden members are left out, as hidden files of a folder are: those whose name, or that of a folder they are in,
+    begins with a dot, among them what tar on macOS puts beside each file; and the folder __MACOSX. Archives that were
+    joined end to end are read one after the other.
+    """
     if size == 0:
         return [], "is empty"
     found: list[Member] = []
-    try:
-        with closing(_open(root, name)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if not member.isdir():
-                    problem = _problem(member, size)
-                    found.append((member.name.removeprefix("./"), member.offset_data, member.size, problem))
-            file.seek(tar.offset)
-            whole = not any(file.read(_BLOCK)) and tar.offset < size
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        return found, f"is damaged behind member {len(found)}: {error}"
-    return found, None if whole else f"is cut off or damaged behind member {len(found)}: it has no end mark"
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(closing(_open(root, name)))
+            start: int | None = 0
+            while start is not None:
+                end = _members_from(_Headers(file), start, size, found)
+                file.seek(end)
+                if end >= size or any(file.read(_BLOCK)):
+                    return found, f"is cut off or damaged behind member {len(found)}: it has no end mark"
+                start = _next_archive(file, end, size)
+        except Exception as error:  # whatever is in its headers: numbers, encodings, nested without end
+            return found, f"is damaged behind member {len(found)}: {type(error).__name__}: {error}"
+    return found, None
+
+
+def _members_from(file: _Headers, start: int, size: int, found: list[Member]) -> int:
+    """Adds the members of the archive that begins at `start`; returns where the next header would be."""
+    file.seek(start)
+    with tarfile.open(fileobj=cast(IO[bytes], file), mode="r:") as tar:
+        for member in tar:
+            if not member.isdir() and not _is_hidden(member.name):
+                problem = _problem(member, size)
+                found.append((member.name.removeprefix("./"), member.offset_data, member.size, problem))
+            if member.size < 0 or tar.offset <= member.offset:
+                raise tarfile.ReadError(f"{member.name} claims to have {member.size} bytes")
+        return tar.offset
+
+
+def _next_archive(file: IO[bytes], end: int, size: int) -> int | None:
+    """The first byte that is not zero behind an end mark, on a block's border; None if there is only filling."""
+    at = end
+    while at < size:
+        file.seek(at)
+        piece = file.read(_PIECE)
+        filled = np.flatnonzero(np.frombuffer(piece, np.uint8))
+        if len(filled):
+            return at + int(filled[0]) // _BLOCK * _BLOCK
+        if not piece:
+            return None
+        at += len(piece)
+    return None
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.split("/")
+    return "__MACOSX" in parts or any(part.startswith(".") and part not in (".", "..") for part in parts)
+
+
+class _Headers:
+    """An archive as `tarfile` may read it: header by header, forward, and never much at once.
+
+    Members are not read through it, so a long read is a header that lies about its size.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        if not 0 <= count <= _PIECE:
+            raise tarfile.ReadError(f"a header claims to have {count} bytes")
+        return self._file.read(count)
 
 
 def _open(root: Path, name: str) -> IO[bytes]:
@@ -148,8 +231,10 @@ def _problem(member: tarfile.TarInfo, size: int) -> str | None:
         return "is not a plain file"
     if member.name.startswith("/") or ".." in member.name.split("/"):
         return "leads out of its archive: its name is not trusted"
+    if member.size < 0:
+        return f"claims to have {member.size} bytes"
     if member.size == 0:
         return "is empty"
     if member.offset_data + member.size > size:
-        return f"is cut off: {max(0, size - member.offset_data)} of {member.size} bytes are there"
+        return f"{_CUT}: {max(0, size - member.offset_data)} of {member.size} bytes are there"
     return None

@@ -14,9 +14,12 @@ from d2v_fast.data.formats import archives, manifest, tables
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing, check_formats, list_files
-from d2v_fast.data.store import FileStore
+from d2v_fast.data.store import FileStore, expanded
 from d2v_fast.errors import DataError
 from d2v_fast.log import tell
+
+_MOST = 1_000_000
+"""Shards that a pattern may stand for."""
 
 
 def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequence[str] = ()) -> Collection:
@@ -32,9 +35,18 @@ def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequenc
     Raises:
         DataError: There is nothing, or nothing that can be read.
     """
+    try:
+        return _find(path, kind, run, allow_roots)
+    except OSError as error:  # a name that is too long, a folder or a file that may not be read
+        raise DataError(f"data: {path} cannot be read: {error.strerror or error}") from error
+
+
+def _find(path: str | Path, kind: Kind, run: Path | None, allow_roots: Sequence[str]) -> Collection:
     if "://" in str(path):
         return together(expand(str(path)), kind)
-    root = Path(path).expanduser()
+    root = expanded(path)
+    if "\0" in str(root):
+        raise DataError(f"data: {str(path)!r} is no path: it holds a NUL")
     if not root.exists():
         found = expand(str(root)) if re.search(r"[{*?\[]", str(root)) else []
         if not found:
@@ -44,16 +56,16 @@ def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequenc
         if tables.is_saved(root):
             return tables.saved(root, kind, allow_roots)
         return _folder(root, kind, run)
-    if root.name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+    if root.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         return archives.shards(root.parent, [root.name], kind)
     if manifest.is_manifest(root, kind):
         return manifest.read(root, kind, allow_roots)
     extension = root.suffix.lower()
     if extension in kind.remedies:
         raise DataError(f"data: {root} is no {kind.wanted} file. {kind.remedies[extension]}.")
-    if kind.modality == "text" and extension in kind.extensions:
+    if kind.documents and extension in kind.extensions:
         listing = Listing([root.name], np.array([root.stat().st_size], dtype=np.int64))
-        return _files(root.parent, listing)
+        return _files(root.parent, listing, kind)
     raise DataError(
         f"data: {root} is a file; {kind.modality} is read from a folder, a manifest "
         f"({', '.join(manifest.EXTENSIONS)}) or tar shards"
@@ -81,7 +93,7 @@ def together(names: Sequence[str], kind: Kind) -> Collection:
 
 def _folder(root: Path, kind: Kind, run: Path | None) -> Collection:
     listing = list_files(root, (*kind.extensions, archives.EXTENSION), run)
-    packed = [name.lower().endswith(archives.EXTENSION) for name in listing.names]
+    packed = [archives.is_archive(name) for name in listing.names]
     if any(packed) and all(packed):
         return archives.shards(root, listing.names, kind)
     if any(packed):
@@ -89,11 +101,11 @@ def _folder(root: Path, kind: Kind, run: Path | None) -> Collection:
         keep = np.flatnonzero(~np.array(packed))
         listing = Listing([listing.names[i] for i in keep], listing.file_bytes[keep], listing.ignored)
     check_formats(root, listing, kind.remedies, kind.wanted)
-    return _files(root, listing)
+    return _files(root, listing, kind)
 
 
-def _files(root: Path, listing: Listing) -> Collection:
-    return Collection(str(root), None, lambda: listing, lambda known: FileStore(root, known.names))
+def _files(root: Path, listing: Listing, kind: Kind) -> Collection:
+    return Collection(str(root), None, lambda: listing, lambda known: FileStore(root, known.names), kind.extensions)
 
 
 def expand(pattern: str) -> list[str]:
@@ -104,7 +116,7 @@ def expand(pattern: str) -> list[str]:
         return [name for choice in _choices(braces[1]) for name in expand(before + choice + after)]
     if "://" in pattern:
         return archives.remote_names(pattern)
-    return sorted(glob.glob(os.path.expanduser(pattern))) if re.search(r"[*?\[]", pattern) else [pattern]
+    return sorted(glob.glob(str(expanded(pattern)))) if re.search(r"[*?\[]", pattern) else [pattern]
 
 
 def _choices(braces: str) -> list[str]:
@@ -112,4 +124,6 @@ def _choices(braces: str) -> list[str]:
     if ends is None:
         return braces.split(",")
     width = len(ends[1])
+    if int(ends[2]) - int(ends[1]) >= _MOST:
+        raise DataError(f"data: {{{braces}}} stands for more than {_MOST:,} files")
     return [f"{i:0{width}}" for i in range(int(ends[1]), int(ends[2]) + 1)]

@@ -1,9 +1,14 @@
-"""What the formats have to know of a modality: its files, and what a manifest calls their sizes."""
+"""What the formats have to know of a modality: its files, how they are read, and what a manifest says about them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from d2v_fast.data.store import Store
 
 
 @dataclass(frozen=True)
@@ -24,20 +29,33 @@ class Kind:
     fields: tuple[str, ...]
     """What a manifest calls the numbers that the header reader returns."""
 
+    header: Callable[[Store, int], tuple[int, ...]]
+    """(store, number) -> the sizes of a sample, from as little of its file as possible.
+
+    It raises SampleError for a broken sample and OwnFile for what this program has written itself; any other exception
+    makes the sample a broken one too.
+    """
+
+    amount: Callable[[np.ndarray], str]
+    """int64 [N, k] sizes of the good samples -> how much they are, for `data build`: "3.20 h of sound"."""
+
+    decode: Callable[[Store, int, tuple[int, ...]], None] | None = None
+    """(store, number, sizes) decodes a sample and raises if it cannot be used; None: the header reader does all."""
+
+    feature: str | None = None
+    """The class of `datasets` features whose columns hold such samples ("Image"); None: columns of strings."""
+
+    documents: bool = False
+    """Whether a file holds many samples, and a table of them is no manifest."""
+
+    segments: bool = False
+    """Whether a manifest may name parts of files, by `offset` and `duration` in seconds."""
+
     sample_rate: int | None = None
-    """Speech: Hz of the clips in a manifest that gives their length only, as wav2vec's do."""
+    """Hz of the clips in a manifest that gives their length only, as wav2vec's do; the last of `fields` is the rate."""
 
+    columns: Callable[[np.ndarray], dict[str, list[Any]]] | None = None
+    """int64 [N, k] sizes -> more columns that a manifest has for its reader."""
 
-def kind_of(modality: str, sample_rate: int = 16000) -> Kind:
-    """The files of a modality."""
-    if modality == "vision":
-        from d2v_fast.modalities.vision import pictures as images
-
-        return Kind(modality, images.EXTENSIONS, images.REMEDIES, images.FORMATS, ("height", "width"))
-    if modality == "speech":
-        from d2v_fast.modalities.speech import clips as audio
-
-        return Kind(modality, audio.extensions(), audio.remedies(), audio.FORMATS, ("frames", "rate"), sample_rate)
-    from d2v_fast.modalities.text import documents as corpus
-
-    return Kind(modality, corpus.extensions(), corpus.remedies(), corpus.FORMATS, corpus.Measure._fields)
+    guessed: bool = True
+    """Whether a folder of such files is taken for this modality if nobody says what it is."""

@@ -7,9 +7,12 @@ always, the root is the manifest's own folder.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
+import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +24,12 @@ import numpy as np
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index
 from d2v_fast.data.listing import Listing
-from d2v_fast.data.store import ALLOW, Fence, FileStore, inside
+from d2v_fast.data.own import DOCUMENT, HEAD
+from d2v_fast.data.store import ALLOW, Fence, FileStore, expanded, inside, span_name
 from d2v_fast.errors import DataError, SampleError
-from d2v_fast.log import report, tell
+from d2v_fast.log import tell
 
 EXTENSIONS = (".jsonl", ".tsv", ".csv", ".parquet")
-HEAD = "d2v_fast"
-"""The key that tells the first line of a JSONL manifest from an entry."""
-
 _MOST = 1 << 40
 """Sizes from here on are a mistake, or meant to do harm."""
 
@@ -45,7 +46,7 @@ def is_manifest(file: Path, kind: Kind) -> bool:
     extension = file.suffix.lower()
     if extension not in EXTENSIONS:
         return False
-    if kind.modality != "text" or extension == ".tsv":
+    if not kind.documents or extension == ".tsv":
         return True
     if extension == ".parquet":
         return _path_column(parquet(file).schema_arrow.names) is not None
@@ -53,11 +54,8 @@ def is_manifest(file: Path, kind: Kind) -> bool:
         first = lines.readline()
     if extension == ".csv":
         return _path_column(first.strip().split(",")) is not None
-    try:
-        entry = json.loads(first)
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and "text" not in entry and (HEAD in entry or _path_column(entry) is not None)
+    entry = _parse(first)
+    return isinstance(entry, dict) and DOCUMENT not in entry and (HEAD in entry or _path_column(entry) is not None)
 
 
 def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
@@ -67,6 +65,7 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
         DataError: It is damaged, describes another modality, or its root is neither in its folder nor allowed.
     """
     try:
+        _check_encoding(file)
         head = _head(file)
         root = _root(file, head.get("root"), allow_roots)
         if (modality := head.get("modality", kind.modality)) != kind.modality:
@@ -78,7 +77,7 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
         files = {f"{file.name} {digest.hexdigest()}": file.stat().st_size}
     except OSError as error:
         raise DataError(f"data: {file} cannot be read: {error.strerror or error}") from error
-    tell(f"{file} names files below {os.path.abspath(root)}")
+    tell(f"{file} names files below {os.path.abspath(root)}", logging.INFO)
     fence = Fence(root, allow_roots)
 
     def store(known: Listing | Index) -> FileStore:
@@ -88,17 +87,31 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
             places=known.places,
             file_bytes=known.file_bytes,
             containers=known.containers,
+            spans=known.spans,
             fence=fence,
         )
 
-    return Collection(str(file), files, lambda: _list(file, kind, fence), store)
+    return Collection(str(file), files, lambda: _list(file, kind, root, fence), store)
 
 
-def _root(file: Path, named: str | None, allow_roots: Sequence[str]) -> Path:
+def _check_encoding(file: Path) -> None:
+    """Refuses what PowerShell and Excel write, in which no line could be understood.
+
+    Raises:
+        DataError: The file is UTF-16 or UTF-32.
+    """
+    with file.open("rb") as raw:
+        if raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise DataError(f"data: {file} is written in UTF-16: save it as UTF-8")
+
+
+def _root(file: Path, named: Any, allow_roots: Sequence[str]) -> Path:
     """The folder that the paths are relative to, if the manifest may name it."""
+    if named is not None and (not isinstance(named, str) or not is_name(named)):
+        raise DataError(f"data: {file}, line 1 names the root {named!r}, which is no path")
     home = file.absolute().parent
-    root = home / Path(named or ".").expanduser()
-    allowed = [home, *(Path(other).expanduser() for other in allow_roots)]
+    root = home / expanded(named or ".", f"data: {file}, line 1, root")
+    allowed = [home, *(expanded(other, ALLOW) for other in allow_roots)]
     if not any(inside(os.path.realpath(root), os.path.realpath(folder)) for folder in allowed):
         raise DataError(
             f"data: {file} names the root {root}, which is not below its own folder: if you trust it, allow that "
@@ -114,7 +127,7 @@ def _head(file: Path) -> dict[str, Any]:
     extension = file.suffix.lower()
     if extension == ".parquet":
         meta = parquet(file).schema_arrow.metadata or {}
-        return {key: meta[key.encode()].decode() for key in ("root", "modality") if key.encode() in meta}
+        return {key: os.fsdecode(meta[key.encode()]) for key in ("root", "modality") if key.encode() in meta}
     if extension == ".csv":
         return {}
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
@@ -141,15 +154,15 @@ def parquet(file: Any) -> Any:
         DataError: pyarrow is not installed, or cannot read it.
     """
     try:
-        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
-    except ImportError as error:
+    except Exception as error:  # not there, or there and broken
         raise DataError(
-            f"data: {file} is a Parquet file, which needs pyarrow: pip install 'd2v_fast[parquet]'"
+            f"data: {file} is a Parquet file, which needs pyarrow: pip install 'd2v_fast[parquet]' "
+            f"({type(error).__name__}: {error})"
         ) from error
     try:
         return ParquetFile(file)
-    except (ArrowException, OSError) as error:
+    except Exception as error:  # pyarrow's errors are of many kinds
         raise DataError(f"data: {file} is not a Parquet file: {error}") from error
 
 
@@ -159,13 +172,15 @@ def parquet_rows(table: Any, where: object, columns: Sequence[str]) -> Iterator[
     Raises:
         DataError: It is damaged inside.
     """
-    from pyarrow import ArrowException
-
-    try:
-        for batch in table.iter_batches(batch_size=1024, columns=list(columns)):
-            yield from batch.to_pylist()
-    except (ArrowException, OSError, ValueError) as error:
-        raise DataError(f"data: {where} is damaged: {error}") from error
+    batches = table.iter_batches(batch_size=1024, columns=list(columns))
+    while True:
+        try:
+            rows = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except Exception as error:  # pyarrow's errors are of many kinds
+            raise DataError(f"data: {where} is damaged: {type(error).__name__}: {error}") from error
+        yield from rows
 
 
 @dataclass(frozen=True)
@@ -180,6 +195,9 @@ class Entry:
 
     offset: int = -1
     """The member's first byte."""
+
+    span: tuple[float, float] | None = None
+    """The part of the file that is meant: first second and seconds, nan for all that follow."""
 
 
 def entries(file: Path, kind: Kind) -> Iterator[tuple[int, Entry | str]]:
@@ -198,17 +216,18 @@ def entries(file: Path, kind: Kind) -> Iterator[tuple[int, Entry | str]]:
 def _rows(file: Path, extension: str, kind: Kind) -> Iterator[tuple[int, dict[str, Any] | str]]:
     if extension == ".parquet":
         table = parquet(file)
-        wanted = {*PATHS, *kind.fields, "bytes", "member", "offset"}
+        wanted = {*PATHS, *kind.fields, "bytes", "member", "offset", "duration"}
         yield from enumerate(parquet_rows(table, file, [c for c in table.schema_arrow.names if c in wanted]), 1)
         return
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         if extension == ".csv":
-            rows = csv.DictReader(lines)
-            if _path_column(rows.fieldnames or ()) is None:
-                raise DataError(
-                    f"data: {file} has no column {' or '.join(PATHS)}, only {', '.join(rows.fieldnames or ())}"
-                )
+            # strict: a quote that is never closed would else swallow all lines behind it
+            rows = csv.DictReader(lines, strict=True)
             try:
+                if _path_column(rows.fieldnames or ()) is None:
+                    raise DataError(
+                        f"data: {file} has no column {' or '.join(PATHS)}, only {', '.join(rows.fieldnames or ())}"
+                    )
                 for row in rows:
                     yield rows.line_num, row
             except csv.Error as error:
@@ -228,11 +247,13 @@ def _from_columns(columns: list[str], kind: Kind) -> Entry | str:
     path, *numbers = columns
     if kind.sample_rate is not None and len(numbers) == 1:
         numbers.append(str(kind.sample_rate))
+    if not path:
+        return "has no path"
     if not numbers:
         return Entry(path)
     try:
         sizes = tuple(_count(number) for number in numbers)
-    except ValueError:
+    except (ValueError, OverflowError):
         sizes = ()
     if len(sizes) != len(kind.fields):
         return f"should be a path and {', '.join(kind.fields)}, separated by tabs: {columns}"
@@ -243,27 +264,61 @@ def _from_fields(row: dict[str, Any], kind: Kind) -> Entry | str:
     column = _path_column(row)
     if column is None or not isinstance(row[column], str) or not row[column]:
         return f"has no {' or '.join(PATHS)}"
+    member = row.get("member")
     try:
-        known = _known(tuple(_number(row, field) for field in kind.fields))
-        member = row.get("member") or None
-        entry = Entry(row[column], known, _number(row, "bytes"), member, _number(row, "offset"))
+        known = _known(tuple(_count(row.get(field)) for field in kind.fields))
+        size = _count(row.get("bytes"))
+        if member is None or member == "" or member != member:  # NaN is what pandas makes of nothing
+            return Entry(row[column], known, size, span=_span(row) if kind.segments else None)
+        offset = _count(row.get("offset"))
     except (ValueError, TypeError, OverflowError) as error:
         return f"has a size that cannot be: {error}"
-    if entry.member is not None and (entry.offset < 0 or entry.bytes < 0):
+    if not isinstance(member, str):
+        return f"has a member that is no name: {member!r}"
+    if offset < 0 or size < 0:
         return "has a member, but not its offset and bytes"
-    return entry
+    return Entry(row[column], known, size, member, offset)
 
 
-def _number(row: dict[str, Any], field: str) -> int:
-    value = row.get(field)
-    return -1 if value is None or value == "" else _count(value)
+def _span(row: dict[str, Any]) -> tuple[float, float] | None:
+    """NeMo's `offset` and `duration` in seconds. Without an offset a duration is that of the whole file."""
+    if _is_unknown(row.get("offset")):
+        return None
+    start, length = _seconds(row["offset"]), _seconds(row.get("duration"))
+    if not 0 <= start < _MOST or length <= 0 or length > _MOST:
+        raise ValueError(f"a part of {length:g} s from {start:g} s on")
+    return None if start == 0 and math.isnan(length) else (start, length)
+
+
+def _seconds(value: Any) -> float:
+    """A number of seconds; nan if it is not known."""
+    if isinstance(value, bool):
+        raise TypeError(f"{value} is no number")
+    return math.nan if _is_unknown(value) else float(value)
 
 
 def _count(value: Any) -> int:
-    number = int(value)
+    """A whole number, however it is written (8, "8", "8.0"); -1 if it is not known."""
+    if _is_unknown(value):
+        return -1
+    if isinstance(value, bool):
+        raise TypeError(f"{value} is no number")
+    try:
+        number = int(value)
+    except ValueError:
+        number = int(float(value))
+    if number != value and number != float(value):
+        raise ValueError(f"{value} is no whole number")
     if not -1 <= number < _MOST:
         raise ValueError(f"{value} is out of range")
     return number
+
+
+def _is_unknown(value: Any) -> bool:
+    """Whether a field is empty, as tables have it: nothing, NaN, or one of the words for these."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "nan", "none", "null", "na", "n/a", "<na>")
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _known(sizes: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -271,7 +326,8 @@ def _known(sizes: tuple[int, ...]) -> tuple[int, ...] | None:
     return sizes if min(sizes[:2]) > 0 and min(sizes) >= 0 else None
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Whether a file could be called that."""
     try:
         return b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -282,40 +338,49 @@ def _path_column(columns: Any) -> str | None:
     return next((name for name in PATHS if name in columns), None)
 
 
-def _list(file: Path, kind: Kind, fence: Fence) -> Listing:
-    """All entries as a listing; what is wrong with a line is told, what is wrong with a path becomes the sample's."""
+def _list(file: Path, kind: Kind, root: Path, fence: Fence) -> Listing:
+    """All entries as a listing. A line that is not understood is a sample that cannot be read, called after it."""
     names: list[str] = []
     sizes: list[tuple[int, ...]] = []
     places: list[tuple[int, int]] = []
+    spans: list[tuple[float, float]] = []
     file_bytes: list[int] = []
     containers: dict[str, int] = {}
     problems: dict[int, str] = {}
     seen: set[str] = set()
     twice = 0
     for line, entry in entries(file, kind):
-        if isinstance(entry, Entry) and not _is_name(entry.path + (entry.member or "")):
+        problem: str | None = None
+        if isinstance(entry, Entry) and not is_name(entry.path + (entry.member or "")):
             entry = "has a name that no file can have"
         if isinstance(entry, str):
-            report(f"{file}, line {line}", entry)
-            continue
-        path, place = entry.path, (-1, 0)
-        try:
-            path = fence.entry(entry.path)
-            problem = kind.remedies.get(os.path.splitext(path)[1].lower()) if entry.member is None else None
-        except SampleError as error:
-            problem = error.reason
-        name = path if entry.member is None else f"{path}/{entry.member}"
-        if entry.member is not None:
-            place = (containers.setdefault(path, len(containers)), entry.offset)
+            problem = entry
+            entry = Entry(os.path.relpath(f"{file}, line {line}", root))
+            name = entry.path
+        else:
+            path = entry.path
+            try:
+                path = fence.entry(entry.path)
+                if entry.member is None:
+                    problem = kind.remedies.get(os.path.splitext(path)[1].lower())
+            except SampleError as error:
+                problem = error.reason
+            name = path if entry.member is None else f"{path}/{entry.member}"
+            if entry.span is not None:
+                name += span_name(*entry.span)
         if name in seen:
             twice += 1
             continue
         seen.add(name)
+        place = (-1, 0)
+        if entry.member is not None:
+            place = (containers.setdefault(path, len(containers)), entry.offset)
         if problem is not None:
             problems[len(names)] = problem
         names.append(name)
         sizes.append(entry.sizes or (-1,) * len(kind.fields))
         places.append(place)
+        spans.append(entry.span or (0.0, math.nan))
         file_bytes.append(entry.bytes)
     if twice:
         tell(f"left out {twice} entries of {file} that name a file again")
@@ -328,4 +393,5 @@ def _list(file: Path, kind: Kind, fence: Fence) -> Listing:
         places=np.array(places, dtype=np.int64) if containers else None,
         containers=tuple(containers),
         problems=problems,
+        spans=np.array(spans) if any(length == length or start for start, length in spans) else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,15 +13,23 @@ import numpy as np
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing
+from d2v_fast.data.own import DOCUMENT
 from d2v_fast.data.store import Fence, check_bytes
-from d2v_fast.errors import DataError, SampleError
+from d2v_fast.errors import DataError, SampleError, reading
 
-_FEATURES = {"vision": "Image", "speech": "Audio"}
+_TABLES = (
+    ("datasets.arrow_dataset", "Dataset"),
+    ("datasets.iterable_dataset", "IterableDataset"),
+    ("datasets.dataset_dict", "DatasetDict"),
+    ("datasets.dataset_dict", "IterableDatasetDict"),
+)
+"""Where the classes of Hugging Face's tables are. A module of somebody's own called `datasets` has no such parts."""
 
 
 def is_table(data: object) -> bool:
-    """Whether an object comes from `datasets`."""
-    return type(data).__module__.split(".")[0] == "datasets"
+    """Whether an object is a table of Hugging Face `datasets`; imports nothing, as whoever has one has imported it."""
+    known = [getattr(sys.modules.get(module), name, None) for module, name in _TABLES]
+    return isinstance(data, tuple(cls for cls in known if isinstance(cls, type)))
 
 
 def is_saved(folder: Path) -> bool:
@@ -37,13 +46,14 @@ def saved(folder: Path, kind: Kind, allow_roots: Sequence[str]) -> Collection:
         DataError: `datasets` is not installed, the folder is damaged, or has no column of the modality.
     """
     try:
-        import datasets
-    except ImportError as error:
+        from datasets import load_from_disk
+    except Exception as error:  # not installed; broken; or another module of that name
         raise DataError(
-            f"data: {folder} was saved by Hugging Face datasets, which is not installed: pip install 'd2v_fast[hf]'"
+            f"data: {folder} was saved by Hugging Face datasets, which is not installed: pip install 'd2v_fast[hf]' "
+            f"({type(error).__name__}: {error})"
         ) from error
     try:
-        data = datasets.load_from_disk(str(folder))
+        data = load_from_disk(str(folder))
     except Exception as error:  # whatever its readers raise
         raise DataError(f"data: {folder} cannot be read by Hugging Face datasets: {error}") from error
     return rows(data, kind, where=str(folder), fence=Fence(folder, allow_roots))
@@ -65,12 +75,12 @@ def rows(data: Any, kind: Kind, *, where: str | None = None, fence: Fence | None
             f"data: {where} is a {type(data).__name__}, which cannot be read at random: load it without streaming=True"
         )
     column = _column(data, kind, where)
-    if kind.modality != "text":
+    if not kind.documents:
         feature = type(data.features[column])
         data = data.cast_column(column, feature(decode=False))
     data = data.select_columns([column]).with_format(None)
     files = {f"{column} of {data._fingerprint}": len(data)}
-    if kind.modality == "text":
+    if kind.documents:
         texts = TextStore(column, where, lambda: (text for batch in data.iter(1000) for text in batch[column]))
         return Collection(where, files, lambda: Listing([column], np.array([len(data)])), lambda known: texts)
     store = TableStore(data, column, where, fence)
@@ -79,13 +89,13 @@ def rows(data: Any, kind: Kind, *, where: str | None = None, fence: Fence | None
 
 def _column(data: Any, kind: Kind, where: str) -> str:
     features = data.features
-    if kind.modality == "text":
+    if kind.feature is None:
         strings = [name for name, feature in features.items() if getattr(feature, "dtype", "") in _STRINGS]
-        found = ["text"] if "text" in strings else strings
+        found = [DOCUMENT] if DOCUMENT in strings else strings
     else:
-        found = [name for name, feature in features.items() if type(feature).__name__ == _FEATURES[kind.modality]]
+        found = [name for name, feature in features.items() if type(feature).__name__ == kind.feature]
     if len(found) != 1:
-        wanted = "text" if kind.modality == "text" else _FEATURES[kind.modality]
+        wanted = kind.feature or DOCUMENT
         have = ", ".join(f"{name} ({_short(feature)})" for name, feature in features.items())
         many = "more than one" if found else "no"
         raise DataError(f"data: {where} has {many} {wanted} column; there are {have}. Leave one by select_columns")
@@ -114,6 +124,14 @@ class TableStore:
         """None: what a row holds is known when it is read."""
         return None
 
+    def extension(self, index: int) -> str:
+        """None: what a row holds is told by its content."""
+        return ""
+
+    def span(self, index: int) -> None:
+        """A row is a sample as a whole."""
+        return
+
     def open(self, index: int) -> BinaryIO:
         """The row's sample as a file."""
         return io.BytesIO(self.read(index).data)
@@ -121,23 +139,20 @@ class TableStore:
     def read(self, index: int) -> np.ndarray:
         """The row's sample as it is stored; see `Store`."""
         label = self.label(index)
-        try:
+        with reading(label):
             value = self._data[index][self._column]
-        except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
-            raise SampleError(label, f"cannot be read: {error}") from error
-        if not value or (not value["bytes"] and not value["path"]):
+            content, path = (value or {}).get("bytes"), (value or {}).get("path")
+        if not content and not path:
             raise SampleError(label, "is empty")
-        if value["bytes"]:
-            check_bytes(len(value["bytes"]), label)
-            return np.frombuffer(bytearray(value["bytes"]), np.uint8)
-        path = Path(value["path"])
-        if self._fence is not None:
-            self._fence.check(path)
-        try:
-            check_bytes(path.stat().st_size, str(path))
-            return np.fromfile(path, np.uint8)
-        except OSError as error:
-            raise SampleError(str(path), error.strerror or str(error)) from error
+        if content:
+            check_bytes(len(content), label)
+            return np.frombuffer(bytearray(content), np.uint8)
+        with reading(str(path)):
+            file = Path(str(path))
+            if self._fence is not None:
+                self._fence.check(file)
+            check_bytes(file.stat().st_size, str(file))
+            return np.fromfile(file, np.uint8)
 
 
 class TextStore:
@@ -161,6 +176,14 @@ class TextStore:
     def path(self, index: int) -> Path | None:
         """None."""
         return None
+
+    def extension(self, index: int) -> str:
+        """None: the column is no file."""
+        return ""
+
+    def span(self, index: int) -> None:
+        """All of the column."""
+        return
 
     def open(self, index: int) -> BinaryIO:
         """Not for documents: `texts` gives them."""

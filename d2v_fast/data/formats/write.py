@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.formats.manifest import EXTENSIONS, HEAD
+from d2v_fast.data.formats.manifest import EXTENSIONS
 from d2v_fast.data.listing import Listing
+from d2v_fast.data.own import HEAD
+from d2v_fast.data.store import span_name
 from d2v_fast.errors import DataError
 
 
@@ -34,6 +36,8 @@ def check_target(file: Path, root: Path, listing: Listing) -> None:
         raise DataError(f"--out: {file} is a folder")
     if extension == ".tsv" and listing.places is not None:
         raise DataError(f"--out: {file}: TSV has no place for members of archives; use .jsonl, .csv or .parquet")
+    if extension == ".tsv" and listing.spans is not None:
+        raise DataError(f"--out: {file}: TSV has no place for parts of files; use .jsonl, .csv or .parquet")
     if extension == ".csv":
         _prefix(file, root)
     if extension == ".parquet":
@@ -58,7 +62,7 @@ def write(file: Path, root: Path, listing: Listing, sizes: np.ndarray, kind: Kin
     columns = _columns(listing, sizes, kind, samples, prefix)
     if extension == ".parquet":
         pyarrow = _arrow()
-        table = pyarrow.table(columns).replace_schema_metadata({"root": named, "modality": kind.modality})
+        table = pyarrow.table(columns).replace_schema_metadata({HEAD: "1", "root": named, "modality": kind.modality})
         pyarrow.parquet.write_table(table, temporary)
     else:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as text:
@@ -99,25 +103,30 @@ def _columns(
     for i in samples:
         place = (-1, 0) if listing.places is None else listing.places[i].tolist()
         path = listing.names[i] if place[0] < 0 else listing.containers[place[0]]
+        if listing.spans is not None:
+            path = path.removesuffix(span_name(*listing.spans[i].tolist()))
         paths.append(prefix + path)
         members.append(None if place[0] < 0 else listing.names[i].removeprefix(f"{path}/"))
         offsets.append(None if place[0] < 0 else place[1])
     columns: dict[str, list[Any]] = {"path": paths}
     if listing.places is not None:
         columns |= {"member": members, "offset": offsets}
+    if listing.spans is not None:
+        parts = [listing.spans[i].tolist() for i in samples]
+        begins = [None if length != length and start == 0 else start for start, length in parts]
+        columns["offset"] = [byte if byte is not None else begin for byte, begin in zip(offsets, begins, strict=True)]
+        columns["duration"] = [None if length != length else length for _, length in parts]
     columns["bytes"] = listing.file_bytes[list(samples)].tolist()
     numbers = sizes[list(samples)]
     columns |= {field: numbers[:, k].tolist() for k, field in enumerate(kind.fields)}
-    if kind.modality == "speech":
-        columns["seconds"] = np.round(numbers[:, 0] / np.maximum(numbers[:, 1], 1), 3).tolist()
-    return columns
+    return columns | (kind.columns(numbers) if kind.columns is not None else {})
 
 
 def _write_tsv(text: io.TextIOBase, root: str, columns: dict[str, list[Any]], kind: Kind) -> None:
     """The layout of wav2vec: the root, then path and length; the sampling rate follows if it is not 16 kHz always."""
     fields = list(kind.fields)
-    if kind.modality == "speech" and set(columns["rate"]) == {kind.sample_rate}:
-        fields.remove("rate")
+    if kind.sample_rate is not None and set(columns[fields[-1]]) == {kind.sample_rate}:
+        fields.pop()
     if odd := [path for path in (root, *columns["path"]) if any(c in path for c in "\t\r\n")]:
         raise DataError(f"--out: TSV has no room for names with tabs or line ends ({odd[0]!r}); use .jsonl")
     text.write(f"{root}\n")
@@ -137,6 +146,6 @@ def _arrow() -> Any:
     try:
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
+    except Exception as error:  # not there, or there and broken
         raise DataError("--out: Parquet needs pyarrow: pip install 'd2v_fast[parquet]'; or use .jsonl") from error
     return pyarrow

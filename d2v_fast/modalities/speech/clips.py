@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import os
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
+from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index, open_index
 from d2v_fast.data.store import Store
-from d2v_fast.errors import SampleError
+from d2v_fast.errors import SampleError, reading
 from d2v_fast.modalities.speech import compressed
 from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.speech.transforms import LOUDEST
 
 FORMATS = "WAV, FLAC or OGG"
 _NATIVE = (".wav", ".flac", ".ogg", ".oga", ".opus")
-_OTHERS = (*compressed.EXTENSIONS, ".amr", ".aiff", ".ape")
+_BY_FORMAT = {
+    ".mp3": "MP3",
+    ".aiff": "AIFF",
+    ".aif": "AIFF",
+    ".aifc": "AIFF",
+    ".au": "AU",
+    ".snd": "AU",
+    ".caf": "CAF",
+    ".w64": "W64",
+    ".rf64": "RF64",
+    ".sph": "NIST",
+    ".nist": "NIST",
+}
+"""Endings of what some versions of libsndfile read, with its name for the format."""
+
+_OTHERS = (*compressed.EXTENSIONS, *_BY_FORMAT, ".amr", ".ape", ".wv", ".3gp")
 _ENDLESS = 1 << 40
 """A file that claims more frames has an unknown length (a stream that was never finished)."""
+
+_MP3 = "MP3"
 
 _MAX_SAMPLES = 1 << 28
 """Longer clips are refused: a clip is normalised as a whole, so it must fit into memory."""
@@ -29,14 +49,34 @@ _MAX_SAMPLES = 1 << 28
 
 def extensions() -> tuple[str, ...]:
     """Those of the files that can be read here."""
-    if compressed.missing() is None:
-        return _NATIVE + compressed.EXTENSIONS
-    return (*_NATIVE, ".mp3") if "MP3" in soundfile.available_formats() else _NATIVE
+    known = soundfile.available_formats()
+    native = (*_NATIVE, *(ending for ending, name in _BY_FORMAT.items() if name in known))
+    if compressed.missing() is not None:
+        return native
+    return native + tuple(ending for ending in compressed.EXTENSIONS if ending not in native)
 
 
 def remedies() -> dict[str, str]:
     """What to do about the files that cannot be read here, by extension."""
     return {e: compressed.remedy(e) for e in _OTHERS if e not in extensions()}
+
+
+def kind(sample_rate: int = 16000) -> Kind:
+    """Speech as the formats see it."""
+    return Kind(
+        "speech",
+        extensions(),
+        remedies(),
+        FORMATS,
+        ("frames", "rate"),
+        header=read_length,
+        decode=check_decoded,
+        amount=lambda sizes: f"{(sizes[:, 0] / sizes[:, 1]).sum() / 3600:,.2f} h of sound",
+        feature="Audio",
+        segments=True,
+        sample_rate=sample_rate,
+        columns=lambda sizes: {"seconds": np.round(sizes[:, 0] / np.maximum(sizes[:, 1], 1), 3).tolist()},
+    )
 
 
 def resampled_length(frames: np.ndarray | int, rate: np.ndarray | int, target: int) -> np.ndarray:
@@ -58,6 +98,14 @@ class Clips:
         self.rates: np.ndarray = index.sizes[:, 1]
         """int64 [N], Hz of the file; 0 where it is unreadable."""
         self.sizes = resampled_length(self.frames, self.rates, sample_rate)
+        self._problems = dict(index.problems)
+        # a header that says a few hertz would ask for gigabytes once the clip is resampled
+        for i in np.flatnonzero((self.sizes > _MAX_SAMPLES) & (self.rates != sample_rate)).tolist():
+            self._problems[i] = (
+                f"has {self.frames[i]} frames at {self.rates[i]} Hz, which are {self.sizes[i]} at {sample_rate} Hz (at "
+                f"most {_MAX_SAMPLES}): its header is damaged, or cut it"
+            )
+            self.sizes[i] = 0
         self.fingerprint = index.fingerprint
 
     def __len__(self) -> int:
@@ -75,14 +123,15 @@ class Clips:
         """
         self._refuse_known(index)
         rate = int(self.rates[index])
-        raw = load(self._store, index, (int(self.frames[index]), rate))
-        small = raw.dtype == np.int16
-        if raw.shape[1] == 1 and rate == self._rate:
-            return raw[:, 0]
-        clip = raw[:, 0].astype(np.float32) if raw.shape[1] == 1 else raw.mean(axis=1, dtype=np.float32)
-        if small:
-            clip /= 32768
-        return clip if rate == self._rate else soxr.resample(clip, rate, self._rate)[: self.sizes[index]]
+        with reading(self._store.label(index)):
+            raw = load(self._store, index, (int(self.frames[index]), rate))
+            small = raw.dtype == np.int16
+            if raw.shape[1] == 1 and rate == self._rate:
+                return raw[:, 0]
+            clip = raw[:, 0].astype(np.float32) if raw.shape[1] == 1 else raw.mean(axis=1, dtype=np.float32)
+            if small:
+                clip /= 32768
+            return clip if rate == self._rate else soxr.resample(clip, rate, self._rate)[: self.sizes[index]]
 
     def encoded(self, index: int) -> bytes:
         """The clip's file as it is; whoever decodes it sees whether it still has the length in the index.
@@ -91,6 +140,8 @@ class Clips:
             SampleError: It is gone, or known to be broken.
         """
         self._refuse_known(index)
+        if self._store.span(index) is not None:
+            return b""  # a part of a file is no file: whoever decodes leaves it to `read`
         return self._store.read(index).tobytes()
 
     def label(self, index: int) -> str:
@@ -98,8 +149,8 @@ class Clips:
         return self._store.label(index)
 
     def _refuse_known(self, index: int) -> None:
-        if index in self._index.problems:
-            raise SampleError(self._store.label(index), self._index.problems[index])
+        if index in self._problems:
+            raise SampleError(self._store.label(index), self._problems[index])
 
 
 def load(store: Store, index: int, length: tuple[int, int]) -> np.ndarray:
@@ -108,20 +159,62 @@ def load(store: Store, index: int, length: tuple[int, int]) -> np.ndarray:
     Raises:
         SampleError: The file is gone, truncated, damaged, or not of this length (frames, rate in Hz).
     """
-    label, path = store.label(index), store.path(index)
-    if _by_torchcodec(store.names[index]):
-        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label)
+    label, path, span = store.label(index), store.path(index), store.span(index)
+    if _by_torchcodec(store.extension(index)):
+        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label, _MAX_SAMPLES)
+        if span is not None:
+            start, frames = _part(span, len(raw), rate, label)
+            raw = raw[start : start + frames]
     else:
         try:
             with _open(store, index, path, whole=True) as file:
                 rate = file.samplerate
-                _check_length((file.frames, rate), length, label)  # before memory is taken for it
+                start, frames = 0, file.frames
+                if span is not None:
+                    start, frames = _part(span, frames, rate, label)
+                if file.format == _MP3:  # may say less or more than it has
+                    frames = length[0]
+                _check_length((frames, rate), length, label)  # before memory is taken for it
+                if start:
+                    file.seek(start)
                 # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
-                raw = file.read(dtype="int16" if file.subtype == "PCM_16" else "float32", always_2d=True)
+                dtype = "int16" if file.subtype == "PCM_16" else "float32"
+                # the number of frames is given: without it a format that cannot seek (GSM 6.10) is refused
+                raw = file.read(frames, dtype=dtype, always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
             raise SampleError(label, _reason(error, path)) from error
     _check_length((len(raw), rate), length, label)
     return raw
+
+
+def check_decoded(store: Store, index: int, length: tuple[int, ...]) -> None:
+    """Decodes a clip as `data build --deep` does.
+
+    Raises:
+        SampleError: It cannot be used: see `load`; or its samples, or their squares, are not finite numbers.
+    """
+    raw = load(store, index, (length[0], length[1]))
+    if raw.dtype == np.int16:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        peak = float(np.abs(raw.mean(axis=1, dtype=np.float32)).max())
+        if not math.isfinite(peak):
+            raise SampleError(store.label(index), "has samples that are not finite numbers")
+        if peak > LOUDEST:
+            raise SampleError(store.label(index), "has samples too large to be normalised")
+
+
+def _part(span: tuple[float, float], frames: int, rate: int, label: str) -> tuple[int, int]:
+    """First frame and frames of a part of a file, which ends with the file at the latest.
+
+    Raises:
+        SampleError: It begins behind the end.
+    """
+    start = round(span[0] * rate)
+    if start >= frames:
+        raise SampleError(label, f"begins at {span[0]:g} s, but the file ends at {frames / max(1, rate):g} s")
+    left = frames - start
+    return start, left if span[1] != span[1] else min(max(1, round(span[1] * rate)), left)
 
 
 def _check_length(found: tuple[int, int], expected: tuple[int, int], label: str) -> None:
@@ -142,36 +235,99 @@ def read_length(store: Store, index: int) -> tuple[int, int]:
     Raises:
         SampleError: The header cannot be read, there is no sound, or more than fits into memory.
     """
-    label, path = store.label(index), store.path(index)
-    if _by_torchcodec(store.names[index]):
-        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label)
+    label, path, span = store.label(index), store.path(index), store.span(index)
+    if _by_torchcodec(store.extension(index)):
+        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label, _MAX_SAMPLES)
         frames, channels = raw.shape
     else:
         try:
             with _open(store, index, path) as file:
                 frames, rate, channels = file.frames, file.samplerate, file.channels
+                if file.format == _MP3:
+                    frames = _mp3_frames(store, index, file)
         except (soundfile.SoundFileError, OSError) as error:
             raise SampleError(label, _reason(error, path)) from error
     if frames <= 0 or rate <= 0:
         raise SampleError(label, "has no samples")
     if frames > _ENDLESS:
         raise SampleError(label, "does not say how long it is: encode it again")
+    if span is not None:
+        frames = _part(span, frames, rate, label)[1]
     if frames * channels > _MAX_SAMPLES:
         hours = frames / rate / 3600
         raise SampleError(label, f"has {frames * channels} samples, {hours:.1f} h (at most {_MAX_SAMPLES}): cut it")
     return frames, rate
 
 
-def _by_torchcodec(name: str) -> bool:
-    extension = os.path.splitext(name)[1].lower()
-    return extension in compressed.EXTENSIONS and not (extension == ".mp3" and "MP3" in soundfile.available_formats())
+def _by_torchcodec(extension: str) -> bool:
+    return extension in compressed.EXTENSIONS and not (extension == ".mp3" and _MP3 in soundfile.available_formats())
 
 
 def _open(store: Store, index: int, path: Path | None, whole: bool = False) -> soundfile.SoundFile:
+    """Opens a clip, to look at it or to read the whole of it."""
     if path is not None:
-        return soundfile.SoundFile(os.fsencode(path))
-    file: BinaryIO = BytesIO(store.read(index).data) if whole else store.open(index)
-    return soundfile.SoundFile(file)
+        file = soundfile.SoundFile(os.fsencode(path))
+    else:
+        file = soundfile.SoundFile(BytesIO(store.read(index).data) if whole else store.open(index))
+    if whole and file.format == _MP3 and not _has_index(BytesIO(data := store.read(index).data)):
+        file.close()
+        return soundfile.SoundFile(_Longer(data))
+    return file
+
+
+def _mp3_frames(store: Store, index: int, file: soundfile.SoundFile) -> int:
+    """Frames of an MP3: what its index says; if it has none, it is decoded and counted.
+
+    Without an index libsndfile estimates the frames from the size of the file, and reads no more than that. So the file
+    is made to look longer, and read until nothing comes.
+    """
+    with store.open(index) as raw:
+        if _has_index(raw):
+            return int(file.frames)
+    with soundfile.SoundFile(_Longer(store.read(index).data)) as longer:
+        count, piece = 0, np.empty((1 << 16, longer.channels), dtype=np.float32)
+        while (got := len(longer.read(out=piece))) and count * longer.channels <= _MAX_SAMPLES:
+            count += got
+        return count
+
+
+def _has_index(file: BinaryIO) -> bool:
+    """Whether the first frame of an MP3 says how many there are (Xing, LAME, Fraunhofer)."""
+    head = file.read(10)
+    size = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head.startswith(b"ID3") else 0
+    file.seek(size)
+    first = file.read(_FIRST_FRAME)
+    return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+
+
+_FIRST_FRAME = 2048
+"""Bytes in which the first frame of an MP3 lies."""
+
+
+class _Longer(BytesIO):
+    """A file that claims to be much longer than it is. Its last bytes, where a tag might be, are zeros."""
+
+    def __init__(self, data: memoryview) -> None:
+        super().__init__(data)
+        self._claimed = len(data) * _TIMES
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return super().seek(self._claimed + offset) if whence == os.SEEK_END else super().seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        at = self.tell()
+        if at < self._claimed - _TAG:
+            return super().readinto(buffer)
+        count = min(len(buffer), self._claimed - at)
+        buffer[:count] = bytes(count)
+        return super().seek(at + count) - at
+
+
+_TAG = 128
+"""Bytes of an ID3v1 tag, which is looked for at the end of a file."""
+
+_TIMES = 64
+"""How much: the highest bitrate of an MP3 is 40 times the lowest."""
 
 
 def _reason(error: Exception, path: Path | None = None) -> str:

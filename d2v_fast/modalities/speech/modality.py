@@ -49,8 +49,7 @@ class Speech(Modality):
 
     def kind(self, inputs: Any | None = None) -> Kind:
         """Audio files; manifests with lengths only mean clips at the configured rate."""
-        rate = 16000 if inputs is None else inputs.sample_rate
-        return Kind(self.name, clips.extensions(), clips.remedies(), clips.FORMATS, ("frames", "rate"), rate)
+        return clips.kind(16000 if inputs is None else inputs.sample_rate)
 
     def open(
         self, found: Collection, inputs: Any, embedding: Any | None, *, run: Path | None, threads: int

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2v_fast.data.arrays import as_tensor
 from d2v_fast.errors import SampleError
 
-_LOUDEST = 1e15
+LOUDEST = 1e15
 """Squares of larger samples, summed over a clip, are no float32."""
 
 
@@ -30,7 +31,7 @@ def clip_into(out: Tensor, clip: np.ndarray | Tensor, start: int, size: int, *, 
         SampleError: A clip of another length, of another number format, or with samples that are not finite, or so large
             that their variance is not.
     """
-    raw = clip if isinstance(clip, Tensor) else torch.from_numpy(clip)
+    raw = as_tensor(clip)
     if raw.ndim != 1 or not (raw.dtype == torch.int16 or raw.is_floating_point()):
         raise SampleError(name, f"is {raw.dtype} {list(raw.shape)}; a clip is one-dimensional, int16 or floating point")
     if len(raw) != size:
@@ -40,7 +41,7 @@ def clip_into(out: Tensor, clip: np.ndarray | Tensor, start: int, size: int, *, 
         peak = float(wave.abs().max())
         if not math.isfinite(peak):
             raise SampleError(name, "has samples that are not finite numbers, or are too large for float32")
-        if peak > _LOUDEST:
+        if peak > LOUDEST:
             raise SampleError(
                 name, f"has samples of up to {peak:.3g}, whose variance overflows; they should lie in [-1, 1]"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tokenizers import Tokenizer
 
+from d2v_fast.data.source import Lost
 from d2v_fast.modalities.text import tokenizer as vocabulary
 
 
@@ -19,19 +20,31 @@ class TextBlocks:
         packed: Blocks follow each other through the corpus, all of them full: one may hold several documents, or a part
             of one, and what is left behind the last whole block is not used. Otherwise each document is a sequence,
             and one that is longer is cut into several; an end token that would be alone is left out.
+        lost: What could not be read and is in no block.
     """
 
     modality = "text"
 
     def __init__(
-        self, tokens: np.ndarray, tokenizer: Tokenizer, block_size: int, fingerprint: str, *, packed: bool = True
+        self,
+        tokens: np.ndarray,
+        tokenizer: Tokenizer,
+        block_size: int,
+        fingerprint: str,
+        *,
+        packed: bool = True,
+        lost: Lost | None = None,
     ) -> None:
         special = vocabulary.specials(tokenizer)
         self.tokens = tokens
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
-        self.mask_id, self.pad_id, self.special_ids = special.mask, special.pad, special.all
-        self.vocab_size: int = tokenizer.get_vocab_size()
+        self.mask_id, self.pad_id = special.mask, special.pad
+        self.special_ids: tuple[int, ...] = (*special.all, *vocabulary.unused(tokenizer))
+        """Ids that are never drawn as a random replacement: special tokens, and ids that no token has."""
+        self.vocab_size: int = vocabulary.size(tokenizer)
+        """One more than the largest id."""
+        self.lost = lost
         self._begin = special.begin
         self._plain = np.asarray(tokens)  # slices of a memmap cost three times as much
         if packed:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.formats.manifest import parquet, parquet_rows
 from d2v_fast.data.formats.tables import TextStore
+from d2v_fast.data.own import HEAD, is_own_list
 from d2v_fast.data.store import Store
-from d2v_fast.errors import DataError, SampleError
+from d2v_fast.errors import DataError, OwnFile, SampleError, failed
 
 FORMATS = ".txt, .jsonl or .parquet"
 _REMEDY = 'Write them to .txt files, or to a .jsonl file with one object {"text": ...} in each line'
@@ -50,6 +51,20 @@ def remedies() -> dict[str, str]:
     return dict.fromkeys(_OTHERS, _REMEDY)
 
 
+def kind() -> Kind:
+    """Texts as the formats see them."""
+    return Kind(
+        "text",
+        extensions(),
+        remedies(),
+        FORMATS,
+        Measure._fields,
+        header=measure,  # a text has no header: it is read as a whole
+        amount=lambda sizes: f"{sizes[:, 0].sum():,} documents, {sizes[:, 1].sum():,} characters",
+        documents=True,
+    )
+
+
 def read_pieces(store: Store, index: int) -> Iterator[Piece]:
     """The documents of a file: the whole of a .txt file, or "text" of each line of a .jsonl file or row of Parquet.
 
@@ -73,11 +88,14 @@ def measure(store: Store, index: int) -> Measure:
 
     Raises:
         SampleError: It cannot be read, is not UTF-8, or has no text.
+        OwnFile: This program wrote it: a manifest, or another list of its own.
     """
     documents = characters = lines = 0
     bad: list[int] = []
     label = store.label(index)
     try:
+        if store.extension(index) == ".jsonl" and is_own_list(label, _first_line(store.open(index))):
+            raise OwnFile(label, "was written by d2v-fast")
         texts = _texts(store, index)
         if texts is None:
             documents, characters = 1, sum(len(piece.text) for piece in read_pieces(store, index))
@@ -92,6 +110,8 @@ def measure(store: Store, index: int) -> Measure:
         raise SampleError(label, error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise SampleError(label, f"is not UTF-8 ({error.reason}): convert it") from error
+    except Exception as error:
+        raise failed(label, error) from error
     if characters == 0:
         reason = f'has no text (no object with a string "text" in {lines} lines)' if bad else "has no text"
         raise SampleError(label, "is empty" if empty else reason)
@@ -103,6 +123,13 @@ def _is_empty(file: BinaryIO) -> bool:
         return not file.read(1)
 
 
+def _first_line(file: BinaryIO) -> str:
+    """Empty if it is longer than the first line of any list."""
+    with file:
+        line = file.readline(_PIECE)
+    return line.decode("utf-8-sig", "replace") if line.endswith(b"\n") else ""
+
+
 def _lines(file: BinaryIO, newline: str | None = None) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
 
@@ -111,7 +138,7 @@ def _texts(store: Store, index: int) -> Iterator[str | None] | None:
     """Documents that come one by one: "" for an empty line, None for what has no text. None: it is all one document."""
     if isinstance(store, TextStore):
         return store.texts()
-    extension = os.path.splitext(store.names[index])[1].lower()
+    extension = store.extension(index)
     if extension == ".jsonl":
         return _json_lines(store.open(index))
     if extension == ".parquet":
@@ -125,6 +152,8 @@ def _table_rows(store: Store, index: int) -> Iterator[str | None]:
         with store.open(index) as file:
             table = parquet(file)
             if "text" not in table.schema_arrow.names:
+                if HEAD.encode() in (table.schema_arrow.metadata or {}):
+                    raise OwnFile(label, "was written by d2v-fast")
                 have = ", ".join(table.schema_arrow.names)
                 raise SampleError(label, f'has no column "text", only {have}')
             for row in parquet_rows(table, label, ["text"]):
@@ -144,7 +173,7 @@ def _json_lines(raw: BinaryIO) -> Iterator[str | None]:
                 text = json.loads(line)["text"]
                 text.encode()  # a lone surrogate has no bytes
                 yield text
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 yield None
 
 

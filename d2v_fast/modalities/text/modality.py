@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from d2v_fast import masking
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
+from d2v_fast.data.arrays import as_tensor
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.errors import ConfigError
@@ -52,8 +53,7 @@ class Text(Modality):
 
     def kind(self, inputs: Any | None = None) -> Kind:
         """Text files."""
-        fields = documents.Measure._fields
-        return Kind(self.name, documents.extensions(), documents.remedies(), documents.FORMATS, fields)
+        return documents.kind()
 
     def open(
         self, found: Collection, inputs: Any, embedding: Any | None, *, run: Path | None, threads: int
@@ -102,4 +102,4 @@ class Text(Modality):
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """Token ids: int64 [T]."""
-        return torch.as_tensor(sample).to(torch.int64)
+        return as_tensor(sample).to(torch.int64)

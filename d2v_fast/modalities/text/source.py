@@ -14,10 +14,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from d2v_fast.data.index import Collection, Index, open_index
-from d2v_fast.data.store import Store
-from d2v_fast.errors import DataError
+from d2v_fast.data.scan import Progress
+from d2v_fast.data.source import Lost
+from d2v_fast.data.store import Store, expanded
+from d2v_fast.errors import DataError, failed
 from d2v_fast.files import write_whole
-from d2v_fast.log import report
+from d2v_fast.log import report, tell
 from d2v_fast.modalities.text import documents as corpus
 from d2v_fast.modalities.text import tokenizer as vocabulary
 from d2v_fast.modalities.text.blocks import TextBlocks
@@ -33,44 +35,60 @@ def open_text(
     new: dict[str, Any] = {}  # filled where the corpus is not tokenised yet
 
     def tokenise(index: Index, store: Store) -> Index:
-        def pieces() -> Iterator[corpus.Piece]:
-            for i in range(len(index.names)):
-                if i not in index.problems:
-                    yield from corpus.read_pieces(store, i)
-
-        new["tokenizer"] = tokenizer = _make_tokenizer(pieces, inputs, vocab_size)
+        new["tokenizer"] = tokenizer = _make_tokenizer(lambda: _pieces(index, store), inputs, vocab_size)
+        notes = {
+            "tokenizer": "trained" if inputs.tokenizer is None else "given",
+            "digest": vocabulary.digest(tokenizer),
+        }
         if run is None:
             new["file"] = tempfile.TemporaryFile(prefix="d2v-fast-")  # noqa: SIM115  (lives as long as its map)
-            return replace(index, extra=index.extra | _write_tokens(new["file"], pieces(), tokenizer))
-        with (run / (TOKENS + ".tmp")).open("wb") as file:
-            extra = _write_tokens(file, pieces(), tokenizer)
-            os.fsync(file.fileno())
-        os.replace(run / (TOKENS + ".tmp"), run / TOKENS)
-        write_whole(run / TOKENIZER, tokenizer.to_str())
-        return replace(index, extra=index.extra | extra)
+            extra = _write_tokens(new["file"], _pieces(index, store), tokenizer)
+        else:
+            with (run / (TOKENS + ".tmp")).open("wb") as file:
+                extra = _write_tokens(file, _pieces(index, store), tokenizer)
+                os.fsync(file.fileno())
+            os.replace(run / (TOKENS + ".tmp"), run / TOKENS)
+            write_whole(run / TOKENIZER, tokenizer.to_str())
+        return replace(index, extra=index.extra | extra, notes=index.notes | notes)
 
     index, store = open_index(found, "text", corpus.measure, run=run, threads=threads, complete=tokenise)
-    _report(store, index)
-    tokenizer = new["tokenizer"] if new else vocabulary.load(_kept(run, TOKENIZER))
+    lost = _report(store, index)
+    tokenizer = new["tokenizer"] if new else _kept_tokenizer(run, index, inputs)
     _check_vocabulary(tokenizer, vocab_size)
     count, dtype = index.extra["tokens"], np.dtype(index.extra["dtype"])
     stored = new["file"] if "file" in new else _kept(run, TOKENS)
-    if isinstance(stored, Path) and stored.stat().st_size != count * dtype.itemsize:
-        raise DataError(f"{stored} is damaged: delete {stored.parent / 'index.jsonl'}, and the text is tokenised again")
+    if isinstance(stored, Path) and not new:
+        _check_tokens(stored, index)
     if count < inputs.block_size - 1 and inputs.packed:
         raise DataError(
             f"data: {found.where} has {count} tokens, less than one block of {inputs.block_size}: "
             "add text or lower inputs.block_size"
         )
     tokens = np.memmap(stored, dtype=dtype, mode="r", shape=(count,))
-    return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed)
+    return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed, lost=lost)
+
+
+def _pieces(index: Index, store: Store) -> Iterator[corpus.Piece]:
+    """The documents of all files. One that cannot be read any more ends where that happens, and is a broken one."""
+    for i in range(len(index.names)):
+        if i in index.problems:
+            continue
+        last = True
+        try:
+            for piece in corpus.read_pieces(store, i):
+                last = piece.last
+                yield piece
+        except Exception as error:
+            index.problems[i] = failed(store.label(i), error).reason
+            if not last:
+                yield corpus.Piece("", True)
 
 
 def _make_tokenizer(
     pieces: Callable[[], Iterator[corpus.Piece]], inputs: TextInputs, vocab_size: int | None
 ) -> Tokenizer:
     if inputs.tokenizer is not None:
-        tokenizer = vocabulary.load(Path(inputs.tokenizer).expanduser())
+        tokenizer = vocabulary.load(expanded(inputs.tokenizer, "inputs.tokenizer"))
     elif vocab_size is None:
         raise DataError("inputs.tokenizer is not given, and no vocabulary size to train one")
     else:
@@ -79,17 +97,47 @@ def _make_tokenizer(
     return tokenizer
 
 
-def _check_vocabulary(tokenizer: Tokenizer, vocab_size: int | None) -> None:
-    found = tokenizer.get_vocab_size()
-    if vocab_size is not None and found > vocab_size:
+def _kept_tokenizer(run: Path | None, index: Index, inputs: TextInputs) -> Tokenizer:
+    """The tokenizer of a run that continues, which has to be that of its first start.
+
+    Raises:
+        DataError: The file in the run was changed, or `inputs.tokenizer` is another one, or left out.
+    """
+    path = _kept(run, TOKENIZER)
+    kept = vocabulary.load(path)
+    known = vocabulary.digest(kept)
+    if index.notes.get("digest", known) != known:
+        raise DataError(f"{path} is not what this run was tokenised with: put it back, or start a new run")
+    if inputs.tokenizer is not None:
+        given = expanded(inputs.tokenizer, "inputs.tokenizer")
+        if not given.exists():
+            tell(f"inputs.tokenizer: {given} is gone; the run goes on with its copy, {path}")
+        elif vocabulary.digest(vocabulary.load(given)) != known:
+            raise DataError(
+                f"inputs.tokenizer: {given} is not the tokenizer that this run began with: give {path} to continue "
+                "it, or start a new run in another folder"
+            )
+    elif index.notes.get("tokenizer") == "given":
         raise DataError(
-            f"the tokenizer has {found} tokens, more than the model's {vocab_size}: set vocab_size to {found}"
+            f"inputs.tokenizer is left out, but this run began with a tokenizer of its own: give {path} to continue "
+            "it, or start a new run in another folder"
+        )
+    return kept
+
+
+def _check_vocabulary(tokenizer: Tokenizer, vocab_size: int | None) -> None:
+    found = vocabulary.size(tokenizer)
+    if vocab_size is not None and found > vocab_size:
+        count = tokenizer.get_vocab_size()
+        gaps = "" if count == found else f" (it has {count}, with gaps between their ids)"
+        raise DataError(
+            f"the tokenizer has {found} tokens, more than the model's {vocab_size}: set vocab_size to {found}{gaps}"
         )
 
 
 def _write_tokens(file: BinaryIO, pieces: Iterator[corpus.Piece], tokenizer: Tokenizer) -> dict[str, Any]:
     """Writes the tokens of all documents, an end token behind each; returns what the index says about the file."""
-    dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
+    dtype = np.dtype("<u2" if vocabulary.size(tokenizer) <= 1 << 16 else "<u4")
     end = vocabulary.specials(tokenizer).end
     digest, count = hashlib.blake2b(digest_size=16), 0
     for ids, last in vocabulary.encode(tokenizer, pieces):
@@ -101,6 +149,31 @@ def _write_tokens(file: BinaryIO, pieces: Iterator[corpus.Piece], tokenizer: Tok
     return {"tokens": count, "dtype": dtype.str, "hash": digest.hexdigest()}
 
 
+def _check_tokens(path: Path, index: Index) -> None:
+    """Compares the tokens with what was written at the first start: about a second for each gigabyte.
+
+    Raises:
+        DataError: They are damaged, or cannot be read just now.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        whole = path.stat().st_size
+        with path.open("rb") as file, Progress("checking tokens", whole >> 20) as progress:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+                progress.advance(len(piece) >> 20)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read just now ({error.strerror or error}): start again") from error
+    size = index.extra["tokens"] * np.dtype(index.extra["dtype"]).itemsize
+    if whole != size or digest.hexdigest() != index.extra["hash"]:
+        what = (
+            f"it has {whole} bytes instead of {size}" if whole != size else "its hash is not that of what was written"
+        )
+        raise DataError(
+            f"{path} is damaged: delete {path.parent / 'index.jsonl'}, and the text is tokenised again ({what})"
+        )
+
+
 def _kept(run: Path | None, name: str) -> Path:
     assert run is not None, "an index was found, so there is a run"
     if not (run / name).exists():
@@ -108,10 +181,17 @@ def _kept(run: Path | None, name: str) -> Path:
     return run / name
 
 
-def _report(store: Store, index: Index) -> None:
+def _report(store: Store, index: Index) -> Lost | None:
+    """Names what could not be read, and counts it: a file as one document, and each line or row."""
+    first, count = [], 0
     for i, reason in index.problems.items():
         report(store.label(i), reason)
+        first.append(f"{store.label(i)}: {reason}")
+        count += 1
     for i in np.flatnonzero(index.sizes[:, 2]).tolist():
         found = corpus.Measure(*index.sizes[i].tolist())
-        where = f"the first is line {found.first_bad}"
-        report(store.label(i), f'{found.bad_lines} lines without a string "text" ({where})')
+        reason = f'{found.bad_lines} lines without a string "text" (the first is line {found.first_bad})'
+        report(store.label(i), reason)
+        first.append(f"{store.label(i)}: {reason}")
+        count += found.bad_lines
+    return Lost(count, int(index.sizes[:, 0].sum()) + count, "; ".join(first[:3])) if count else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -80,6 +81,22 @@ def prepare(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id: rows that an embedding needs. Ids may have gaps, so it is not their number."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def unused(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids below `size` that no token has, ascending."""
+    used = set(tokenizer.get_vocab(with_added_tokens=True).values())
+    return tuple(i for i in range(size(tokenizer)) if i not in used)
+
+
+def digest(tokenizer: Tokenizer) -> str:
+    """Hash of all that a tokenizer does."""
+    return hashlib.blake2b(tokenizer.to_str().encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def specials(tokenizer: Tokenizer) -> Specials:

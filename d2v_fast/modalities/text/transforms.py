@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from d2v_fast.data.arrays import as_tensor
 from d2v_fast.errors import SampleError
 
 
@@ -17,4 +17,4 @@ def tokens_into(out: Tensor, block: np.ndarray | Tensor, name: str) -> None:
     """
     if tuple(block.shape) != tuple(out.shape):
         raise SampleError(name, f"is {list(block.shape)}, but the source said {list(out.shape)} tokens")
-    out.copy_(torch.as_tensor(block))
+    out.copy_(as_tensor(block))

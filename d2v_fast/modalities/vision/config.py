@@ -35,6 +35,10 @@ class VisionInputs(InputsConfig):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Each channel is divided by it."""
 
+    background: float | None = 1.0
+    """Grey value in [0, 1] that transparent pictures are laid on (1: white); None drops the alpha channel, which shows
+    whatever lies beneath, often black. A run that was begun before there was this field goes on without alpha."""
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         check.ordered_pair("crop_scale")
@@ -45,6 +49,8 @@ class VisionInputs(InputsConfig):
         check.require(bool(self.mean) and all(map(math.isfinite, self.mean)), "mean", "a finite number per channel")
         good = bool(self.std) and all(0 < value < math.inf for value in self.std)
         check.require(good, "std", "a finite number above 0 per channel")
+        if self.background is not None:
+            check.share("background")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 _JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_GREY = (0, 4)
-"""Colour types of a PNG: grey, and grey with alpha."""
+_PNG_GREY, _PNG_ALPHA = 0, (4, 6)
+"""Colour types of a PNG: grey, and those with alpha."""
 
 _START_OF_FRAME = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended and progressive Huffman coding."""
@@ -39,7 +39,9 @@ def is_plain_picture(data: bytes, height: int, width: int, *, grey: bool) -> boo
     if not data.startswith(_PNG) or data[12:16] != b"IHDR" or len(data) < 33:
         return False
     *size, bits, colours = struct.unpack_from(">IIBB", data, 16)
-    usual = bits <= 8 and (colours in _PNG_GREY or not grey)
+    # what is transparent is laid on a background by the native code; DALI would drop alpha
+    transparent = colours in _PNG_ALPHA or b"tRNS" in data[33 : data.find(b"IDAT")]
+    usual = bits <= 8 and not transparent and (colours == _PNG_GREY or not grey)
     return usual and size == [width, height] and _is_whole_png(data)
 
 

@@ -56,7 +56,7 @@ class Vision(Modality):
 
     def kind(self, inputs: Any | None = None) -> Kind:
         """Pictures."""
-        return Kind(self.name, pictures.EXTENSIONS, pictures.REMEDIES, pictures.FORMATS, ("height", "width"))
+        return pictures.kind()
 
     def open(
         self, found: Collection, inputs: Any, embedding: Any | None, *, run: Path | None, threads: int

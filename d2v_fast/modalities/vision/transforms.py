@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2v_fast.data.arrays import as_tensor
 from d2v_fast.errors import SampleError
+from d2v_fast.modalities.vision.alpha import over
 from d2v_fast.modalities.vision.config import VisionInputs
 
 GREY = (0.299, 0.587, 0.114)
@@ -45,7 +47,7 @@ def picture_into(
     Raises:
         SampleError: A picture of another size or number format.
     """
-    image = _channels(planes(picture, name), len(out), name)
+    image = _channels(planes(picture, name), len(out), name, inputs.background)
     if tuple(image.shape[1:]) != tuple(size):
         raise SampleError(name, f"is {image.shape[1]}x{image.shape[2]}, but the source said {size[0]}x{size[1]}")
     top, left, height, width = box.tolist()
@@ -87,7 +89,7 @@ def planes(picture: np.ndarray | Tensor, name: str) -> Tensor:
     Raises:
         SampleError: It has another number format or shape.
     """
-    image = picture if isinstance(picture, Tensor) else torch.from_numpy(picture)
+    image = as_tensor(picture)
     if image.ndim == 2:
         image = image[None]
     elif not isinstance(picture, Tensor) and image.ndim == 3:
@@ -99,13 +101,13 @@ def planes(picture: np.ndarray | Tensor, name: str) -> Tensor:
     return image
 
 
-def _channels(image: Tensor, wanted: int, name: str) -> Tensor:
-    """Grey to colour, colour to grey; alpha is dropped."""
+def _channels(image: Tensor, wanted: int, name: str, background: float | None) -> Tensor:
+    """Grey to colour, colour to grey; what is transparent is laid on the background."""
     have = image.shape[0]
     if have == wanted:
         return image
     if have in (2, 4):
-        return _channels(image[: have - 1], wanted, name)
+        return _channels(over(image, background), wanted, name, background)
     if (have, wanted) == (1, 3):
         return image.expand(3, -1, -1)
     if (have, wanted) == (3, 1):

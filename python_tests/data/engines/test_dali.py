@@ -76,7 +76,7 @@ class Files:
     def read(self, index):
         self.decoded_natively.append(index)
         try:
-            return decode(np.frombuffer(self.encoded(index), np.uint8).copy(), grey=False)
+            return decode(np.frombuffer(self.encoded(index), np.uint8).copy(), grey=False, background=1.0)
         except RuntimeError as error:
             raise SampleError(self.name(index), str(error)) from error
 

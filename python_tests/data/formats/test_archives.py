@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import tarfile
 
 import numpy as np
@@ -33,9 +32,7 @@ def test_every_member_is_a_sample_or_named(tar_zoo, capsys):
             with pytest.raises(SampleError, match=zoo.bad[name]) as caught:
                 source.read(i)
             assert caught.value.name == str(zoo.root / name)
-    errors = capsys.readouterr().err
-    assert re.search(r"skipped .*cut.tar: is (damaged|cut off)", errors)
-    assert errors.count("skipped") == 1
+    assert capsys.readouterr().err == ""  # each is named when it is met
 
 
 def test_members_are_the_files_that_went_in(pictures, tmp_path):
@@ -130,11 +127,11 @@ def test_what_is_no_shard_of_samples(tmp_path, clips):
         open_source(tmp_path / "a.tar.gz", "speech", SpeechInputs())
     with tarfile.open(tmp_path / "b.tar", "w") as tar:
         tar.add(clips, arcname=".")
-    with pytest.raises(DataError, match=r"b.tar has no JPEG or PNG files, only 4 .wav, 4 .flac, 4 .ogg"):
+    with pytest.raises(DataError, match=r"b.tar has no JPEG, PNG, .* or GIF files, only 4 .wav, 4 .flac, 4 .ogg"):
         open_source(tmp_path / "b.tar", "vision", VisionInputs())
     (tmp_path / "c.tar").write_bytes(b"")
     (tmp_path / "d.tar").write_bytes(b"junk" * 1000)
-    for name, reason in (("c.tar", "is empty"), ("d.tar", "is empty; put")):
+    for name, reason in (("c.tar", "is empty"), ("d.tar", "is damaged behind member 0")):
         with pytest.raises(DataError, match=reason):
             open_source(tmp_path / name, "vision", VisionInputs())
 

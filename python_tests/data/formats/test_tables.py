@@ -7,9 +7,9 @@ import pytest
 import torch
 from loading import open_source
 
+from d2v_fast import registry
 from d2v_fast.data import DataError, SampleError
 from d2v_fast.data.formats import tables
-from d2v_fast.data.formats.kinds import kind_of
 from d2v_fast.data.store import Fence
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
@@ -66,11 +66,11 @@ def test_clips_of_a_table_and_the_files_it_names(clips, tmp_path):
     source = open_source(table, "speech", SpeechInputs(min_seconds=0.1))
     for i in range(4):
         assert np.array_equal(source.read(i), folder.read(i))
-    store = tables.rows(table, kind_of("speech"), fence=Fence(tmp_path / "elsewhere")).store(None)
+    store = tables.rows(table, registry.get("speech").kind(), fence=Fence(tmp_path / "elsewhere")).store(None)
     with pytest.raises(SampleError, match="leads out of"):
         store.read(3)
     allowed = Fence(tmp_path / "elsewhere", [clips])
-    store = tables.rows(table, kind_of("speech"), fence=allowed).store(None)
+    store = tables.rows(table, registry.get("speech").kind(), fence=allowed).store(None)
     assert store.read(3).tobytes() == files[3].read_bytes()
 
 
@@ -106,4 +106,4 @@ def test_tables_that_do_not_fit(picture_table, tmp_path, monkeypatch):
         open_source(tmp_path / "saved", "vision", VisionInputs())
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(DataError, match=r"not installed: pip install 'd2v_fast\[hf\]'"):
-        tables.saved(tmp_path / "saved", kind_of("vision"), ())
+        tables.saved(tmp_path / "saved", registry.get("vision").kind(), ())

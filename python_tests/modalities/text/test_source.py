@@ -70,7 +70,7 @@ def test_the_run_keeps_tokenizer_and_tokens(folder, tmp_path, monkeypatch):
 
 
 def test_large_vocabularies_take_four_bytes(folder, monkeypatch):
-    monkeypatch.setattr("tokenizers.Tokenizer.get_vocab_size", lambda self: 70_000)
+    monkeypatch.setattr("d2v_fast.modalities.text.tokenizer.size", lambda tokenizer: 70_000)
     wide = open_source(folder, "text", INPUTS, vocab_size=70_000)
     monkeypatch.undo()
     assert wide.tokens.dtype == np.uint32
