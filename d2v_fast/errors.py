@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from d2v_fast.log import report as report  # both have moved; this line goes when nobody uses it
-from d2v_fast.log import tell as tell
-
 
 class ConfigError(ValueError):
     """A field of the configuration, or an argument, has a value that cannot be used."""

@@ -16,7 +16,8 @@ import torch
 
 from d2v_fast.batch import Batch
 from d2v_fast.data.config import LoaderConfig
-from d2v_fast.data.engines.engine import Made, check_engine, choose_engine, make_engine
+from d2v_fast.data.engines.choice import check_engine, choose_engine, make_engine
+from d2v_fast.data.engines.engine import Made
 from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.skipped import Skipped

@@ -12,7 +12,7 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, open_source
-from d2v_fast.data.engines import engine as engines
+from d2v_fast.data.engines import choice as engines
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.base import Modality

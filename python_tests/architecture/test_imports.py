@@ -8,6 +8,7 @@ from sources import imports_of, room_of, trees
 LEVELS = [
     {"errors"},
     {"log", "rng", "registry", "reference", "batch", "checks"},
+    {"files"},
     {"ops"},
     {"modules", "masking"},
     {"models", "data"},

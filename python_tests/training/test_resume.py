@@ -144,7 +144,7 @@ def test_the_engine_of_the_first_start_is_kept(make_config, train, tmp_path, mon
     assert newest.state["engine"] == "native"
     newest.state["engine"] = "dali"  # as on a GPU
     monkeypatch.setattr(checkpoint, "newest", lambda *_, **__: newest)
-    monkeypatch.setattr("d2v_fast.data.engines.engine._has_dali", lambda: False)
+    monkeypatch.setattr("d2v_fast.data.engines.choice._has_dali", lambda: False)
     with pytest.raises(DataError, match="dali when this run was begun"):
         train(make_config("vision", steps=4), run)
 

@@ -9,8 +9,9 @@ import torch
 from loading import engine_of, stages_of
 
 from d2v_fast.data import ArraySource, DataError, SampleError
-from d2v_fast.data.engines import engine
-from d2v_fast.data.engines.engine import assemble, choose_engine
+from d2v_fast.data.engines import choice as choosing
+from d2v_fast.data.engines.choice import choose_engine
+from d2v_fast.data.engines.engine import assemble
 from d2v_fast.data.engines.native import NativeEngine
 from d2v_fast.data.plan import BatchPlan
 from d2v_fast.masking import Masks
@@ -42,7 +43,7 @@ def made(name, device, source=PICTURES):
 
 @pytest.fixture(autouse=True)
 def fresh():
-    engine._tell_native.cache_clear()
+    choosing._tell_native.cache_clear()
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def choice(monkeypatch):
     """Replaces both engines by their names, and says whether DALI is installed."""
 
     def make(installed):
-        monkeypatch.setattr(engine, "_has_dali", lambda: installed)
+        monkeypatch.setattr(choosing, "_has_dali", lambda: installed)
         monkeypatch.setattr("d2v_fast.data.engines.native.NativeEngine", lambda *arguments: "native")
         dali = SimpleNamespace(DaliEngine=lambda *arguments: "dali")  # in place of the module, which imports DALI
         monkeypatch.setitem(sys.modules, "d2v_fast.data.engines.dali", dali)
