@@ -7,7 +7,10 @@ Features, targets, predictions, losses and gradients come from the model in floa
 with the reference's float64 numbers where the file has them. Two things magnify rounding errors and are taken apart:
 * The targets of the variants, float32 in the file, are made from the file's own layer features (which ours are checked
   against): a second norm turns the features' last bits into errors above the tolerance, in the reference as in ours.
-* The optimizer steps run in float64: Adam turns a gradient of the size of a rounding error into a whole step.
+* The optimizer steps run in float64: Adam turns a gradient of the size of a rounding error into a whole step. (So the
+  weights after the steps have a wider tolerance: the reference's own in float32 and float64 differ by more than 2e-5.)
+
+In a padded batch only valid positions are compared. What the networks make of padding means nothing.
 """
 
 from __future__ import annotations
@@ -29,12 +32,15 @@ from d2v_fast.models.data2vec import Data2Vec, Data2VecOutput
 FEATURES = 5e-6
 LOSS = 1e-6
 GRADIENT_OF_TENSOR, GRADIENT_OF_MODEL = 1e-4, 1e-6
-WEIGHTS, VISION_WEIGHTS = 2e-5, 1e-4
+WEIGHTS, VISION_WEIGHTS = 5e-5, 1e-4
 
 
 @dataclass
 class Report:
     """The lines of one file."""
+
+    valid: Tensor | None = None
+    """bool [B, T], where positions mean something; None if all of them do."""
 
     failures: int = 0
     lines: list[str] = field(default_factory=list)
@@ -49,15 +55,17 @@ class Report:
     def close(
         self, name: str, ours: Tensor, theirs: Tensor | None, tolerance: float, documented: str | None = None
     ) -> None:
-        """Compare element by element, if the file has the quantity."""
+        """Compare element by element, if the file has the quantity; of [..., B, T, C] only the valid positions."""
         if theirs is None:
             return
         if ours.shape != theirs.shape:
             self.failures += 1
             self.lines.append(f"  {name:<44} shape {list(ours.shape)}, theirs {list(theirs.shape)}  FAIL")
             return
-        error = (ours.detach().double() - theirs.double()).abs().max()
-        self.line(name, float(error), tolerance, documented=documented)
+        difference = (ours.detach().double() - theirs.double()).abs()
+        if self.valid is not None and difference.shape[-3:-1] == self.valid.shape:
+            difference = difference[..., self.valid, :]
+        self.line(name, float(difference.max()), tolerance, documented=documented)
 
     def relative(self, name: str, ours: float, theirs: Tensor | float | None, documented: str | None = None) -> None:
         """Compare two losses."""
@@ -144,6 +152,12 @@ def loss_of(case: Case, prediction: Tensor, target: Tensor, reduction: str) -> T
     c = case.config
     scale = c.transformer.dim**-0.5 if c.loss.scale is None else c.loss.scale
     return ops.masked_smooth_l1(prediction, target, beta=c.loss.beta, scale=scale, reduction=reduction)
+
+
+def valid_positions(model: Data2Vec, case: Case) -> Tensor | None:
+    """bool [B, T]: True where a token is not padding; None if nothing is padded."""
+    lengths = model.teacher.token_lengths(case.batch.lengths)
+    return None if lengths is None else torch.arange(case.batch.mask.shape[1]) < lengths[:, None]
 
 
 def check_forward(report: Report, case: Case, model: Data2Vec) -> None:
@@ -277,11 +291,11 @@ def check(path: Path) -> Report:
         UnknownKind: if the file is none that this check knows.
     """
     case = read(path)
-    report = Report()
     try:
         model, first = build(case)
     except (ValueError, RuntimeError) as error:  # names or shapes that do not fit the options
         raise UnknownKind(f"{case.kind}, but {error}") from error
+    report = Report(valid_positions(model, case))
     report.lines.append(f"{path.name}: {case.kind}, {case.meta['main_variant']}")
     check_forward(report, case, first)
     check_steps(report, case, model, first)
