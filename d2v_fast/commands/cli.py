@@ -178,8 +178,6 @@ def _demo(arguments: list[str]) -> None:
     modality = "vision"
     if arguments and not arguments[0].startswith("-"):
         modality, *arguments = arguments
-    if modality not in ("vision", "speech", "text"):
-        raise Failure(f"there is no demo {modality!r}; choose vision, speech or text")
     parsed = _parse(DemoArguments, arguments, "demo [vision|speech|text]")
     from d2v_fast.demo import DemoError
     from d2v_fast.demo import main as demo

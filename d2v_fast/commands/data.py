@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,8 +16,6 @@ usage: d2v-fast data build PATH --out MANIFEST   look at every file once; list w
 
 d2v-fast data build --help and d2v-fast data show --help list the options.
 """
-
-Modality = Literal["speech", "vision", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,8 @@ class BuildArguments:
     out: str
     """The manifest: .jsonl, .tsv (as wav2vec has it), .csv or .parquet. Best beside the data or above it."""
 
-    modality: Modality | None = None
-    """What to look for; by default what most of the files are."""
+    modality: str | None = None
+    """What to look for: speech, vision, ...; by default what most of the files are."""
 
     deep: bool = False
     """Decode every sample, not only its header: finds what is cut off or damaged inside."""
@@ -53,11 +51,11 @@ class ShowArguments:
     path: Annotated[str, tyro.conf.arg(name=""), tyro.conf.Positional]
     """What pretrain --data takes: a folder, a manifest, tar shards."""
 
-    modality: Modality | None = None
-    """What to look for; by default what most of the files are."""
+    modality: str | None = None
+    """What to look for: speech, vision, ...; by default what most of the files are."""
 
     preset: str | None = None
-    """Whose augmentation and masks are shown; speech-base, vision-base or text-tiny if it is not given."""
+    """Whose augmentation and masks are shown; if it is not given, one of the modality."""
 
     picture: str | None = None
     """The PNG; data-show.png if it is not given, "none" for none."""
@@ -92,9 +90,12 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 
 def _build(asked: BuildArguments) -> None:
+    from d2v_fast import registry
     from d2v_fast.data.build import broken_list, build
     from d2v_fast.data.formats.write import named_root
 
+    if asked.modality is not None:
+        registry.get(asked.modality)
     out = Path(asked.out).expanduser()
     built = build(
         asked.path,
@@ -112,14 +113,20 @@ def _build(asked: BuildArguments) -> None:
 
 
 def _show(asked: ShowArguments) -> None:
+    from d2v_fast import registry
     from d2v_fast.data.build import guess
+    from d2v_fast.errors import DataError
     from d2v_fast.modalities import open_data
     from d2v_fast.report.data import describe
     from d2v_fast.training.pretraining import preset_config
 
-    modality = asked.modality or guess(asked.path)
-    name = asked.preset or ("text-tiny" if modality == "text" else f"{modality}-base")
+    modality = registry.get(asked.modality or guess(asked.path))
+    name = asked.preset or modality.default_preset
+    if name is None:
+        raise DataError(f"{modality.name} has no preset of its own: name one by --preset")
     config = preset_config(name)
+    if config.model.modality != modality.name:
+        raise DataError(f"--preset {name} is for {config.model.modality}, the data is {modality.name}")
     loader = replace(
         config.loader, allow_roots=asked.allow_roots, prefetch=1, accumulation=1, holdout=0.0, max_skipped=1.0
     )
@@ -130,7 +137,6 @@ def _show(asked: ShowArguments) -> None:
     picture = Path(asked.picture or "data-show.png").expanduser()
     if asked.picture == "none":
         return
-    from d2v_fast.data import DataError
     from d2v_fast.report.samples import draw
 
     try:
@@ -144,6 +150,8 @@ def _print(title: str, lines: list[tuple[str, str]], histograms: list[Any]) -> N
     from rich.console import Console
     from rich.table import Table
 
+    from d2v_fast.report.data import bars
+
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     table = Table(show_header=False, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for line in lines:
@@ -154,6 +162,6 @@ def _print(title: str, lines: list[tuple[str, str]], histograms: list[Any]) -> N
         chart.add_column(justify="right", no_wrap=True)
         chart.add_column(style="cyan", no_wrap=True, min_width=40)
         chart.add_column(justify="right", no_wrap=True)
-        for line in histogram.lines():
-            chart.add_row(*line)
+        for row in bars(histogram):
+            chart.add_row(*row)
         console.print(chart, markup=False)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from d2v_fast.batch import Batch
 from d2v_fast.demo.report import PROBE_NAMES, names, summary
 from d2v_fast.demo.task import require
-from d2v_fast.modalities import open_loader
-from d2v_fast.modalities.text.blocks import TextBlocks
-from d2v_fast.modalities.vision.config import VisionInputs
-from d2v_fast.models import token_count
-from d2v_fast.report import plots
+from d2v_fast.modalities.drawing import Picture
+from d2v_fast.report import panels, plots
+from d2v_fast.report.samples import drawing
 from d2v_fast.run.reader import Run
 
 if TYPE_CHECKING:
@@ -25,6 +22,9 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT, DPI = 11.0, 6.2, 100
 """Inches, and dots in an inch: 1100 x 620 pixels."""
+
+_SAMPLES = 12
+"""In the batch whose masks are shown."""
 
 
 def draw(outcome: Outcome, path: Path) -> None:
@@ -78,34 +78,19 @@ def _bars(outcome: Outcome) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def _masks(axes: Axes, outcome: Outcome) -> None:
-    """The masks of the first step, on its samples."""
-    config, source = outcome.config, outcome.task.source
-    with open_loader(config, source) as loader:
-        batch: Batch = loader.step(0)[0]
-    inputs = config.inputs
-    if isinstance(inputs, VisionInputs):
-        grid = token_count(config.model, None)
-        shown = batch.inputs[:12] * torch.tensor(inputs.std)[:, None, None] + torch.tensor(inputs.mean)[:, None, None]
-        pictures = shown.permute(0, 2, 3, 1).clamp(0, 1).numpy()
-        masks = batch.mask[:12].view(-1, *grid).numpy()
-        # whole and masked side by side, three samples in a row
-        pictures = pictures.repeat(2, axis=0).repeat(3 // pictures.shape[-1], axis=-1)
-        masks = np.stack([np.zeros_like(masks), masks], axis=1).reshape(-1, *grid)
-        title = "What teacher, student see (grey: masked)"
-        plots.masked_pictures(axes, pictures, masks, columns=6, title=title)
-    elif source.modality == "speech":
-        from d2v_fast.demo.speech import SAMPLE_RATE, log_mel
-
-        wave = batch.inputs[0].numpy()
-        title = "What the student sees (grey: masked)"
-        plots.masked_spectrogram(
-            axes, log_mel(wave).T, batch.mask[0].numpy(), seconds=len(wave) / SAMPLE_RATE, title=title
-        )
-    else:
-        tokenizer = cast(TextBlocks, source).tokenizer
-        tokens = [tokenizer.decode([i], skip_special_tokens=False) for i in batch.inputs[0].tolist()]
-        title = "What the student has to fill in (grey)"
-        plots.masked_tokens(axes, tokens, batch.mask[0].tolist(), columns=48, title=title)
+    """The masks of a first step: pictures whole and masked side by side, or one sample of other kinds."""
+    seen = drawing(outcome.task.source, outcome.config, _SAMPLES)
+    number = next(i for i, row in enumerate(seen.rows) if row.panels[0].mask is not None)
+    masked, first = seen.rows[number].panels, seen.rows[number].panels[0]
+    if not isinstance(first, Picture):
+        panels.render(axes, replace(first, title=""), columns=48)
+        axes.set_title("What the student sees (grey: masked)")
+        return
+    both = zip(seen.rows[number - 1].panels, masked, strict=True)
+    pairs = [panel for pair in both for panel in pair if isinstance(panel, Picture)]
+    masks = np.stack([np.zeros_like(first.mask) if p.mask is None else p.mask for p in pairs])
+    title = "What teacher, student see (grey: masked)"
+    plots.masked_pictures(axes, np.stack([p.pixels for p in pairs]), masks, columns=6, title=title)
 
 
 def _map(outcome: Outcome, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +11,7 @@ from d2v_fast import rng
 from d2v_fast.data import ArraySource
 from d2v_fast.demo.espeak import espeak, speak
 from d2v_fast.demo.task import Labelled, Task, content_hash, held_out
+from d2v_fast.modalities.speech.mel import log_mel
 
 _WORDS = """
 above apple bottle bridge circle coffee doctor early finger garden
@@ -31,7 +31,6 @@ SENTENCES = 10
 
 WORDS_IN_SENTENCE = 5
 _SEED = 2022
-_BANDS = 40
 
 
 def task() -> Task:
@@ -94,31 +93,7 @@ def _part(lines: list[tuple[str, str]], spoken: list[np.ndarray], seen: set[int]
     return Labelled(clips, np.array(labels, dtype=np.int64), raw, groups=np.array(groups, dtype=np.int64))
 
 
-def log_mel(wave: np.ndarray) -> np.ndarray:
-    """Logarithms of 40 mel energies, in windows of 25 ms, 10 ms apart: float64 [frames, 40].
-
-    Args:
-        wave: floating point [samples] at 16 kHz.
-    """
-    window, step = 400, 160
-    wave = np.pad(wave.astype(np.float64), (0, max(0, window - len(wave))))
-    frames = np.lib.stride_tricks.sliding_window_view(wave, window)[::step] * np.hanning(window)
-    power = np.abs(np.fft.rfft(frames, 512)) ** 2
-    return np.log(power @ _mel_filters().T + 1e-8)
-
-
 def log_mel_statistics(clip: np.ndarray) -> np.ndarray:
     """Mean and standard deviation of `log_mel` over time: float32 [80]; `clip` is int16 [samples]."""
-    energies = log_mel(clip / 32768)
+    energies = log_mel(clip / 32768, SAMPLE_RATE)
     return np.concatenate([energies.mean(0), energies.std(0)]).astype(np.float32)
-
-
-@functools.cache
-def _mel_filters() -> np.ndarray:
-    """Triangles that overlap by half, equally wide in mel: float64 [bands, 257]."""
-    top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, _BANDS + 2) / 2595) - 1)
-    hertz = np.linspace(0, SAMPLE_RATE / 2, 257)
-    rise = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    fall = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1])[:, None]
-    return np.clip(np.minimum(rise, fall), 0, None)

@@ -1,6 +1,6 @@
-"""What features are worth: extraction, probes with their standard errors, plots."""
+"""What features are worth: extraction, probes with their standard errors, retrieval."""
 
-from d2v_fast.evaluation.features import extract, prepare
+from d2v_fast.evaluation.features import extract
 from d2v_fast.evaluation.probe import (
     knn_accuracy,
     knn_correct,
@@ -8,6 +8,7 @@ from d2v_fast.evaluation.probe import (
     logistic_correct,
     standard_error,
 )
+from d2v_fast.evaluation.retrieval import ranks, recall
 
 __all__ = [
     "extract",
@@ -15,6 +16,7 @@ __all__ = [
     "knn_correct",
     "logistic_accuracy",
     "logistic_correct",
-    "prepare",
+    "ranks",
+    "recall",
     "standard_error",
 ]

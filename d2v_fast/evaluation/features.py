@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from d2v_fast import registry
 from d2v_fast.data import DataSource, InputsConfig
-from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.speech.encoder import SpeechEncoder, seen_samples
-from d2v_fast.modalities.speech.transforms import clip_into
-from d2v_fast.modalities.vision.config import VisionInputs
-from d2v_fast.modalities.vision.encoder import VisionEncoder
-from d2v_fast.modalities.vision.transforms import picture_into
 from d2v_fast.models import Encoder
+
+_AHEAD = 8
+"""Batches whose samples may be in memory while they wait for others of their shape."""
 
 
 @torch.no_grad()
 def extract(
     encoder: Encoder,
-    samples: DataSource | Sequence[np.ndarray],
+    samples: DataSource | Sequence[np.ndarray | Tensor],
     inputs: InputsConfig,
     *,
     batch_size: int = 64,
@@ -29,14 +28,15 @@ def extract(
 ) -> np.ndarray:
     """The mean over the positions of the encoder's output, for each sample, or its output at one position.
 
-    Nothing is masked, cropped at random, flipped or jittered. The encoder is put into eval mode for the time.
+    Nothing is masked, cropped at random, flipped or jittered. Samples are read when they are needed, a few batches at a
+    time. The encoder is put into eval mode for the time.
 
     Args:
         encoder: On any device.
-        samples: A source, or its samples: pictures uint8 [H, W] or [H, W, channels], clips [samples] at
-            `inputs.sample_rate`, or token ids [T].
+        samples: A source, or its samples as a source reads them: pictures uint8, arrays [H, W] or [H, W, channels] or
+            tensors [channels, H, W]; clips [samples] at `inputs.sample_rate`; or token ids [T].
         inputs: How the encoder's run made inputs of samples.
-        batch_size: Samples in a batch. Only samples of one length are batched together, nothing is padded.
+        batch_size: Samples in a batch. Only samples of one shape are batched together, nothing is padded.
         positions: [N], the position of each sample whose feature is wanted; None for the mean over all.
 
     Returns:
@@ -51,66 +51,86 @@ def extract(
         raise ValueError(f"extract needs samples and a positive batch_size, got {count} samples and {batch_size}")
     if positions is not None and len(positions) != count:
         raise ValueError(f"extract needs one position for each of {count} samples, got {len(positions)}")
-    read = samples.read if isinstance(samples, DataSource) else samples.__getitem__
-    side = encoder.config.image_size if isinstance(encoder, VisionEncoder) else 0
-    prepared = [prepare(torch.as_tensor(read(i)), inputs, side, name=f"sample {i}") for i in range(count)]
-    if isinstance(encoder, SpeechEncoder):
-        prepared = [clip[: seen_samples(encoder.config, len(clip))] for clip in prepared]
     device = next(encoder.parameters()).device
     training = encoder.training
+    features: np.ndarray | None = None
     encoder.eval()
-    features = np.empty((count, 0), dtype=np.float32)
-    for chosen in _alike(prepared, batch_size):
-        batch = torch.stack([prepared[i] for i in chosen]).to(device)
-        output = encoder(batch).float()
-        if positions is None:
-            wanted = output.mean(1)
-        else:
-            wanted = output[torch.arange(len(chosen)), torch.as_tensor([int(positions[i]) for i in chosen])]
-        if not features.size:
-            features = np.empty((count, wanted.shape[1]), dtype=np.float32)
-        features[chosen] = wanted.cpu().numpy()
-    encoder.train(training)
+    try:
+        for chosen, batch in _batches(samples, _Preparation(encoder, inputs, samples), batch_size):
+            output = encoder(batch.to(device)).float()
+            if positions is None:
+                wanted = output.mean(1)
+            else:
+                places = torch.as_tensor([int(positions[i]) for i in chosen])
+                if int(places.min()) < 0 or int(places.max()) >= output.shape[1]:
+                    raise ValueError(
+                        f"positions {places.tolist()} were asked for of samples {chosen}, which have {output.shape[1]}"
+                    )
+                wanted = output[torch.arange(len(chosen)), places]
+            if features is None:
+                features = np.empty((count, wanted.shape[1]), dtype=np.float32)
+            features[chosen] = wanted.cpu().numpy()
+    finally:
+        encoder.train(training)
+    assert features is not None
     return features
 
 
-def _alike(samples: Sequence[Tensor], batch_size: int) -> Iterator[list[int]]:
-    """Batches of samples of one shape.
+class _Preparation:
+    """Reads one sample of those given, and makes the encoder's input of it."""
+
+    def __init__(
+        self, encoder: Encoder, inputs: InputsConfig, samples: DataSource | Sequence[np.ndarray | Tensor]
+    ) -> None:
+        self._modality: Any = registry.get(inputs.modality)
+        self._embedding, self._inputs, self._samples = encoder.config, inputs, samples
+
+    def __call__(self, i: int) -> Tensor:
+        if isinstance(self._samples, DataSource):
+            sample, name = self._samples.read(i), self._samples.name(i)
+        else:
+            sample, name = self._samples[i], f"sample {i}"
+        prepared: Tensor = self._modality.prepare(sample, self._inputs, self._embedding, name=name)
+        return prepared
+
+
+def _batches(
+    samples: DataSource | Sequence[np.ndarray | Tensor], prepare: _Preparation, batch_size: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """(numbers, inputs) of samples of one shape.
 
     Nothing is padded: the released position convolutions let padding leak into the frames before it, so with padding
     a clip's features would depend on its neighbours in the batch.
     """
-    shapes: dict[torch.Size, list[int]] = {}
-    for i, sample in enumerate(samples):
-        shapes.setdefault(sample.shape, []).append(i)
-    for members in shapes.values():
-        for start in range(0, len(members), batch_size):
-            yield members[start : start + batch_size]
+    waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}
+    held = 0
+    for i in _order(samples):
+        sample = prepare(i)
+        group = waiting.setdefault(sample.shape, [])
+        group.append((i, sample))
+        held += 1
+        if len(group) < batch_size and held < _AHEAD * batch_size:
+            continue
+        shape = max(waiting, key=lambda shape: len(waiting[shape]))
+        group = waiting.pop(shape)
+        held -= len(group)
+        yield _stacked(group)
+    for group in waiting.values():
+        yield _stacked(group)
 
 
-def prepare(sample: Tensor, inputs: InputsConfig, image_size: int = 0, *, name: str = "sample") -> Tensor:
-    """A whole sample as the encoder wants it, without any randomness.
+def _stacked(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
+    return [i for i, _ in group], torch.stack([sample for _, sample in group])
 
-    Args:
-        sample: As a `DataSource` reads it.
-        inputs: How samples become inputs.
-        image_size: Pictures: height and width of the model's input; the whole picture is resized to it.
-        name: For messages.
 
-    Returns:
-        Picture float32 [channels, S, S], clip float32 [samples], or tokens int64 [T].
-
-    Raises:
-        SampleError: The sample has another shape or number format.
-    """
-    if isinstance(inputs, VisionInputs):
-        out = torch.empty(len(inputs.mean), image_size, image_size)
-        height, width = sample.shape[:2]
-        box = np.array([0, 0, height, width])
-        picture_into(out, sample.numpy(), box, False, np.ones(3, np.float32), np.array([height, width]), inputs, name)
-        return out
-    if isinstance(inputs, SpeechInputs):
-        out = torch.empty(len(sample))
-        clip_into(out, sample, 0, len(sample), normalize=inputs.normalize, name=name)
-        return out
-    return sample.to(torch.int64)
+def _order(samples: DataSource | Sequence[np.ndarray | Tensor]) -> Sequence[int]:
+    """Samples of equal length after each other, as far as that is known without reading."""
+    if isinstance(samples, DataSource):
+        sizes = np.asarray(samples.sizes)
+        lengths = sizes if sizes.ndim == 1 else None
+    else:
+        lengths = np.array([len(sample) for sample in samples]) if isinstance(samples, (list, tuple)) else None
+    if lengths is None:
+        return range(len(samples))
+    order: list[int] = np.argsort(lengths, kind="stable").tolist()
+    return order

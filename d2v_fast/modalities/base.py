@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.data.formats.kinds import Kind
@@ -19,6 +20,7 @@ from d2v_fast.data.source import DataSource
 from d2v_fast.data.stages import MaskMaker
 from d2v_fast.errors import DataError
 from d2v_fast.masking.config import MaskConfig
+from d2v_fast.modalities.drawing import Drawing, Histogram, histogram
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 from d2v_fast.models.encoder import Encoder
 
@@ -143,3 +145,22 @@ class Modality(ABC):
         Raises:
             SampleError: It cannot be used.
         """
+
+    def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
+        """What `d2v-fast data show` says about a source with samples of known size: (what, value) lines, histograms."""
+        sizes = np.asarray(source.sizes)
+        known = sizes[(sizes > 0).reshape(len(sizes), -1).all(axis=1)].reshape(-1, self.size_width)
+        names = ["size"] if self.size_width == 1 else [f"size {i + 1}" for i in range(self.size_width)]
+        return (
+            [(name, f"{low:,} to {high:,}") for name, low, high in zip(names, known.min(0), known.max(0), strict=True)],
+            [histogram(name, values, "") for name, values in zip(names, known.T, strict=True)],
+        )
+
+    def draw(self, source: DataSource, config: Config, batch: Batch) -> Drawing:
+        """A batch of the first epoch to be looked at, as it is stored and as teacher and student see it.
+
+        Raises:
+            SampleError: A sample cannot be read again.
+            DataError: The modality gives no picture.
+        """
+        raise DataError(f"{self.name} gives no picture of its samples: leave it out by --picture none")

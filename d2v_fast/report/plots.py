@@ -35,6 +35,18 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def masked_colour() -> np.ndarray:
+    """`MASKED` as float64 [3] in [0, 1]."""
+    return np.array([int(MASKED[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def grey_spans(axes: Axes, mask: np.ndarray, seconds: float) -> None:
+    """Greys the masked stretches of a time axis of `seconds`; `mask` is bool [T] over the same time."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int))).reshape(-1, 2)
+    for start, end in edges / len(mask) * seconds:
+        axes.axvspan(start, end, color=MASKED, alpha=0.85, linewidth=0)
+
+
 def curves(axes: Axes, lines: Sequence[Mapping[str, Any]], fields: Mapping[str, str], *, title: str, unit: str) -> None:
     """Fields of metrics.jsonl over the optimizer steps; a field that is null or absent in a line leaves a gap.
 
@@ -68,9 +80,8 @@ def masked_pictures(axes: Axes, pictures: np.ndarray, masks: np.ndarray, *, colu
     if pictures.ndim == 3:
         pictures = pictures[..., None].repeat(3, axis=-1)
     count, height, width, _ = pictures.shape
-    grey = np.array([int(MASKED[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     large = masks.repeat(height // masks.shape[1], axis=1).repeat(width // masks.shape[2], axis=2)
-    pictures = np.where(large[..., None], grey, pictures)
+    pictures = np.where(large[..., None], masked_colour(), pictures)
     rows, gap = -(-count // columns), max(1, height // 8)
     sheet = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for i, picture in enumerate(pictures):
@@ -82,22 +93,23 @@ def masked_pictures(axes: Axes, pictures: np.ndarray, masks: np.ndarray, *, colu
 
 
 def masked_spectrogram(axes: Axes, energies: np.ndarray, mask: np.ndarray, *, seconds: float, title: str) -> None:
-    """A spectrogram with the masked spans greyed.
+    """A spectrogram with the masked spans or patches greyed.
 
     Args:
         axes: Where to draw.
         energies: float [bands, frames], logarithmic, lowest band first.
-        mask: bool [T] over the same time, True for masked frames.
+        mask: bool [T] over the same time, True for masked frames; or [h, w] for patches, lowest band first.
         seconds: Length of the clip.
         title: Of the panel.
     """
     floor = np.quantile(energies, 0.02)
-    axes.imshow(
-        energies, origin="lower", aspect="auto", extent=(0, seconds, 0, len(energies)), cmap="magma", vmin=floor
-    )
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(int))).reshape(-1, 2)
-    for start, end in edges / len(mask) * seconds:
-        axes.axvspan(start, end, color=MASKED, alpha=0.85, linewidth=0)
+    place: Any = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, len(energies))}
+    axes.imshow(energies, cmap="magma", vmin=floor, **place)
+    if mask.ndim == 1:
+        grey_spans(axes, mask, seconds)
+    else:
+        grey = np.concatenate([np.broadcast_to(masked_colour(), (*mask.shape, 3)), 0.85 * mask[..., None]], axis=2)
+        axes.imshow(grey, interpolation="nearest", **place)
     axes.set(title=title, xlabel="seconds", ylabel="mel band")
 
 

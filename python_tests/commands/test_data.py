@@ -14,7 +14,7 @@ from d2v_fast.data import ArraySource, open_source
 from d2v_fast.data import build as building
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.vision.config import VisionInputs
-from d2v_fast.report.data import describe
+from d2v_fast.report.data import bars, describe
 
 
 def run(*arguments):
@@ -166,7 +166,7 @@ def test_histograms_count_everything():
     assert dict(lines)["left out"].startswith(f"{(lengths < 32000).sum()} shorter")
     assert histogram.counts.sum() == 500
     assert (np.diff(np.log(histogram.edges)) > 0).all()
-    longest = max(len(bar) for _, bar, _ in histogram.lines())
+    longest = max(len(bar) for _, bar, _ in bars(histogram))
     assert longest == 40
     one, (flat,) = describe(ArraySource("speech", [np.zeros(160, np.int16)] * 3), SpeechInputs())
     assert flat.counts.tolist() == [3]

@@ -74,7 +74,7 @@ def test_a_short_demo_leaves_numbers_and_a_picture(modality, short, tmp_path, ca
 
 
 def test_an_unknown_demo_is_refused():
-    with pytest.raises(demo.DemoError, match="no demo 'smell'; choose one of vision, speech, text"):
+    with pytest.raises(demo.DemoError, match="no demo 'smell'; choose vision, speech or text"):
         demo.main("smell")
 
 

@@ -1,13 +1,15 @@
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from d2v_fast import presets
-from d2v_fast.data import ArraySource, SampleError
+from d2v_fast import presets, registry
+from d2v_fast.data import ArraySource, SampleError, open_source
 from d2v_fast.evaluation import extract
-from d2v_fast.evaluation.features import seen_samples
+from d2v_fast.modalities.speech.encoder import seen_samples
 from d2v_fast.models import build_encoder, token_count
 
 RNG = np.random.default_rng(0)
@@ -37,6 +39,74 @@ def test_a_source_gives_the_same_as_its_samples():
     pictures = list(RNG.integers(0, 256, (3, 8, 8), dtype=np.uint8))
     found = extract(encoder, ArraySource("vision", pictures), config.inputs)
     np.testing.assert_array_equal(found, extract(encoder, pictures, config.inputs))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (20, 30), (3, 8), (30, 1)])
+@pytest.mark.parametrize("preset", ["vision-tiny", "colour"])
+def test_files_give_the_same_as_arrays(preset, size, tmp_path):
+    encoder, config = network("vision-tiny")
+    if preset == "colour":
+        embedding = replace(config.model.embedding, channels=3)
+        config = replace(config, model=replace(config.model, embedding=embedding))
+        config = replace(config, inputs=replace(config.inputs, mean=(0.5,) * 3, std=(0.25,) * 3))
+        encoder = build_encoder(config.model)
+    pictures = [RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(5)]
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    source = open_source(tmp_path, "vision", config.inputs)
+    np.testing.assert_allclose(
+        extract(encoder, source, config.inputs), extract(encoder, pictures, config.inputs), atol=1e-6
+    )
+
+
+class Watched:
+    """Clips that are made when they are read; how many of them live at once is counted."""
+
+    def __init__(self, lengths):
+        self.lengths, self.alive, self.most = lengths, 0, 0
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, i):
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        clip = np.random.default_rng(i).normal(size=self.lengths[i]).astype(np.float32)
+        weakref.finalize(clip, self.gone)
+        return clip
+
+    def gone(self):
+        self.alive -= 1
+
+
+def test_samples_are_read_a_few_batches_at_a_time():
+    encoder, config = network("speech-tiny")
+    clips = Watched([4000 + 320 * (i % 40) for i in range(120)])  # forty lengths, three clips of each
+    prepared = []
+    original = type(registry.get("speech")).prepare
+
+    def watched(self, *arguments, **options):
+        sample = original(self, *arguments, **options)
+        prepared.append(weakref.ref(sample))
+        most[0] = max(most[0], sum(one() is not None for one in prepared))
+        return sample
+
+    most = [0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(registry.get("speech")), "prepare", watched)
+        found = extract(encoder, clips, config.inputs, batch_size=2)
+    assert most[0] <= 20  # eight batches of two, and the one on its way
+    assert clips.most <= 20
+    whole = extract(encoder, [clips[i] for i in range(120)], config.inputs, batch_size=64)
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+def test_the_mode_is_put_back_after_an_error():
+    encoder, config = network("vision-tiny")
+    encoder.train()
+    with pytest.raises(SampleError, match="sample 1"):
+        extract(encoder, [np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.float32)], config.inputs)
+    assert encoder.training
 
 
 def test_pictures_of_another_size_are_resized_whole():
@@ -86,6 +156,8 @@ def test_one_position_of_each_sample():
             encoder.eval()(torch.from_numpy(x)[None])[0, i].numpy() for x, i in zip(texts, (3, 1, 7), strict=True)
         ]
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
+    with pytest.raises(ValueError, match=r"positions .*10.* were asked for of samples"):
+        extract(encoder, texts, config.inputs, positions=[3, 1, 10])
     with pytest.raises(ValueError, match="one position for each of 3 samples, got 2"):
         extract(encoder, texts, config.inputs, positions=[1, 2])
 

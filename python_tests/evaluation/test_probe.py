@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from d2v_fast.evaluation import knn_accuracy, knn_correct, logistic_accuracy, logistic_correct, standard_error
+from d2v_fast.evaluation import probe as probe_module
 from d2v_fast.evaluation.probe import PENALTY, fit_logistic
 
 FLOAT = np.float32
@@ -78,6 +79,72 @@ def test_chance_is_not_beaten_on_noise():
         assert probe(noise[:300], labels[:300], noise[300:], labels[300:]) < 0.35
 
 
+@pytest.mark.parametrize("probe", [knn_correct, logistic_correct])
+def test_labels_may_be_strings_or_lists(probe, digits):
+    train, y, test, z = (part[:200] for part in digits)
+    expected = probe(train, y, test, z)
+    names = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+    assert (probe(train, names[y], test, names[z]) == expected).mean() > 0.98  # sorted otherwise, where votes are equal
+    for given in (list, torch.from_numpy, lambda labels: labels.astype(np.uint8), lambda labels: labels + 100):
+        np.testing.assert_array_equal(probe(train, given(y), test, given(z)), expected)
+    objects = names.astype(object)
+    assert (probe(train, objects[y], test, list(names[z])) == expected).mean() > 0.98
+
+
+def test_a_label_that_training_lacks_is_never_named():
+    train, labels = np.eye(4), ["a", "a", "b", "b"]
+    found = knn_correct(train, labels, np.eye(4), ["a", "zoo", "Aa", "b"], k=1)
+    assert found.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.5, 1.0, 0.0, 1.0], "training part: labels are float64; classes are integers or strings"),
+        ([None, "a", "a", "b"], "training part: labels are object"),
+        ([[0], [1], [0], [1]], r"one label for each of 4 samples is needed, got an array \[4, 1\]"),
+        (["a", "b", "a", "b"], "training labels are <U1, test labels int64: both must be of one kind"),
+        ([0, 1, 1], r"one label for each of 4 samples is needed, got an array \[3\]"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, message):
+    for probe in (knn_correct, logistic_correct):
+        with pytest.raises(ValueError, match=message):
+            probe(np.eye(4), labels, np.eye(4), np.array([0, 1, 0, 1]))
+
+
+def test_knn_in_pieces_changes_nothing(digits, monkeypatch):
+    train, y, test, z = digits
+    whole = knn_correct(train, y, test, z)
+    monkeypatch.setattr(probe_module, "PIECE", 5000)
+    np.testing.assert_array_equal(knn_correct(train, y, test, z), whole)
+
+
+def test_knn_of_many_samples_needs_little_memory(run_python):
+    """40,000 x 10,000 similarities would be 3.2 GB; the most that is held is told by the operating system."""
+    code = """
+        import resource, numpy as np
+        from d2v_fast.evaluation import knn_accuracy
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(50_000, 4)).astype(np.float32), np.arange(50_000) % 3
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        knn_accuracy(x[:40_000], y[:40_000], x[40_000:], y[40_000:])
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 400_000  # kB
+
+
+def test_plain_features_keep_their_scale(digits):
+    train, y, test, z = digits
+    wide = np.concatenate([train, np.zeros((len(train), 1), FLOAT)], 1), np.concatenate([test, test[:, :1] * 0], 1)
+    wide[0][::2, -1], wide[1][::3, -1] = 0.01, 0.01  # noise far below the pixels, blown up by standardising
+    plain = knn_accuracy(wide[0], y, wide[1], z, standardize=False)
+    assert plain == pytest.approx(knn_accuracy(train, y, test, z, standardize=False), abs=0.01)
+    assert plain > knn_accuracy(train, y, test, z)
+
+
 def test_standard_error_of_independent_samples():
     values = np.array([1.0, 0, 1, 1, 0, 1, 1, 1])
     assert standard_error(values) == pytest.approx(values.std(ddof=1) / np.sqrt(8))
@@ -107,6 +174,7 @@ def test_a_paired_difference_has_a_smaller_error():
         ({"train": np.full((4, 2), np.nan)}, "training part: some features are not finite"),
         ({"train_labels": np.array([0, 1, -1, 0])}, "found -1"),
         ({"test": np.zeros((0, 2)), "test_labels": np.zeros(0, int)}, "test part"),
+        ({"k": 0}, "at least one neighbour"),
     ],
 )
 def test_refuses_what_it_cannot_judge(change, message):

@@ -13,7 +13,12 @@ from d2v_fast.modules.convolution import PositionConvolutions, SpeechFrames
 
 def seen_samples(embedding: SpeechEmbedding, samples: int) -> int:
     """How many of `samples` samples the frames look at; what is behind them, less than a stride, changes nothing."""
-    needed = int(embedding.frames(samples))
+    return samples_of(embedding, int(embedding.frames(samples)))
+
+
+def samples_of(embedding: SpeechEmbedding, frames: int) -> int:
+    """How many samples `frames` frames look at, at least one frame."""
+    needed = frames
     for _, kernel, stride in reversed(embedding.conv_layers):
         needed = (needed - 1) * stride + kernel
     return needed

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from d2v_fast import masking
+from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
@@ -19,12 +19,15 @@ from d2v_fast.data.protocol import DaliGraph
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import SpanMask
 from d2v_fast.modalities.base import Modality
+from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.speech import clips
 from d2v_fast.modalities.speech.check import check
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
-from d2v_fast.modalities.speech.encoder import SpeechEncoder, seen_samples
+from d2v_fast.modalities.speech.describe import describe
+from d2v_fast.modalities.speech.draw import draw
+from d2v_fast.modalities.speech.encoder import SpeechEncoder
+from d2v_fast.modalities.speech.prepare import prepare
 from d2v_fast.modalities.speech.sampling import ClipSampling
-from d2v_fast.modalities.speech.transforms import clip_into
 from d2v_fast.models.config import ModelConfig
 
 
@@ -98,7 +101,13 @@ class Speech(Modality):
         check(config)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
-        """The whole clip, normalised, without the samples at its end that no frame sees: float32 [samples]."""
-        out = torch.empty(len(sample), dtype=torch.float32, device="cpu")
-        clip_into(out, sample, 0, len(sample), normalize=inputs.normalize, name=name)
-        return out[: seen_samples(embedding, len(out))]
+        """See `d2v_fast.modalities.speech.prepare`."""
+        return prepare(sample, inputs, embedding, name)
+
+    def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
+        """See `d2v_fast.modalities.speech.describe`."""
+        return describe(source, inputs)
+
+    def draw(self, source: DataSource, config: Config, batch: Batch) -> Drawing:
+        """See `d2v_fast.modalities.speech.draw`."""
+        return draw(source, config, batch)

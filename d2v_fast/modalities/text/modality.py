@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from d2v_fast import masking
+from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
-from d2v_fast.data.arrays import as_tensor
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import TokenMask
 from d2v_fast.modalities.base import Modality
+from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.text import documents
 from d2v_fast.modalities.text.check import check
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
+from d2v_fast.modalities.text.describe import describe
+from d2v_fast.modalities.text.draw import draw
 from d2v_fast.modalities.text.encoder import TextEncoder, initialise_text
+from d2v_fast.modalities.text.prepare import prepare
 from d2v_fast.modalities.text.sampling import TokenSampling
 from d2v_fast.modalities.text.source import open_text
 from d2v_fast.models.config import ModelConfig
@@ -101,5 +104,13 @@ class Text(Modality):
         check(config)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
-        """Token ids: int64 [T]."""
-        return as_tensor(sample).to(torch.int64)
+        """See `d2v_fast.modalities.text.prepare`."""
+        return prepare(sample, inputs, embedding, name)
+
+    def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
+        """See `d2v_fast.modalities.text.describe`."""
+        return describe(source, inputs)
+
+    def draw(self, source: DataSource, config: Config, batch: Batch) -> Drawing:
+        """See `d2v_fast.modalities.text.draw`."""
+        return draw(source, config, batch)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from d2v_fast import masking
+from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
@@ -19,12 +19,15 @@ from d2v_fast.data.protocol import DaliGraph
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import BlockMask, InverseBlockMask
 from d2v_fast.modalities.base import Modality
+from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.vision import pictures
 from d2v_fast.modalities.vision.check import check
 from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
+from d2v_fast.modalities.vision.describe import describe
+from d2v_fast.modalities.vision.draw import draw
 from d2v_fast.modalities.vision.encoder import VisionEncoder, truncated_normal_
+from d2v_fast.modalities.vision.prepare import prepare
 from d2v_fast.modalities.vision.sampling import PictureSampling
-from d2v_fast.modalities.vision.transforms import picture_into, planes
 from d2v_fast.models.config import ModelConfig
 
 
@@ -106,11 +109,13 @@ class Vision(Modality):
         check(config)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
-        """The whole picture, resized: float32 [channels, S, S]."""
-        side = embedding.image_size
-        out = torch.empty(len(inputs.mean), side, side, dtype=torch.float32, device="cpu")
-        image = planes(sample, name)
-        height, width = image.shape[1:]
-        box, size = np.array([0, 0, height, width]), np.array([height, width])
-        picture_into(out, image, box, False, np.ones(3, np.float32), size, inputs, name)
-        return out
+        """See `d2v_fast.modalities.vision.prepare`."""
+        return prepare(sample, inputs, embedding, name)
+
+    def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
+        """See `d2v_fast.modalities.vision.describe`."""
+        return describe(source, inputs)
+
+    def draw(self, source: DataSource, config: Config, batch: Batch) -> Drawing:
+        """See `d2v_fast.modalities.vision.draw`."""
+        return draw(source, config, batch)
