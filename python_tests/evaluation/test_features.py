@@ -47,8 +47,8 @@ def test_files_give_the_same_as_arrays(preset, size, tmp_path):
     encoder, config = network("vision-tiny")
     if preset == "colour":
         embedding = replace(config.model.embedding, channels=3)
-        config = replace(config, model=replace(config.model, embedding=embedding))
-        config = replace(config, inputs=replace(config.inputs, mean=(0.5,) * 3, std=(0.25,) * 3))
+        inputs = replace(config.inputs, mean=(0.5,) * 3, std=(0.25,) * 3)
+        config = replace(config, model=replace(config.model, embedding=embedding), inputs=inputs)
         encoder = build_encoder(config.model)
     pictures = [RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(5)]
     for i, picture in enumerate(pictures):
