@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from d2v_fast.training.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
 from old_data import HERE, RUNS, old_data
 
 from d2v_fast.data.config import LoaderConfig, SpeechInputs, TextInputs, VisionInputs
@@ -30,7 +31,6 @@ from d2v_fast.models.config import (
     TransformerConfig,
     VisionEmbedding,
 )
-from d2v_fast.training.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
 from d2v_fast.training.trainer import Data2VecTrainer
 
 STEPS, KEPT = 12, 6
