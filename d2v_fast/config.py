@@ -100,6 +100,10 @@ class PrecisionConfig(Section):
     teacher_float32: bool = False
     """Run the teacher in float32 whatever `autocast` says, as the published vision code does."""
 
+    tf32: bool = True
+    """CUDA: float32 products in TensorFloat-32 (10 bits of mantissa), as when the recipes were published. Targets
+    change by about 3e-4 of their size; no other device knows it."""
+
     checkpoint_activations: bool = field(default=False, metadata=MAY_CHANGE)
     """Recompute each block in the backward pass: less memory, more time. May change."""
 

@@ -188,18 +188,18 @@ class Data2Vec(nn.Module):
             decay: a float, or a 0-dim float64 tensor.
         """
         if self._averaged is None:
-            self._averaged = self._match()
+            self._averaged = self.averaged()
         teacher, student = self._averaged
         ops.ema_update_(teacher, student, decay)
 
     @torch.no_grad()
     def reset_teacher(self) -> None:
         """Make the teacher an exact copy of the student again, for example after loading the student's weights."""
-        teacher, student = self._match()
+        teacher, student = self.averaged()
         for own, source in zip(teacher, student, strict=True):
             own.copy_(source)
 
-    def _match(self) -> tuple[list[Tensor], list[Tensor]]:
+    def averaged(self) -> tuple[list[Tensor], list[Tensor]]:
         """The teacher's own parameters and the student's of the same names; a tied parameter appears once.
 
         The only buffers, index tables, never change and are no part of it.

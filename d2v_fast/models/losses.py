@@ -12,8 +12,8 @@ from torch import Tensor
 class Loss:
     """One part of what is minimised.
 
-    A step's loss is the sum over its parts of weight * (sum of `sum`) / (sum of `count`), where the sums in brackets run
-    over all micro-batches and processes of the step.
+    A step's loss is the sum over its parts of weight * (sum of `sum`) / (sum of `count`); the sums in brackets run over
+    all micro-batches and processes of the step.
     """
 
     sum: Tensor

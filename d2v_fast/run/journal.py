@@ -1,18 +1,16 @@
-"""Where a log line goes: metrics.jsonl, the display, TensorBoard and wandb, and the judgement whether to go on."""
+"""Where a log line goes: metrics.jsonl, the display, TensorBoard and wandb."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from d2v_fast.config import Config, MonitorConfig
+from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict
 from d2v_fast.errors import RunStopped
 from d2v_fast.log import tell
 from d2v_fast.run.directory import RunDirectory
-from d2v_fast.run.metrics import NON_FINITE_LIMIT
 from d2v_fast.run.metrics_file import MetricsFile
-from d2v_fast.run.monitors import CollapseWatch
 from d2v_fast.run.progress import Display
 from d2v_fast.run.sinks import Sink, open_sinks
 
@@ -23,11 +21,10 @@ class Journal:
     Only metrics.jsonl is worth a run. What else fails is told once and left out from then on.
     """
 
-    def __init__(self, lines: MetricsFile, display: Display, sinks: Sequence[Sink], monitor: MonitorConfig) -> None:
+    def __init__(self, lines: MetricsFile, display: Display, sinks: Sequence[Sink]) -> None:
         self.lines = lines
         self.display = display
         self._sinks = list(sinks)
-        self._watch = CollapseWatch(monitor)
 
     def __enter__(self) -> Journal:
         self.display.start()
@@ -41,34 +38,21 @@ class Journal:
             tell(f"metrics.jsonl could not be closed: {error.strerror}")
         self._to_sinks(lambda sink: sink.close())
 
-    def record(self, line: dict[str, Any], skipped_in_row: int) -> RunStopped | None:
-        """Write a line everywhere and judge it.
+    def record(self, line: dict[str, Any]) -> None:
+        """Write the fields of a line everywhere.
 
-        Args:
-            line: Fields of metrics.jsonl.
-            skipped_in_row: Steps up to this one that had no finite loss and gradient.
-
-        Returns:
-            Why the run has to stop, or None.
+        Raises:
+            RunStopped: metrics.jsonl cannot be written.
         """
         step = line["step"]
         try:
             self.lines.write(line)
         except OSError as error:
-            return RunStopped(f"step {step}: metrics.jsonl could not be written: {error.strerror}; free some space")
+            raise RunStopped(
+                f"step {step}: metrics.jsonl could not be written: {error.strerror}; free some space"
+            ) from error
         self.display.log(step, line)
         self._to_sinks(lambda sink: sink.write(step, line))
-        if skipped_in_row >= NON_FINITE_LIMIT:
-            return RunStopped(
-                f"step {step}: the last {skipped_in_row} steps had no finite loss and gradient. Lower optim.lr or "
-                "lengthen optim.warmup, set optim.clip_norm, or use bfloat16 or float32 instead of float16"
-            )
-        try:
-            for warning in self._watch.judge(line, step):
-                self.display.warn(warning)
-        except RunStopped as error:
-            return error
-        return None
 
     def _to_sinks(self, call: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
@@ -94,4 +78,4 @@ def open_journal(run: RunDirectory, config: Config, first: int, metrics_bytes: i
     """
     sinks = open_sinks(run.path, run.id, first, to_dict(config), wandb=config.log.wandb)
     lines = MetricsFile(run.metrics_file, metrics_bytes)
-    return Journal(lines, Display(config.steps, first), sinks, config.monitor)
+    return Journal(lines, Display(config.steps, first), sinks)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,47 +14,87 @@ NON_FINITE_LIMIT = 20
 """Non-finite steps in a row after which a run stops (float16 may skip a few while its loss scale settles)."""
 
 
+class Totals(NamedTuple):
+    """What a log line says about the steps since the one before it, and counts since the start."""
+
+    losses: dict[str, float | None]
+    """"loss", the mean of the steps that were not skipped; and "loss_NAME" of each of its parts, if it has several."""
+
+    grad_norm: float | None
+    """Mean of the gradient's norm before clipping."""
+
+    skipped_samples: int
+    """Samples that could not be read, since the start."""
+
+    skipped_steps: int
+    """Steps whose loss or gradient was not finite, since the start."""
+
+    skipped_lately: int
+    """Of them the last ones in succession, up to now."""
+
+
 class Window:
     """Sums over the steps since the last log line, and counts since the start; all of it is part of a checkpoint."""
 
     def __init__(self, device: torch.device) -> None:
         self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, gradient norm, finite steps
         self._counts = torch.zeros(2, dtype=torch.float64, device=device)  # steps skipped: in all, in a row until now
+        self._parts: dict[str, Tensor] = {}  # float64 [] for each part of the loss, if it has several
         self.skipped_samples = 0
 
-    def add(self, loss: Tensor, grad_norm: Tensor, found_inf: Tensor, skipped_samples: int) -> None:
-        """Count one step; found_inf is 1 if it was skipped. No transfer to the host."""
+    def add(
+        self,
+        loss: Tensor,
+        grad_norm: Tensor,
+        found_inf: Tensor,
+        skipped_samples: int,
+        parts: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Count one step without a transfer to the host.
+
+        Args:
+            loss: float32 [].
+            grad_norm: float32 [].
+            found_inf: float32 [], 1 if the step was skipped.
+            skipped_samples: Samples that were missing from it.
+            parts: The parts of the loss by name, float32 [] each; the same names at every step.
+        """
         good = found_inf == 0
         step = torch.stack([loss, grad_norm, torch.ones_like(loss)]).double()
         self._sums += torch.where(good, step, 0.0)
         total, row = self._counts.unbind()
         self._counts = torch.stack([total + found_inf, torch.where(good, 0.0, row + 1)])
+        if parts is not None and len(parts) > 1:
+            for name, value in parts.items():
+                self._parts[name] = self._parts.get(name, 0.0) + torch.where(good, value.double(), 0.0)
         self.skipped_samples += skipped_samples
 
-    def read(self) -> tuple[dict[str, Any], int]:
-        """The fields of the log line, and the number of steps skipped in a row; begins a new window."""
-        loss, norm, steps, skipped, row = torch.cat([self._sums, self._counts]).tolist()
+    def read(self) -> Totals:
+        """The numbers of the log line; begins a new window."""
+        values = [self._sums, self._counts, *(part.reshape(1) for part in self._parts.values())]
+        loss, norm, steps, skipped, row, *parts = torch.cat(values).tolist()
         self._sums.zero_()
-        line = {
-            "loss": loss / steps if steps else None,
-            "grad_norm": norm / steps if steps else None,
-            "skipped_samples": self.skipped_samples,
-            "skipped_steps": int(skipped),
-        }
-        return line, int(row)
+        names = ["loss", *(f"loss_{name}" for name in self._parts)]
+        self._parts = {}
+        losses = {name: value / steps if steps else None for name, value in zip(names, [loss, *parts], strict=True)}
+        return Totals(losses, norm / steps if steps else None, self.skipped_samples, int(skipped), int(row))
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint: JSON keeps every bit of a float64."""
         return {
             "sums": self._sums.tolist(),
             "counts": self._counts.tolist(),
+            "parts": {name: float(part) for name, part in self._parts.items()},
             "skipped_samples": self.skipped_samples,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self._sums = torch.tensor(state["sums"], dtype=torch.float64, device=self._sums.device)
-        self._counts = torch.tensor(state["counts"], dtype=torch.float64, device=self._sums.device)
+        device = self._sums.device
+        self._sums = torch.tensor(state["sums"], dtype=torch.float64, device=device)
+        self._counts = torch.tensor(state["counts"], dtype=torch.float64, device=device)
+        parts = state.get("parts", {})
+        self._parts = {name: torch.tensor(part, dtype=torch.float64, device=device) for name, part in parts.items()}
         self.skipped_samples = state["skipped_samples"]
 
 

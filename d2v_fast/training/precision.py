@@ -1,6 +1,10 @@
-"""Number formats: the autocast context, the kernel for attention, and the loss scale that float16 needs."""
+"""Number formats: autocast, TensorFloat-32, the kernel for attention, and the loss scale that float16 needs."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +29,41 @@ def autocast(config: PrecisionConfig, device: torch.device) -> torch.autocast:
         )
     dtype = DTYPES[config.autocast]
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+@contextlib.contextmanager
+def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[None]:
+    """Float32 products of the GPU in TensorFloat-32 or not, as `precision.tf32` says; torch's settings come back.
+
+    torch has two sets of settings for it, an old and a new one, and reading the old one raises RuntimeError where they
+    differ. So both are set here, and both are put back as far as they could be read.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    mkldnn: Any = torch.backends.mkldnn
+    places = (matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul)
+    new = [place.fp32_precision for place in places]
+    products = convolutions = None
+    with contextlib.suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        convolutions = cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = config.tf32
+        for place in (cudnn.conv, cudnn.rnn):
+            if not config.tf32 and place.fp32_precision == "tf32":  # from torch.backends.fp32_precision
+                place.fp32_precision = "ieee"
+        yield
+    finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        if convolutions is not None:
+            cudnn.allow_tf32 = convolutions
+        for place, before in zip(places, new, strict=True):
+            place.fp32_precision = before
 
 
 def check_attention(config: Config, device: torch.device) -> None:
@@ -57,8 +96,9 @@ class LossScale:
 
     def __init__(self, config: PrecisionConfig, device: torch.device) -> None:
         self.active = config.autocast == "float16"
-        self.value = torch.tensor(self.FIRST if self.active else 1.0, device=device)  # float32 []
-        self.good_steps = torch.zeros((), device=device)
+        first = self.FIRST if self.active else 1.0
+        self.value = torch.full((), first, dtype=torch.float32, device=device)
+        self.good_steps = torch.zeros((), dtype=torch.float32, device=device)
 
     def update(self, found_inf: Tensor) -> None:
         """Adapt to the step just done; `found_inf` is 1.0 if it was skipped, else 0.0."""

@@ -99,6 +99,7 @@ def tiny():
             "log": {"every": 1, "validate_every": 1000},
             "checkpoint": {"every": 1000},
             "monitor": {"warmup_steps": 1000},
+            "precision": {"tf32": False},
         }
         if modality == "speech":
             short["loader"]["batch_seconds"] = 4.0

@@ -79,7 +79,7 @@ def test_float16_with_its_loss_scale(gpu, tiny, sources, tmp_path, modality):
     half = lines(trainer.fit())
     skipped = half[-1]["skipped_steps"]
     assert skipped <= 8, "the scale halves from 65536 until the gradients fit"
-    assert trainer._loss_scale.value.item() == 65536 / 2**skipped
+    assert trainer.loop.update.loss_scale.value.item() == 65536 / 2**skipped
     assert all(value.isfinite().all() for value in trainer.model.parameters())
     plain = Data2VecTrainer(tiny(modality, steps=12), data=sources[modality], out=tmp_path / "plain", device=gpu)
     assert half[0]["loss"] is None or half[0]["loss"] == pytest.approx(lines(plain.fit())[0]["loss"], rel=0.05)
@@ -94,21 +94,21 @@ def test_no_step_waits_for_the_device(device, tiny, sources, tmp_path, modality,
     config = tiny(modality, steps=9, log={"every": 8}, precision={"autocast": precision})
     trainer = Data2VecTrainer(config, data=sources[modality], out=tmp_path / "run", device=device)
     debug, strict = torch.cuda.set_sync_debug_mode if device.type == "cuda" else lambda mode: None, []
-    forward, read = trainer._forward, trainer._window.read
+    losses, log = trainer.task.losses, trainer.loop.log
     calls = []
 
-    def watched_forward(batch, skipped):
+    def watched_losses(*arguments):
         calls.append(1)
         if len(calls) in (3, 4, 5, 6, 7):
             debug("error")
             strict.append(len(calls))
-        return forward(batch, skipped)
+        return losses(*arguments)
 
-    def unwatched_read():
+    def unwatched_log(*arguments, **options):
         debug("default")
-        return read()
+        return log(*arguments, **options)
 
-    trainer._forward, trainer._window.read = watched_forward, unwatched_read
+    trainer.task.losses, trainer.loop.log = watched_losses, unwatched_log
     try:
         trainer.fit()
     finally:

@@ -22,6 +22,7 @@ from d2v_fast.config import PrecisionConfig
 from d2v_fast.models import Data2Vec
 from d2v_fast.models import encoder as encoder_module
 from d2v_fast.models.config import TargetConfig
+from d2v_fast.training import loop as loop_module
 from d2v_fast.training import trainer as trainer_module
 from d2v_fast.training.precision import LossScale
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -65,7 +66,8 @@ def meta_is_a_device(monkeypatch):
         )
     autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda kind, **o: nullcontext() if kind == "meta" else autocast(kind, **o))
-    monkeypatch.setattr(trainer_module, "autocast", lambda config, device: nullcontext())
+    for module in (loop_module, trainer_module):
+        monkeypatch.setattr(module, "autocast", lambda config, device: nullcontext())
     optimizer = import_module("torch.optim.optimizer")
     supported = [*optimizer._get_fused_kernels_supported_devices(), "meta"]
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: supported)
@@ -89,22 +91,22 @@ def watched():
 
 
 @pytest.fixture
-def on_meta(make_data, tmp_path):
+def on_meta(make_data, tmp_path, monkeypatch):
     """(configuration, data) to a trainer on the device "meta", with the loss scale of float16."""
+    half = PrecisionConfig(autocast="float16")
+    monkeypatch.setattr(loop_module, "LossScale", lambda config, device: LossScale(half, device))
 
     def make(config, data=None) -> Data2VecTrainer:
         data = data or make_data(config.model.modality)
-        trainer = Data2VecTrainer(config, data=data, out=tmp_path / "run", device="meta")
-        trainer._loss_scale = LossScale(PrecisionConfig(autocast="float16"), META)
-        return trainer
+        return Data2VecTrainer(config, data=data, out=tmp_path / "run", device="meta")
 
     return make
 
 
 def steps_before_the_host_waits(trainer) -> int:
     steps = []
-    add = trainer._window.add
-    trainer._window.add = lambda *arguments: (add(*arguments), steps.append(1))
+    step = trainer.loop.step
+    trainer.loop.step = lambda *arguments: (step(*arguments), steps.append(1))
     with pytest.raises(HostWaitsError, match="a copy from meta to cpu"), watched():
         trainer.fit()
     return len(steps)
@@ -153,13 +155,13 @@ def test_the_watch_sees_every_kind_of_wait(make_config, on_meta, monkeypatch, wa
     trainer = on_meta(make_config("vision", steps=3, log={"every": 3}))
     seen = []
 
-    def forward(batch, skipped):
+    def losses(batch, step, micro_batch):
         with pytest.raises((HostWaitsError, NotImplementedError, RuntimeError)) as error:
             wait(batch)
         seen.append(error.type)
         raise HostWaitsError("enough")
 
-    trainer._forward = forward
+    trainer.task.losses = losses
     with pytest.raises(HostWaitsError, match="enough"), watched():
         trainer.fit()
     assert len(seen) == 1

@@ -37,14 +37,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert all(line["loss"] > 0 for line in read_lines(whole))
 
     interrupted = Data2VecTrainer(config, data=data, out=tmp_path / "parts")
-    forward, calls = interrupted._forward, iter(range(9))
+    forward, calls = interrupted.task.losses, iter(range(9))
 
     def die_at_the_tenth(*arguments):
         if next(calls, None) is None:
             raise KeyboardInterrupt
         return forward(*arguments)
 
-    interrupted._forward = die_at_the_tenth
+    interrupted.task.losses = die_at_the_tenth
     with pytest.raises(KeyboardInterrupt):
         interrupted.fit()
     other_threads = make_config(modality, **CASES[modality] | {"loader": CASES[modality]["loader"] | {"threads": 4}})

@@ -8,9 +8,12 @@ import shutil
 import pytest
 import torch
 
+from d2v_fast import rng
 from d2v_fast.data import DataError
 from d2v_fast.errors import RunError
 from d2v_fast.run import checkpoint
+from d2v_fast.training import loop
+from d2v_fast.training.pretraining_task import PretrainingTask
 from d2v_fast.training.trainer import Data2VecTrainer
 
 MODALITIES = ("speech", "vision", "text")
@@ -50,15 +53,15 @@ def whole(request, make_config, train, tmp_path):
 def test_interrupted_at_every_place(whole, train, tmp_path, monkeypatch, assert_same_run, read_weights):
     config, expected = whole
     out = tmp_path / "interrupted"
-    forward, save, rename = Data2VecTrainer, checkpoint, os
+    forward, save, rename = PretrainingTask, checkpoint, os
     # In the first epoch, before there is a checkpoint: begins again.
-    interrupt(monkeypatch, train, config, out, forward, "_forward", 4)
+    interrupt(monkeypatch, train, config, out, forward, "losses", 4)
     assert not (out / "checkpoints").exists()
     # While the checkpoint of step 3 is written: its second file is missing.
     interrupt(monkeypatch, train, config, out, save, "save_file", 2)
     assert [path.name for path in (out / "checkpoints").iterdir()] == [".writing_00000003"]
     # After the log line of step 4, in the middle of the accumulation of step 5: steps 4 and 5 are done again.
-    interrupt(monkeypatch, train, config, out, forward, "_forward", 2 * 4 + 2)
+    interrupt(monkeypatch, train, config, out, forward, "losses", 2 * 4 + 2)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_00000003"]
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "los')  # and a line that the system wrote by half
@@ -87,10 +90,12 @@ def test_seed_changes_the_run(make_config, train, tmp_path, read_lines):
 
 def test_noise_is_another_one_in_each_micro_batch(make_config, train, tmp_path, monkeypatch):
     seeds = []
-    original = torch.manual_seed
-    monkeypatch.setattr(torch, "manual_seed", lambda seed: (seeds.append(seed), original(seed))[1])
-    train(make_config("vision", steps=3), tmp_path / "run")
-    assert len(set(seeds)) == len(seeds) == 1 + 3 * 2  # weights, then step and micro-batch
+    original = loop.seed_generators
+    monkeypatch.setattr(loop, "seed_generators", lambda seed, device: (seeds.append(seed), original(seed, device)))
+    config = make_config("vision", steps=3)
+    train(config, tmp_path / "run")
+    assert seeds == [rng.derive(config.seed, "noise", step, i) for step in range(3) for i in range(2)]
+    assert len(set(seeds)) == 6
 
 
 def test_steps_may_grow(make_config, train, tmp_path, read_lines, capsys):
@@ -154,9 +159,9 @@ def test_a_trainer_goes_back_to_its_checkpoint_and_never_to_nothing(
 ):
     config = make_config("vision")
     trainer = Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run")
-    for call in (2 * 1 + 1, 2 * 4 + 1):
+    for call in (2 * 1 + 1, 2 * 4 + 2):  # the second time between two micro-batches: there are gradients already
         with monkeypatch.context() as patch:
-            die_at_call(patch, trainer, "_forward", call)
+            die_at_call(patch, trainer.task, "losses", call)
             with pytest.raises(Killed):
                 trainer.fit()
         if call == 3:

@@ -55,14 +55,14 @@ def test_a_run_survives_steps_without_a_readable_sample(make_config, tmp_path, a
     assert all(line["target_std"] > 0 for line in lines if line not in empty)
     assert lines[-1]["skipped_samples"] == lines[-1]["skipped_steps"] == 3
     interrupted = Data2VecTrainer(config, data=source, out=tmp_path / "parts")
-    forward, calls = interrupted._forward, iter(range(5))
+    forward, calls = interrupted.task.losses, iter(range(5))
 
     def die_at_the_sixth(*arguments):
         if next(calls, None) is None:
             raise KeyboardInterrupt
         return forward(*arguments)
 
-    interrupted._forward = die_at_the_sixth
+    interrupted.task.losses = die_at_the_sixth
     with pytest.raises(KeyboardInterrupt):
         interrupted.fit()
     Data2VecTrainer(config, data=source, out=tmp_path / "parts").fit()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2v_fast import pretrain
+from d2v_fast import ops, pretrain
 from d2v_fast.data import ArraySource, SampleError
 from d2v_fast.errors import ConfigError, RunStopped
 from d2v_fast.run import checkpoint
@@ -75,11 +75,9 @@ def test_epoch_counts_micro_batches(make_config, train, tmp_path, read_lines):
 
 def test_accumulation_does_not_change_the_step(make_config, train, tmp_path, read_weights, read_lines, monkeypatch):
     """8 samples at once, or 2 in each of 4 micro-batches: the same update, and one EMA step in each."""
-    from d2v_fast.models import Data2Vec
-
     updates = []
-    original = Data2Vec.update_teacher
-    monkeypatch.setattr(Data2Vec, "update_teacher", lambda self, d: (updates.append(float(d)), original(self, d))[1])
+    original = ops.ema_update_
+    monkeypatch.setattr(ops, "ema_update_", lambda one, other, d: (updates.append(float(d)), original(one, other, d)))
     runs = {}
     for size, accumulation in ((8, 1), (2, 4)):
         config = make_config(
@@ -191,17 +189,18 @@ def test_validation_loss_is_that_of_the_held_out_part(make_config, make_data, tm
     config = make_config("vision", steps=5, loader={"holdout": 0.25}, log={"every": 2, "validate_every": 3})
     trainer = Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run")
     measured = []
-    original = trainer._validation_loss
+    original = trainer.task.validate
 
-    def twice(loader):
-        values = [original(loader) for _ in range(2)]
-        assert values[0] == values[1]  # the same masks each time, and no dropout
+    def twice(batches):
+        batches = list(batches)
+        values = [original(iter(batches)) for _ in range(2)]
+        assert values[0] == values[1]  # no dropout
         assert trainer.model.student.training
         assert not trainer.model.teacher.training
-        measured.append(values[0])
+        measured.append(values[0]["validation_loss"])
         return values[0]
 
-    trainer._validation_loss = twice
+    trainer.task.validate = twice
     trainer.fit()
     lines = read_lines(tmp_path / "run")
     assert [line["step"] for line in lines] == [2, 3, 4, 5]
@@ -210,7 +209,7 @@ def test_validation_loss_is_that_of_the_held_out_part(make_config, make_data, tm
 
 
 def test_a_sample_that_cannot_be_read_is_counted_and_a_resumed_run_counts_the_same(
-    make_config, make_data, tmp_path, assert_same_run, read_lines
+    make_config, make_data, tmp_path, assert_same_run, read_lines, monkeypatch
 ):
     class Broken(type(make_data("vision"))):
         def read(self, index):
@@ -222,16 +221,17 @@ def test_a_sample_that_cannot_be_read_is_counted_and_a_resumed_run_counts_the_sa
     config = make_config("vision", steps=8)
     whole = Data2VecTrainer(config, data=source, out=tmp_path / "whole").fit()
     parts = Data2VecTrainer(make_config("vision", steps=8), data=source, out=tmp_path / "parts")
-    original = parts._save
+    original = checkpoint.save
 
-    def stop_after(run, step, *rest):
-        original(run, step, *rest)
+    def stop_after(root, step, *rest):
+        original(root, step, *rest)
         if step == 3:
             raise RunStopped("here")
 
-    parts._save = stop_after
-    with pytest.raises(RunStopped):
-        parts.fit()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", stop_after)
+        with pytest.raises(RunStopped):
+            parts.fit()
     Data2VecTrainer(config, data=source, out=tmp_path / "parts").fit()
     assert_same_run(whole, tmp_path / "parts", 8)
     assert read_lines(whole)[-1]["skipped_samples"] >= 4  # 3 epochs of 2, but for those in the remainder

@@ -1,26 +1,61 @@
-"""AdamW with clipping, unscaling and the skipping of non-finite steps inside the fused kernel: no host sync."""
+"""The update: one owner of the parameters, their moments, the averages that follow them, and the loss scale.
+
+Clipping, unscaling and the skipping of steps that are not finite happen inside the fused AdamW: the host never waits.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from d2v_fast import ops
 from d2v_fast.config import OptimConfig
 from d2v_fast.errors import RunError
+from d2v_fast.training.precision import LossScale
 
 
-class Optimizer:
-    """torch's fused AdamW over named parameters.
+class Averages(NamedTuple):
+    """Moving averages of parameters: tensor i of `averages` follows tensor i of `sources`."""
+
+    averages: list[Tensor]
+    """float32, each with memory of its own."""
+
+    sources: list[Tensor]
+    """Of the same shapes."""
+
+
+class Update:
+    """One optimizer step: AdamW, the loss scale and the moving averages, all of them or none.
 
     The fused kernel divides the gradients by `grad_scale` and does nothing at all when `found_inf` is 1, on the CPU and
     on a GPU. So `grad_scale` = loss scale * max(1, norm / clip_norm) unscales and clips in the same pass over memory.
+
+    Attributes:
+        whole: False while `step` writes: an error in there leaves parameters of two different steps.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        averages: Averages | None,
+        config: OptimConfig,
+        loss_scale: LossScale,
+    ) -> None:
+        """Take over the parameters; those without `requires_grad` are left alone.
+
+        Args:
+            named: Names and parameters; what is saved goes by the names.
+            averages: What follows the parameters, if anything does.
+            config: AdamW's settings.
+            loss_scale: The factor on the loss that float16 needs.
+        """
         self.config = config
+        self.averages = averages
+        self.loss_scale = loss_scale
+        self.whole = True
         self.named = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.parameters = list(self.named.values())
         decayed = [p for name, p in self.named.items() if config.decay_vectors or not is_vector(name, p)]
@@ -36,13 +71,18 @@ class Optimizer:
             fused=True,
         )
 
-    def step(self, lr: float, loss: Tensor, loss_scale: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, float32 [], to those of this step."""
+        (loss * self.loss_scale.value).backward()
+
+    def step(self, lr: float, loss: Tensor, decay: float | None = None) -> tuple[Tensor, Tensor]:
         """One update from the gradients, which are then gone.
 
         Args:
             lr: Learning rate of this step.
-            loss: float32 [], the loss of the step; a step whose loss or gradient is not finite changes nothing.
-            loss_scale: float32 [], the factor that is in the gradients.
+            loss: float32 [], the loss of the step. If it or the gradient is not finite, nothing changes but the loss
+                scale.
+            decay: Of the moving averages, once per optimizer step: average = decay * average + (1 - decay) * source.
 
         Returns:
             The gradient's norm before clipping, float32 [], and found_inf, float32 []: 1 if the step was skipped.
@@ -53,18 +93,28 @@ class Optimizer:
         scaled_norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.parameters if p.grad is not None], foreach=True
         )
-        norm = scaled_norm / loss_scale
+        norm = scaled_norm / self.loss_scale.value
         found_inf = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
-        scale = loss_scale
+        scale = self.loss_scale.value
         if self.config.clip_norm is not None:
             scale = scale * torch.clamp(norm / self.config.clip_norm, min=1.0)
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.grad_scale = scale  # type: ignore[attr-defined]
         self.adamw.found_inf = found_inf  # type: ignore[attr-defined]
+        self.whole = False
         self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        self.clear()
+        self.loss_scale.update(found_inf)
+        if self.averages is not None and decay is not None:
+            keep = torch.full((), decay, dtype=torch.float64, device=found_inf.device).masked_fill_(found_inf > 0, 1.0)
+            ops.ema_update_(*self.averages, keep)
+        self.whole = True
         return norm, found_inf
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """The moments and the step count of each parameter, as "exp_avg.NAME", "exp_avg_sq.NAME" and "step.NAME"."""

@@ -5,21 +5,24 @@ import torch
 from torch import nn
 
 from d2v_fast import presets
-from d2v_fast.config import OptimConfig
+from d2v_fast.config import OptimConfig, PrecisionConfig
 from d2v_fast.errors import RunError
 from d2v_fast.models import Data2Vec
-from d2v_fast.training.optimizer import Optimizer, is_vector
+from d2v_fast.training.precision import LossScale
+from d2v_fast.training.update import Update, is_vector
 
 ONE = torch.ones(())
 
 
-def make(config: OptimConfig, seed: int = 0) -> tuple[nn.Module, Optimizer]:
+def make(config: OptimConfig, seed: int = 0, scale: float = 1.0) -> tuple[nn.Module, Update]:
     torch.manual_seed(seed)
     model = nn.ModuleDict({"linear": nn.Linear(3, 2), "norm": nn.LayerNorm(2)})
     model.class_token = nn.Parameter(torch.ones(2))
     model.mask_token = nn.Parameter(torch.ones(2))
     model.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-    return model, Optimizer(model.named_parameters(), config)
+    loss_scale = LossScale(PrecisionConfig(), torch.device("cpu"))
+    loss_scale.value.fill_(scale)
+    return model, Update(model.named_parameters(), None, config, loss_scale)
 
 
 def set_gradients(model: nn.Module, value: float) -> float:
@@ -38,7 +41,7 @@ def test_step_is_adamw_written_out():
     m = v = 0.0
     for step, (lr, g) in enumerate([(0.1, 0.5), (0.05, -1.0), (0.2, 0.25)], start=1):
         norm_expected = set_gradients(model, g)
-        norm, found_inf = optimizer.step(lr, ONE, ONE)
+        norm, found_inf = optimizer.step(lr, ONE)
         assert found_inf == 0
         assert norm.item() == pytest.approx(norm_expected, rel=1e-6)
         m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
@@ -54,9 +57,9 @@ def test_step_is_adamw_written_out():
 @pytest.mark.parametrize(("clip", "factor"), [(None, 1.0), (100.0, 1.0), (0.5, None)])
 def test_clipping_and_unscaling_happen_in_the_step(clip, factor):
     """The first moment after one step is (1 - beta1) times the gradient that the update used."""
-    model, optimizer = make(OptimConfig(clip_norm=clip))
+    model, optimizer = make(OptimConfig(clip_norm=clip), scale=1024.0)
     true_norm = set_gradients(model, 2.0 * 1024.0) / 1024.0
-    norm, _ = optimizer.step(1e-3, ONE, torch.tensor(1024.0))
+    norm, _ = optimizer.step(1e-3, ONE)
     assert norm.item() == pytest.approx(true_norm, rel=1e-6)
     used = 2.0 * (0.5 / true_norm if factor is None else factor)
     moment = optimizer.state()["exp_avg.linear.weight"]
@@ -69,20 +72,20 @@ def test_clipping_and_unscaling_happen_in_the_step(clip, factor):
 def test_non_finite_step_changes_nothing(where, value, clip):
     model, optimizer = make(OptimConfig(clip_norm=clip))
     set_gradients(model, 1.0)
-    optimizer.step(0.1, ONE, ONE)
+    optimizer.step(0.1, ONE)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     state = {name: value.clone() for name, value in optimizer.state().items()}
     set_gradients(model, 1.0)
     if where == "gradient":
         model.mask_token.grad[1] = value
     loss = torch.tensor(value) if where == "loss" else ONE
-    _, found_inf = optimizer.step(0.1, loss, ONE)
+    _, found_inf = optimizer.step(0.1, loss)
     assert found_inf == 1
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert all(torch.equal(state[name], value) for name, value in optimizer.state().items())
     assert optimizer.state()["step.linear.weight"] == 1
     set_gradients(model, 1.0)
-    optimizer.step(0.1, ONE, ONE)
+    optimizer.step(0.1, ONE)
     assert not torch.equal(before["linear.weight"], model["linear"].weight)
 
 
@@ -93,7 +96,7 @@ def test_weight_decay_groups(decay_vectors):
     model["norm"].bias.data.fill_(1.0)
     model["linear"].bias.data.fill_(1.0)
     before = {name: p.detach().clone() for name, p in optimizer.named.items()}
-    optimizer.step(0.1, ONE, ONE)
+    optimizer.step(0.1, ONE)
     decayed = {name for name, p in optimizer.named.items() if torch.allclose(p, before[name] * 0.95)}
     matrices = {"linear.weight", "mask_token"}
     vectors = {"linear.bias", "norm.weight", "norm.bias", "class_token"}
@@ -104,11 +107,11 @@ def test_a_parameter_without_gradient_keeps_its_momentum():
     """A dropped layer moves on as if its gradient were zero, so a resumed run cannot differ from a running one."""
     model, optimizer = make(OptimConfig(weight_decay=0.0))
     set_gradients(model, 1.0)
-    optimizer.step(0.1, ONE, ONE)
+    optimizer.step(0.1, ONE)
     before = model.mask_token.detach().clone()
     set_gradients(model, 1.0)
     model.mask_token.grad = None
-    optimizer.step(0.1, ONE, ONE)
+    optimizer.step(0.1, ONE)
     assert not torch.equal(model.mask_token, before)
     assert optimizer.state()["step.mask_token"] == 2
 
@@ -116,13 +119,13 @@ def test_a_parameter_without_gradient_keeps_its_momentum():
 def test_state_round_trip_continues_with_the_same_bits():
     model, optimizer = make(OptimConfig())
     set_gradients(model, 0.3)
-    optimizer.step(0.1, ONE, ONE)
+    optimizer.step(0.1, ONE)
     other_model, other = make(OptimConfig())
     other_model.load_state_dict(model.state_dict())
     other.load_state({name: value.clone() for name, value in optimizer.state().items()})
     for m, o in ((model, optimizer), (other_model, other)):
         set_gradients(m, -0.7)
-        o.step(0.05, ONE, ONE)
+        o.step(0.05, ONE)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other_model.parameters(), strict=True))
     with pytest.raises(RunError, match="has no step for class_token: it belongs to another model"):
         other.load_state({})

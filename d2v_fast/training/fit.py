@@ -1,0 +1,121 @@
+"""From a folder to a running loop: lock, configuration, newest checkpoint, data and log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from d2v_fast import __version__
+from d2v_fast.config_json import to_dict
+from d2v_fast.data import DataSource, Loader
+from d2v_fast.errors import DataError, RunError
+from d2v_fast.log import tell
+from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.directory import RunDirectory
+from d2v_fast.run.journal import open_journal
+from d2v_fast.training.heap import keep_freed_memory
+from d2v_fast.training.interrupts import StopSignals
+from d2v_fast.training.loop import Loop
+from d2v_fast.training.precision import tensor_float32
+
+_INFO = logging.INFO
+
+Resume = Literal["auto", "never", "must"]
+
+OpenSource = Callable[[Path], DataSource]
+"""The run's folder -> the data, whose index is kept there."""
+
+Engine = Literal["dali", "native"]
+
+OpenLoader = Callable[[DataSource, int, Engine | None], Loader]
+"""(data, optimizer steps done, what decoded when the run was begun) -> the batches of the steps that follow."""
+
+
+class Fit:
+    """Trains a loop in a run's folder, as often as it is called.
+
+    Args:
+        loop: What is trained.
+        out: The run's folder, new or of an earlier start of this run.
+        open_source: Opens the data.
+        open_loader: Makes its batches.
+    """
+
+    def __init__(self, loop: Loop, out: Path, open_source: OpenSource, open_loader: OpenLoader) -> None:
+        self.loop = loop
+        self.out = out
+        self._open_source = open_source
+        self._open_loader = open_loader
+        self._trained = False
+
+    def __call__(self, resume: Resume = "auto") -> Path:
+        """Train up to `config.steps`, from the newest checkpoint if there is one; see `Data2VecTrainer.fit`."""
+        if resume not in ("auto", "never", "must"):
+            raise ValueError(f"resume must be 'auto', 'never' or 'must', got {resume!r}")
+        config: Any = self.loop.config
+        with RunDirectory(self.out) as run:
+            last = run.last_checkpoint(config, resume)
+            if last is None and self._trained:
+                raise RunError("this trainer has trained before it had a checkpoint to go back to: make a new one")
+            source = self._source(run, last)
+            if last is None:
+                self.loop.begin()
+            else:
+                self.loop.load(last)
+            first = 0 if last is None else last.step
+            run.write_config(config)
+            if first >= config.steps:
+                tell(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.", _INFO)
+                return run.path
+            if last is not None:
+                tell(f"continuing {run.path} after step {first} of {config.steps}", _INFO)
+            self._run(run, first, source, last)
+            tell(f"finished {run.path}: {config.steps} steps", _INFO)
+        return run.path
+
+    def _source(self, run: RunDirectory, last: Checkpoint | None) -> DataSource:
+        """The data; refuses what the checkpoint was not trained on."""
+        try:
+            source = self._open_source(run.path)
+        except DataError:
+            if last is not None or not run.forget_index():  # of other data, left by a start that trained nothing
+                raise
+            source = self._open_source(run.path)
+        if last is not None and last.state["fingerprint"] != source.fingerprint:
+            raise RunError(
+                f"the data is not what {run.path} was trained on (fingerprint {last.state['fingerprint']} then, "
+                f"{source.fingerprint} now): give the same data, or start a new run in another folder with --init-from"
+            )
+        return source
+
+    def _run(self, run: RunDirectory, first: int, source: DataSource, last: Checkpoint | None) -> None:
+        loop, config = self.loop, cast(Any, self.loop.config)
+        if loop.device.type == "cpu":
+            keep_freed_memory()
+        gpus = [loop.device] if loop.device.type == "cuda" else []
+        with (
+            open_journal(run, config, first, 0 if last is None else last.state["metrics_bytes"]) as journal,
+            self._open_loader(source, first, None if last is None else last.state.get("engine")) as loader,
+            StopSignals() as stop,
+            torch.random.fork_rng(devices=gpus),
+            tensor_float32(config.precision, loop.device),
+        ):
+
+            def save(step: int) -> None:
+                state = {
+                    "fingerprint": source.fingerprint,
+                    "engine": loader.engine,
+                    "metrics_bytes": journal.lines.sync(),
+                    **loop.state(),
+                    "config": to_dict(config),
+                    "torch": torch.__version__,
+                    "d2v_fast": __version__,
+                }
+                run.save(step, loop.tensors(), state, config.checkpoint.keep)
+
+            self._trained = True
+            loop.run(first, loader, journal, stop, save)

@@ -1,0 +1,238 @@
+"""The loop: optimizer steps, one after the other. Read `Loop.run` from top to bottom; it is all that happens in a run.
+
+The loop knows micro-batches, clipping, steps that are not finite, log lines, checkpoints and signals. What a step
+computes is the business of a `Task`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2v_fast import rng
+from d2v_fast.batch import Batch
+from d2v_fast.data import Loader
+from d2v_fast.errors import Interrupted, RunStopped
+from d2v_fast.log import tell
+from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.journal import Journal
+from d2v_fast.run.metrics import NON_FINITE_LIMIT, Clock, Window, finite
+from d2v_fast.training import out_of_memory
+from d2v_fast.training.interrupts import StopSignals
+from d2v_fast.training.precision import LossScale, autocast
+from d2v_fast.training.prefetch import Prefetch
+from d2v_fast.training.schedules import learning_rate
+from d2v_fast.training.task import Metrics, Settings, Task
+from d2v_fast.training.update import Update
+
+ENDS = (Exception, KeyboardInterrupt, SystemExit)
+"""What may end a run and leaves time to save it. (Anything else is a process that is being killed.)"""
+
+
+class Loop:
+    """Runs the steps of a task on one device.
+
+    Attributes:
+        config: The settings of the run.
+        task: What a step computes.
+        device: Where it computes.
+        update: The parameters' owner; made anew by `begin`.
+    """
+
+    def __init__(self, config: Settings, task: Task, device: torch.device) -> None:
+        """Nothing is allocated yet.
+
+        Raises:
+            ConfigError: The device does not know the number format.
+        """
+        self.config = config
+        self.task = task
+        self.device = device
+        self._autocast = autocast(config.precision, device)
+        self._prefetch = Prefetch(device)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start with the parameters as they are: no moments, no counts.
+
+        The parameters are looked up here, so that those are trained which the modules have now.
+        """
+        scale = LossScale(self.config.precision, self.device)
+        self.update = Update(self.task.parameters(), self.task.averages(), self.config.optim, scale)
+        self.update.clear()  # an earlier run may have ended between two micro-batches
+        self.window = Window(self.device)
+
+    def run(self, first: int, loader: Loader, journal: Journal, stop: StopSignals, save: Callable[[int], None]) -> None:
+        """Do the steps from number `first`, counted from 0, to the last.
+
+        Whatever ends the run leaves a checkpoint of the last whole step: a signal, an error of the loader, of the task,
+        of a log line or of a validation. Only an error in the middle of `Update.step` does not.
+
+        Args:
+            first: Steps that are done.
+            loader: Gives the micro-batches of a step.
+            journal: Takes the log lines.
+            stop: Notes signals.
+            save: Writes the checkpoint of a number of steps done.
+
+        Raises:
+            RunStopped: The task or the journal says so, no step was finite for a while, or memory ran out.
+            Interrupted: A signal came.
+        """
+        config, clock = self.config, Clock()
+        done = saved = first
+        try:
+            for n in range(first, config.steps):  # n counts attempted optimizer steps
+                with out_of_memory.explained(f"in step {n + 1}"):
+                    self.step(n, loader.step(n), clock)
+                done = step = n + 1
+                last = step == config.steps
+                journal.display.advance(step)
+                problem: BaseException | None = None
+                validates = config.loader.holdout > 0 and (step % config.log.validate_every == 0 or last)
+                if step % config.log.every == 0 or validates or last:
+                    problem = self.log(step, loader, journal, clock, validates=validates)
+                if step % config.checkpoint.every == 0 or last or stop.received or problem:
+                    saved = step
+                    save(step)
+                if problem:
+                    raise problem
+                if stop.received and not last:
+                    raise Interrupted(
+                        stop.received,
+                        f"stopped after step {step} of {config.steps}; run the same command again to continue",
+                    )
+        except ENDS as error:
+            self.update.clear()
+            if saved < done and self.update.whole:
+                _save_after(error, save, done)
+            raise
+
+    def step(self, n: int, batches: Sequence[Batch], clock: Clock) -> None:
+        """Optimizer step number `n`: forward and backward passes of its micro-batches, and one update."""
+        loss, means = self.forward_backward(n, batches)
+        rate = learning_rate(self.config.optim, n, self.config.steps)
+        norm, found_inf = self.update.step(rate, loss, self.task.decay(n))
+        self.window.add(loss, norm, found_inf, sum(batch.skipped for batch in batches), means)
+        clock.add(sum(len(batch.sample_ids) for batch in batches))
+
+    def forward_backward(self, n: int, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradients of step `n`, and its loss.
+
+        Each part of the loss is a mean over all micro-batches of the step. What it counts is known on the host before
+        any forward pass, so the gradients of a micro-batch are the final ones. (With several processes these are the
+        numbers to sum over them.)
+
+        Returns:
+            The loss, float32 [], nan if there was nothing to count; and the mean of each of its parts.
+        """
+        counts: dict[str, int] = {}
+        for batch in batches:
+            for name, count in self.task.counts(batch).items():
+                counts[name] = counts.get(name, 0) + count
+        loss = torch.zeros((), dtype=torch.float32, device=self.device)
+        means = {name: torch.zeros_like(loss) for name in counts}
+        for i, batch in enumerate(self._prefetch(batches)):
+            if len(batch.sample_ids) == 0:  # none of its samples could be read
+                continue
+            seed_generators(rng.derive(self.config.seed, "noise", n, i), self.device)
+            with self._autocast:
+                losses = self.task.losses(batch, n, i)
+            shares = []
+            for name, part in losses.items():
+                mean = part.sum / max(counts[name], 1)
+                means[name] += mean.detach()
+                shares.append(part.weight * mean)
+            share = sum(shares[1:], shares[0])
+            self.update.backward(share)
+            loss += share.detach()
+        if not any(counts.values()):  # every sample was unreadable, or too short: a step like one that is not finite
+            loss.fill_(torch.nan)
+        return loss, means
+
+    def log(
+        self, step: int, loader: Loader, journal: Journal, clock: Clock, *, validates: bool
+    ) -> BaseException | None:
+        """Write the line of `step`, counted from 1.
+
+        Returns:
+            Why the run has to end after it, or None. Also what went wrong while the line was made: so it is not lost.
+        """
+        config, task = self.config, self.task
+        totals = self.window.read()
+        failure: BaseException | None = None
+        monitors: Metrics = {}
+        validation: Metrics = {}
+        try:
+            monitors = task.monitors(step - 1)
+            if validates:
+                with out_of_memory.explained(f"in the validation after step {step}"), self._autocast:
+                    validation = task.validate(self._prefetch(loader.validation()))
+        except ENDS as error:
+            failure = error
+        line = {
+            "step": step,
+            "epoch": step * config.loader.accumulation / loader.batches_per_epoch,
+            **totals.losses,
+            **validation,
+            "lr": learning_rate(config.optim, step - 1, config.steps),
+            **task.log(step - 1),
+            "grad_norm": totals.grad_norm,
+            **monitors,
+            "skipped_samples": totals.skipped_samples,
+            "skipped_steps": totals.skipped_steps,
+        }
+        line = finite(line | clock.read(loader.wait))
+        try:
+            journal.record(line)
+            if totals.skipped_lately >= NON_FINITE_LIMIT:
+                raise RunStopped(
+                    f"step {step}: the last {totals.skipped_lately} steps had no finite loss and gradient. "
+                    "Lower optim.lr or lengthen optim.warmup, set optim.clip_norm, or use bfloat16 or float32 instead "
+                    "of float16"
+                )
+            for warning in task.judge(line, step):
+                journal.display.warn(warning)
+        except ENDS as error:
+            failure = failure or error
+        return failure
+
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint holds in files of tensors."""
+        return self.task.state() | {"optimizer": self.update.state()}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside tensors, as JSON can."""
+        return {"window": self.window.state(), "loss_scale": self.update.loss_scale.state()}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Begin with what `tensors` and `state` gave.
+
+        Raises:
+            RunError: The checkpoint belongs to another model.
+        """
+        self.task.load(checkpoint)
+        self.begin()
+        self.update.load_state(checkpoint.tensors("optimizer"))
+        self.update.loss_scale.load_state(checkpoint.state["loss_scale"])
+        self.window.load_state(checkpoint.state["window"])
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's generators of the CPU and of `device`, and no other GPU's."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def _save_after(error: BaseException, save: Callable[[int], None], done: int) -> None:
+    """Save the steps done before `error`, which will be raised whether or not this works."""
+    try:
+        save(done)
+        tell(f"saved the state after step {done}")
+    except Exception as also:
+        tell(f"the state after step {done} could not be saved either: {also}")

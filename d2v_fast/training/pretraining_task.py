@@ -1,0 +1,140 @@
+"""The task of pretraining: the student regresses the teacher's features of the masked positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d2v_fast import rng
+from d2v_fast.batch import Batch
+from d2v_fast.config import Config
+from d2v_fast.errors import ConfigError
+from d2v_fast.models import Data2Vec, skipped_blocks
+from d2v_fast.models.data2vec import Data2VecOutput
+from d2v_fast.ops.packing import to_device
+from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.monitors import CollapseWatch, effective_rank, mean_std
+from d2v_fast.run.weights import fill
+from d2v_fast.training.schedules import ema_decay
+from d2v_fast.training.task import Losses, Metrics
+from d2v_fast.training.update import Averages
+
+
+class PretrainingTask:
+    """The method of data2vec as a `Task`: the teacher is the moving average, the losses are the model's.
+
+    Attributes:
+        config: Of the run.
+        model: The pair being trained.
+    """
+
+    name = "pretrain"
+
+    def __init__(self, config: Config) -> None:
+        """Build the pair on the CPU: the same weights for every device.
+
+        Raises:
+            ConfigError: The section `model` contradicts itself.
+        """
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
+            try:
+                self.model = Data2Vec(config.model)
+            except ValueError as error:
+                raise ConfigError(f"model: {error}") from error
+        self._watch = CollapseWatch(config.monitor)
+        self._seen: tuple[int, Data2VecOutput] | None = None  # the step of the last forward pass, and what came out
+
+    def to(self, device: torch.device) -> None:
+        """Move the model and put it into training mode, with the kernels and the memory that the run asks for."""
+        precision = self.config.precision
+        self.model.to(device).train()
+        for encoder in (self.model.student.encoder, self.model.teacher):
+            encoder.checkpoint_activations = precision.checkpoint_activations
+            encoder.attention = precision.attention
+        if precision.compile:
+            self.model.compile()
+
+    def parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Those of the student."""
+        return self.model.student.named_parameters()
+
+    def averages(self) -> Averages:
+        """What the teacher owns, and the student's parameters that it follows."""
+        return Averages(*self.model.averaged())
+
+    def decay(self, step: int) -> float:
+        """How much of the teacher stays."""
+        return ema_decay(self.config.ema, step)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """For each loss what it is a mean over, such as masked positions."""
+        return self.model.counts(batch)
+
+    def losses(self, batch: Batch, step: int, micro_batch: int) -> Losses:
+        """One forward pass; layer drop is the same in all micro-batches of a step."""
+        self._seen = None  # free what the monitors did not ask for
+        skipped: tuple[bool, ...] | Tensor | None
+        skipped = skipped_blocks(self.config.model.transformer, self.config.seed, step)
+        if skipped is not None and self.config.precision.compile:
+            skipped = to_device(torch.tensor(skipped), batch.inputs.device)
+        output = self._forward(batch, skipped)
+        self._seen = step, replace(output, losses={}, prediction=output.prediction.detach())
+        return output.losses
+
+    def _forward(self, batch: Batch, skipped: tuple[bool, ...] | Tensor | None = None) -> Data2VecOutput:
+        output: Data2VecOutput = self.model(
+            batch, skipped=skipped, teacher_autocast=not self.config.precision.teacher_float32
+        )
+        return output
+
+    def monitors(self, step: int) -> Metrics:
+        """Standard deviations and effective ranks of one micro-batch; one transfer from the device."""
+        names = ("local_std", "pred_std", "target_std", "pred_rank", "target_rank")
+        if self._seen is None or self._seen[0] != step:
+            return dict.fromkeys(names)
+        output = self._seen[1]
+        values: list[Tensor] = [mean_std(z).double() for z in (output.local, output.prediction, output.target)]
+        values += [effective_rank(z) for z in (output.prediction, output.target)]
+        return dict(zip(names, torch.stack(values).tolist(), strict=True))
+
+    def judge(self, line: Mapping[str, Any], step: int) -> list[str]:
+        """Warn of a collapse."""
+        return self._watch.judge(line, step)
+
+    @torch.no_grad()
+    def validate(self, batches: Iterator[Batch]) -> Metrics:
+        """The loss of the held-out part, without dropout and with the same masks each time."""
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        weights: dict[str, float] = {}
+        self.model.eval()
+        try:
+            for batch in batches:
+                for name, loss in self._forward(batch).losses.items():
+                    sums[name] = sums.get(name, torch.zeros_like(loss.sum, dtype=torch.float64)) + loss.sum
+                    counts[name] = counts.get(name, 0) + loss.count
+                    weights[name] = loss.weight
+        finally:
+            self.model.train()
+        if not any(counts.values()):
+            return {"validation_loss": None}
+        return {"validation_loss": sum(weights[name] * float(sums[name]) / max(counts[name], 1) for name in sums)}
+
+    def log(self, step: int) -> Metrics:
+        """The teacher's schedule."""
+        return {"ema_decay": self.decay(step)}
+
+    def state(self) -> dict[str, Mapping[str, Tensor]]:
+        """Student and teacher."""
+        return {"student": self.model.student.state_dict(), "teacher": self.model.teacher.state_dict()}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Put in what `state` gave."""
+        fill(self.model.student, checkpoint, "student")
+        fill(self.model.teacher, checkpoint, "teacher")
