@@ -10,7 +10,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from d2v_fast.config import MonitorConfig
 from d2v_fast.errors import ConfigError, RunStopped
 from d2v_fast.run import sinks
 from d2v_fast.run.directory import RunDirectory
@@ -181,7 +180,6 @@ def test_tensorboards_files_that_cannot_be_written_are_told_of(tmp_path, visible
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from d2v_fast.config import MonitorConfig
 from d2v_fast.run.journal import Journal
 from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.progress import Display
@@ -189,7 +187,7 @@ from d2v_fast.run.sinks import TensorBoard
 
 run = Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-with Journal(MetricsFile(run / "metrics.jsonl", 0), Display(900, 0), [TensorBoard(run, 0)], MonitorConfig()) as journal:
+with Journal(MetricsFile(run / "metrics.jsonl", 0), Display(900, 0), [TensorBoard(run, 0)]) as journal:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # a full disk, for TensorBoard's file
     for step in range(1, 901):
         line = {"step": step, "loss": 1.0, "lr": 1.0, "skipped_steps": 0, "skipped_samples": 0,
@@ -197,7 +195,7 @@ with Journal(MetricsFile(run / "metrics.jsonl", 0), Display(900, 0), [TensorBoar
         if step > 60:  # metrics.jsonl itself is not to be full
             journal._to_sinks(lambda sink: sink.write(step, line))
         else:
-            assert journal.record(line, 0) is None
+            journal.record(line)
 print("done")
 """
 
@@ -234,9 +232,9 @@ def test_a_sink_that_raises_is_switched_off_and_told_of_once(tmp_path, capsys, a
     fragile, steady = Fragile(at_close, error), Fragile(True, error)
     steady.close = lambda: None
     lines = MetricsFile(tmp_path / "metrics.jsonl", 0)
-    with Journal(lines, Display(40, 0), [fragile, steady], MonitorConfig()) as journal:
+    with Journal(lines, Display(40, 0), [fragile, steady]) as journal:
         for step in (10, 20, 30):
-            assert journal.record(LINE | {"step": step}, 0) is None
+            journal.record(LINE | {"step": step})
     told = [line for line in capsys.readouterr().err.splitlines() if "Fragile failed" in line]
     assert len(told) == 1
     assert type(error).__name__ in told[0]
@@ -252,15 +250,14 @@ def test_metrics_that_cannot_be_written_stop_the_run(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(lines, "write", full)
-    with Journal(lines, Display(40, 0), [], MonitorConfig()) as journal:
-        stop = journal.record(LINE, 0)
-    assert isinstance(stop, RunStopped)
-    assert str(stop) == "step 10: metrics.jsonl could not be written: No space left on device; free some space"
+    message = r"step 10: metrics\.jsonl could not be written: No space left on device; free some space"
+    with Journal(lines, Display(40, 0), []) as journal, pytest.raises(RunStopped, match=message):
+        journal.record(LINE)
 
 
-def test_numbers_that_a_task_does_not_measure_are_not_judged(tmp_path):
+def test_numbers_that_a_task_does_not_measure_are_not_needed(tmp_path):
     bare = {key: LINE[key] for key in LINE if not key.endswith(("_std", "_rank"))}
     lines = MetricsFile(tmp_path / "metrics.jsonl", 0)
-    with Journal(lines, Display(40, 0), [], MonitorConfig(warmup_steps=0)) as journal:
-        assert journal.record(bare, 0) is None
+    with Journal(lines, Display(40, 0), []) as journal:
+        journal.record(bare)
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == bare
