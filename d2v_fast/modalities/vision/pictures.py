@@ -23,8 +23,12 @@ from d2v_fast.modalities.vision.alpha import over
 from d2v_fast.modalities.vision.config import VisionInputs
 
 try:
-    from torchvision.io import ImageReadMode, decode_jpeg
-except ImportError:  # deprecated in torchvision 0.29; Pillow gives the same (grey: +-2) and takes a third longer
+    import torchvision.io  # noqa: F401  (registers the operator)
+
+    # The operator itself: torchvision's function (0.29) warns at each call that it will move, which is an error where
+    # warnings are errors.
+    decode_jpeg = torch.ops.image.decode_jpeg
+except (ImportError, AttributeError):  # Pillow gives the same (grey: +-2) and takes a third longer
     decode_jpeg = None
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -170,7 +174,8 @@ def decode(data: np.ndarray, *, grey: bool, background: float | None) -> Tensor:
         ValueError: Values of 32 bits, of which nobody knows which one is white. Pillow and torchvision raise more.
     """
     if decode_jpeg is not None and data[:2].tobytes() == _JPEG:
-        return decode_jpeg(torch.from_numpy(data), ImageReadMode.GRAY if grey else ImageReadMode.RGB)
+        picture: Tensor = decode_jpeg(torch.from_numpy(data), 1 if grey else 3, False)  # channels; no EXIF rotation
+        return picture
     # PNG never by torchvision: its decoder (0.29) takes the whole process down on some damaged files
     with Image.open(BytesIO(data.data), formats=_PILLOW) as image:
         if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):

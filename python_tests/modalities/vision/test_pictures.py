@@ -194,3 +194,17 @@ def test_a_jpeg_that_ends_before_its_size(tmp_path, length):
     (tmp_path / "a.jpg").write_bytes(jpeg_header()[:length])
     with pytest.raises(SampleError, match="ends before its size"):
         read_size(tmp_path / "a.jpg")
+
+
+def test_no_warning_comes_with_a_jpeg(pictures, run_python):
+    """Where warnings are errors, each JPEG would be unreadable."""
+    code = f"""
+        from d2v_fast.data import open_source
+        from d2v_fast.modalities.vision.config import VisionInputs
+
+        source = open_source({str(pictures)!r}, "vision", VisionInputs())
+        for i in range(len(source)):
+            source.read(i)
+        """
+    ended = run_python(code, PYTHONWARNINGS="error")
+    assert (ended.returncode, ended.stderr) == (0, "")
