@@ -51,6 +51,24 @@ def effective_rank(features: Tensor) -> Tensor:
     return torch.where(finite, torch.special.entr(share).sum().exp(), torch.nan)
 
 
+def explained(prediction: Tensor, target: Tensor) -> Tensor:
+    """Share of the targets' variance that the predictions explain: float64 [], 1 at best.
+
+    One minus the squared error over the squared distance of the targets from their mean. 0 is what the mean of the
+    targets would reach, so a run that stays there has learned nothing, whatever its loss does; less is worse than that.
+
+    Args:
+        prediction: [N, C].
+        target: [N, C]. With fewer than two rows, or targets that are all the same, the result is nan.
+    """
+    if len(target) < 2:
+        return torch.full((), torch.nan, dtype=torch.float64, device=target.device)
+    wanted = target.detach().double()
+    error = (prediction.detach().double() - wanted).square().sum()
+    spread = (wanted - wanted.mean(0)).square().sum()
+    return torch.where(spread > 0, 1 - error / spread, torch.nan)
+
+
 class CollapseWatch:
     """Turns the numbers of a log line into warnings, once for each time that a limit is crossed."""
 

@@ -128,6 +128,8 @@ def describe(line: dict[str, Any]) -> str:
     parts = [f"loss {_short(line['loss'])}"]
     if "validation_loss" in line:
         parts.append(f"validation {_short(line['validation_loss'])}")
+    if "explained" in line:
+        parts.append(f"explained {'-' if line['explained'] is None else format(line['explained'], '.0%')}")
     parts.append(f"lr {_short(line['lr'])}")
     for label, names in _GROUPS.items():
         if any(name in line for name in names):

@@ -17,7 +17,7 @@ from d2v_fast.models import Data2Vec, skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
 from d2v_fast.run.checkpoint import Checkpoint
-from d2v_fast.run.monitors import CollapseWatch, effective_rank, mean_std
+from d2v_fast.run.monitors import CollapseWatch, effective_rank, explained, mean_std
 from d2v_fast.run.weights import fill
 from d2v_fast.training.schedules import ema_decay
 from d2v_fast.training.task import Losses, Metrics
@@ -94,13 +94,14 @@ class PretrainingTask:
         return output
 
     def monitors(self, step: int) -> Metrics:
-        """Standard deviations and effective ranks of one micro-batch; one transfer from the device."""
-        names = ("local_std", "pred_std", "target_std", "pred_rank", "target_rank")
+        """Spread, ranks and what the predictions explain, of one micro-batch; one transfer from the device."""
+        names = ("local_std", "pred_std", "target_std", "pred_rank", "target_rank", "explained")
         if self._seen is None or self._seen[0] != step:
             return dict.fromkeys(names)
         output = self._seen[1]
         values: list[Tensor] = [mean_std(z).double() for z in (output.local, output.prediction, output.target)]
         values += [effective_rank(z) for z in (output.prediction, output.target)]
+        values.append(explained(output.prediction, output.target))
         return dict(zip(names, torch.stack(values).tolist(), strict=True))
 
     def judge(self, line: Mapping[str, Any], step: int) -> list[str]:

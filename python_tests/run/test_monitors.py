@@ -8,7 +8,7 @@ import torch
 
 from d2v_fast.config import MonitorConfig
 from d2v_fast.errors import RunStopped
-from d2v_fast.run.monitors import RANK_ROWS, CollapseWatch, effective_rank, mean_std
+from d2v_fast.run.monitors import RANK_ROWS, CollapseWatch, effective_rank, explained, mean_std
 
 HEALTHY = {"local_std": 0.5, "pred_std": 0.4, "target_std": 0.6, "pred_rank": 20.0, "target_rank": 30.0}
 
@@ -18,6 +18,18 @@ def test_mean_std_written_out():
     assert mean_std(z).item() == pytest.approx((math.sqrt(4 + 1e-6) + math.sqrt(1e-6)) / 2, rel=1e-6)
     assert mean_std(z.bfloat16()).dtype == torch.float32
     assert math.isnan(mean_std(z[:1]))
+
+
+def test_the_share_of_the_variance_that_is_explained():
+    target = torch.randn(500, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 9) + 5
+    assert explained(target, target).item() == 1
+    mean = target.mean(0).expand_as(target)
+    assert explained(mean, target).item() == pytest.approx(0, abs=1e-6)
+    assert explained((target + mean) / 2, target).item() == pytest.approx(0.75, abs=1e-6)
+    assert explained(2 * mean - target, target).item() == pytest.approx(-3, abs=1e-5)
+    assert explained(target.bfloat16(), target).dtype == torch.float64
+    assert math.isnan(explained(target[:1], target[:1]))
+    assert math.isnan(explained(torch.ones(4, 2), torch.ones(4, 2)))
 
 
 def test_effective_rank_of_known_spectra():

@@ -34,6 +34,8 @@ def test_a_line_says_what_is_worth_watching():
     rare = LINE | {"validation_loss": 1.5, "skipped_samples": 2, "skipped_steps": 1, "data_wait": 0.25}
     assert "validation 1.5" in describe(rare)
     assert "skipped 1 steps, 2 samples" in describe(rare)
+    for share, shown in ((0.904, "90%"), (-1.5, "-150%"), (None, "-")):
+        assert f"loss 1.25  explained {shown}  lr" in describe(LINE | {"explained": share})
     assert describe(rare).endswith("waits for data 25%")
 
 

@@ -19,7 +19,7 @@ from d2v_fast.training.trainer import Data2VecTrainer
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0, "drop_path": 0.0}
 FIELDS = [
     *("step", "epoch", "loss", "lr", "ema_decay", "grad_norm"),
-    *("local_std", "pred_std", "target_std", "pred_rank", "target_rank"),
+    *("local_std", "pred_std", "target_std", "pred_rank", "target_rank", "explained"),
     *("skipped_samples", "skipped_steps", "samples_per_second", "data_wait"),
 ]
 
