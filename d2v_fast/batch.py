@@ -17,14 +17,16 @@ class Batch:
     """
 
     inputs: Tensor
-    """What the teacher sees: float32 [B, samples] or [B, channels, height, width], or int64 tokens [B, T]."""
+    """What the teacher sees, [B, ...]: waveforms float32 [B, samples], images float32 [B, channels, height, width],
+    tokens int64 [B, T], or what another modality makes."""
 
     lengths: Tensor | None = None
-    """int64 [B], valid samples (speech) or tokens (text) of each row; None when every row is full. They stay on the
+    """int64 [B], valid samples (speech), tokens (text), ... of each row; None when every row is full. They stay on the
     CPU: the host has to know how many tokens there are, and must not wait for the device to tell it."""
 
     masked_inputs: Tensor | None = None
-    """Text only: int64 [B * V, T], the tokens after masking. Speech and images are masked in the encoder, by `mask`."""
+    """[B * V, ...]: the inputs after masking, where the input itself is masked (text: tokens int64 [B * V, T]). Speech
+    and images are masked in the encoder, by `mask`."""
 
     sample_ids: Tensor
     """int64 [B], indices into the data source."""

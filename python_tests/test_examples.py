@@ -26,6 +26,7 @@ def run_example(monkeypatch):
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their types up there
         spec.loader.exec_module(module)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         module.main()
@@ -114,3 +115,42 @@ def test_own_loop_learns():
     assert stretches.min() < 0.7 * np.mean(losses[:5])
     assert not model.teacher.training
     assert not slow.training
+
+
+@pytest.fixture
+def forget_points():
+    """The registry without the example's modality, before and after."""
+    from d2v_fast import registry
+
+    registry._registered.pop("points", None)
+    yield
+    registry._registered.pop("points", None)
+
+
+def test_own_modality(run_example, tmp_path, capsys, forget_points):
+    """Points are pretrained by public names only, and a few steps make their features better than the random start."""
+    run = tmp_path / "run"
+    run_example("own_modality", run, "--steps", 60)
+    start, trained = (
+        float(line.split("name ")[1].split("%")[0])
+        for line in capsys.readouterr().out.splitlines()
+        if "nearest neighbours" in line
+    )
+    assert trained > start + 1
+    assert lines(run)[-1]["step"] == 60
+    inputs = json.loads((run / "config.json").read_text())["inputs"]
+    assert inputs["kind"] == "PointInputs"
+
+
+def test_own_modality_uses_public_names_only():
+    """Modules without an underscore, names without one, at most 150 lines."""
+    text = (EXAMPLES / "own_modality.py").read_text()
+    assert len(text.splitlines()) <= 150
+    imported = [line for line in text.splitlines() if line.startswith("from d2v_fast")]
+    assert imported == [
+        "from d2v_fast import Data2VecTrainer, modalities, presets, rng",
+        "from d2v_fast.config import Config",
+        "from d2v_fast.evaluation import extract, knn_accuracy",
+    ]
+    private = [word for word in text.replace("(", " ").replace(".", " ").split() if word.startswith("_")]
+    assert set(private) <= {"__future__", "__init__", "__doc__,", "__name__"}

@@ -170,13 +170,12 @@ def open_source(
     opens = modality_of(modality)
     if not isinstance(inputs, opens.inputs):
         raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
-    kind = opens.kind(inputs)
     if isinstance(data, (str, Path)):
-        found = find(data, kind, run=run, allow_roots=allow_roots)
+        found = find(data, opens.kind(inputs), run=run, allow_roots=allow_roots)
     elif tables.is_table(data):
-        found = tables.rows(data, kind)
+        found = tables.rows(data, opens.kind(inputs))
     elif (names := listed(data)) is not None:
-        found = together(names, kind)
+        found = together(names, opens.kind(inputs))
     else:
         own: Any = data
         if isinstance(data, (np.ndarray, Tensor)) or _is_list_of_arrays(data):

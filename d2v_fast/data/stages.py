@@ -25,7 +25,7 @@ def mask_stage(make: MaskMaker) -> Stage:
     def add(batch: Batch, epoch: int) -> Batch:
         masks = make(batch.inputs, batch.lengths, batch.sample_ids.numpy(), epoch)
         views = len(masks.mask) // len(batch.sample_ids)
-        return replace(batch, mask=masks.mask, rows=masks.rows, views=views, masked_inputs=masks.tokens)
+        return replace(batch, mask=masks.mask, rows=masks.rows, views=views, masked_inputs=masks.inputs)
 
     return add
 

@@ -26,8 +26,8 @@ class Masks:
     rows: Tensor
     """int64 [M]: the flat indices of the True positions into B * V * T, ascending."""
 
-    tokens: Tensor | None = None
-    """Text only, int64 [B * V, T]: the tokens after masking."""
+    inputs: Tensor | None = None
+    """[B * V, T, ...]: the inputs after masking, where the input itself is masked (text: tokens, int64)."""
 
 
 class MaskRequest:
@@ -44,11 +44,11 @@ class MaskRequest:
         self.mask = torch.empty(len(self.ids) * self.views, positions, dtype=torch.bool)
         self.key = (natural(seed, "seed"), natural(epoch, "epoch"), self.ids, self.views)
 
-    def result(self, masked: int, tokens: Tensor | None = None) -> Masks:
+    def result(self, masked: int, inputs: Tensor | None = None) -> Masks:
         """The masks with their rows; `masked` is the number of True positions that the kernel wrote."""
         rows = torch.empty(masked, dtype=torch.int64)
         _C.flat_rows(self.mask.data_ptr(), masked, rows.data_ptr())
-        return Masks(self.mask, rows, tokens)
+        return Masks(self.mask, rows, inputs)
 
 
 def valid_lengths(

@@ -239,8 +239,10 @@ def _check(batch: Batch, config: ModelConfig, local: Tensor, lengths: Tensor | N
     if text != (batch.masked_inputs is not None):
         needs = "needs masked_inputs" if text else "takes no masked_inputs: it masks by batch.mask"
         raise ValueError(f"a {config.modality} model {needs}")
-    if batch.masked_inputs is not None and list(batch.masked_inputs.shape) != wanted:
-        raise ValueError(f"batch.masked_inputs has shape {list(batch.masked_inputs.shape)}, expected {wanted}")
+    if batch.masked_inputs is not None:
+        masked, expected = list(batch.masked_inputs.shape), [samples * batch.views, *batch.inputs.shape[1:]]
+        if masked != expected:
+            raise ValueError(f"batch.masked_inputs has shape {masked}, expected {expected}")
     if batch.lengths is not None and list(batch.lengths.shape) != [samples]:
         raise ValueError(f"batch.lengths has shape {list(batch.lengths.shape)}, expected {[samples]}")
     if not torch.compiler.is_compiling() and batch.mask.device.type == "cpu":

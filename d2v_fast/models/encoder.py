@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         return lengths
 
     def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Positions and extra tokens.
+        """Positions and extra tokens; by default there are none, or the positions are a part of the embedding.
 
         Args:
             x: masked local features [N, T, C].
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         Returns:
             What the blocks see, [N, extra_tokens + T, C], and the bias on their attention scores.
         """
-        raise NotImplementedError
+        return x, None if valid is None else valid[:, None, None, :]
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features of whole inputs.

@@ -10,7 +10,6 @@ from torchvision.transforms.v2 import functional as v2
 
 from d2v_fast.data import SampleError
 from d2v_fast.modalities.speech.transforms import clip_into
-from d2v_fast.modalities.text.transforms import tokens_into
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.transforms import jitter_, picture_into
 
@@ -158,11 +157,3 @@ def test_clips_that_do_not_fit():
         clip_into(torch.empty(5), np.zeros(10, np.int32), 0, 10, normalize=True, name="x")
     with pytest.raises(SampleError, match=r"is torch.float32 \[10, 2\]"):
         clip_into(torch.empty(5), np.zeros((10, 2), np.float32), 0, 10, normalize=True, name="x")
-
-
-def test_tokens():
-    out = torch.empty(4, dtype=torch.int64)
-    tokens_into(out, np.array([5, 6, 7, 8], dtype=np.uint16), "x")
-    assert out.tolist() == [5, 6, 7, 8]
-    with pytest.raises(SampleError, match=r"is \[1\], but the source said \[4\] tokens"):
-        tokens_into(out, np.array([5]), "x")

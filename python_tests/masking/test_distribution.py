@@ -139,11 +139,11 @@ def test_tokens(restatement, surprise, size, probability, length, keep, replace)
     assert_same_distribution(surprise, ours.mask.numpy(), selected)
     # What the selected tokens become: 0 the mask token, 1 unchanged, 2 another; and which other.
     fates = []
-    for result, chosen in ((ours.tokens.numpy(), ours.mask.numpy()), (masked, selected)):
+    for result, chosen in ((ours.inputs.numpy(), ours.mask.numpy()), (masked, selected)):
         fates.append(np.where(result == 49, 0, np.where(result == tokens, 1, 2))[chosen])
     assert surprise(*fates) < SIGMAS
     if replace:
         others = [
-            r[c & (r != 49) & (r != tokens)] for r, c in ((ours.tokens.numpy(), ours.mask.numpy()), (masked, selected))
+            r[c & (r != 49) & (r != tokens)] for r, c in ((ours.inputs.numpy(), ours.mask.numpy()), (masked, selected))
         ]
         assert surprise(*others) < SIGMAS

@@ -75,7 +75,7 @@ id_lists = st.lists(st.integers(0, 2**40), max_size=6, unique=True)
 
 def by_sample(result: Masks, samples: int) -> list[bytes]:
     """Each sample's masks (and tokens) as bytes."""
-    parts = [result.mask] if result.tokens is None else [result.mask, result.tokens]
+    parts = [result.mask] if result.inputs is None else [result.mask, result.inputs]
     views = [part.numpy().reshape(samples, -1) if samples else part.numpy() for part in parts]
     return [b"".join(part[b].tobytes() for part in views) for b in range(samples)]
 

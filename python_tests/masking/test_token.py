@@ -20,15 +20,15 @@ def texts(n: int, length: int) -> torch.Tensor:
 def test_selected_share_of_the_published_setting():
     result = mask_tokens(SPANS, texts(3000, 512))
     assert result.mask.float().mean().item() == pytest.approx(0.306, abs=0.002)
-    assert (result.tokens[result.mask] == 4).all()
+    assert (result.inputs[result.mask] == 4).all()
 
 
 def test_shares_of_masked_kept_and_random_tokens():
     tokens = texts(2000, 512)
     result = mask_tokens(TokenMask(probability=0.15, length=1, keep=0.1, random=0.2), tokens)
     assert result.mask.sum(1).unique().tolist() == [76, 77]  # 0.15 * 512 = 76.8
-    masked = (result.tokens == 4)[result.mask].float().mean().item()
-    same = (result.tokens == tokens)[result.mask].float().mean().item()
+    masked = (result.inputs == 4)[result.mask].float().mean().item()
+    same = (result.inputs == tokens)[result.mask].float().mean().item()
     assert masked == pytest.approx(0.7, abs=0.005)
     assert same == pytest.approx(0.1 + 0.2 / 95, abs=0.004)  # one random token in 95 is the old one
 
@@ -38,7 +38,7 @@ def test_random_tokens_are_uniform_over_the_ids_that_are_not_special():
     config = TokenMask(probability=0.5, length=1, keep=0.0, random=1.0)
     # The mask token is not drawn, whether it is listed as special or not; ids outside the vocabulary say nothing.
     drawn = mask_tokens(config, tokens, vocab_size=20, mask_id=11, special_ids=[0, 3, 19, 3, 25, -1])
-    counts = torch.bincount(drawn.tokens[drawn.mask], minlength=20)
+    counts = torch.bincount(drawn.inputs[drawn.mask], minlength=20)
     allowed = torch.tensor([i not in (0, 3, 11, 19) for i in range(20)])
     assert (counts[~allowed] == 0).all()
     expected = counts.sum() / 16
@@ -59,10 +59,10 @@ def test_every_valid_position_can_be_selected_and_padding_never_is():
 def test_only_selected_tokens_change():
     tokens = texts(50, 64)
     result = mask_tokens(TokenMask(probability=0.3, length=2, keep=0.2, random=0.3), tokens, views=3)
-    assert result.mask.shape == result.tokens.shape == (150, 64)
+    assert result.mask.shape == result.inputs.shape == (150, 64)
     repeated = tokens.repeat_interleave(3, 0)
-    assert torch.equal(result.tokens[~result.mask], repeated[~result.mask])
-    kept = (result.tokens == repeated) & result.mask
+    assert torch.equal(result.inputs[~result.mask], repeated[~result.mask])
+    kept = (result.inputs == repeated) & result.mask
     assert kept.any()  # kept tokens are among the rows
     assert torch.equal(result.rows, result.mask.flatten().nonzero()[:, 0])
 
@@ -71,20 +71,20 @@ def test_probability_0_and_1():
     tokens = texts(20, 30)
     nothing = mask_tokens(TokenMask(probability=0.0), tokens)
     assert nothing.rows.numel() == 0
-    assert torch.equal(nothing.tokens, tokens)
+    assert torch.equal(nothing.inputs, tokens)
     assert mask_tokens(TokenMask(probability=1.0), tokens).mask.all()
 
 
 def test_tokens_need_not_be_contiguous():
     wide = texts(64, 40)
     expected = mask_tokens(SPANS, wide[:, ::2].contiguous())
-    assert torch.equal(mask_tokens(SPANS, wide[:, ::2]).tokens, expected.tokens)
+    assert torch.equal(mask_tokens(SPANS, wide[:, ::2]).inputs, expected.inputs)
 
 
 @pytest.mark.parametrize("shape", [(0, 12), (3, 0)])
 def test_empty(shape):
     result = mask_tokens(SPANS, torch.empty(shape, dtype=torch.int64))
-    assert result.mask.shape == result.tokens.shape == shape
+    assert result.mask.shape == result.inputs.shape == shape
     assert result.rows.numel() == 0
 
 

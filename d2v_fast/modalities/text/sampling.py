@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 import torch
-from torch import Tensor
 
+from d2v_fast.data.arrays import as_tensor
 from d2v_fast.data.config import LoaderConfig
-from d2v_fast.data.plan import fill_unknown
 from d2v_fast.errors import DataError
-from d2v_fast.modalities.text.transforms import tokens_into
+from d2v_fast.modalities.whole import WholeSampling
 
 
-@dataclass(frozen=True)
-class TokenPlan:
-    """How many tokens each sequence has."""
-
-    counts: np.ndarray
-    """int64 [B], tokens; what a row has more is padding."""
-
-    @property
-    def width(self) -> int:
-        """Tokens of a row: of the longest sequence."""
-        return int(self.counts.max())
-
-    @property
-    def lengths(self) -> np.ndarray | None:
-        """int64 [B], valid tokens of each row; None if all rows are full."""
-        return None if (self.counts == self.width).all() else self.counts
-
-
-class TokenSampling:
+class TokenSampling(WholeSampling):
     """See `Sampling`.
 
     Args:
@@ -42,19 +18,7 @@ class TokenSampling:
     """
 
     def __init__(self, pad_id: int) -> None:
-        self._pad_id = pad_id
-
-    def usable(self, sizes: np.ndarray) -> np.ndarray:
-        """All of them."""
-        return np.arange(len(sizes), dtype=np.int64)
-
-    def known(self, sizes: np.ndarray) -> np.ndarray:
-        """An unreadable sequence counts as one of the median length."""
-        return fill_unknown(sizes)
-
-    def lengths(self, sizes: np.ndarray) -> np.ndarray | None:
-        """Tokens."""
-        return sizes
+        super().__init__(lambda block, name: as_tensor(block), dtype=torch.int64, fill=pad_id)
 
     def budget(self, config: LoaderConfig, longest: int) -> int | None:
         """`loader.batch_tokens`."""
@@ -64,25 +28,3 @@ class TokenSampling:
                 "raise it, or lower inputs.block_size"
             )
         return config.batch_tokens
-
-    def longest(self, longest: int, budget: int | None) -> int:
-        """Sequences are used whole."""
-        return longest
-
-    def draw(self, sizes: np.ndarray, ids: np.ndarray, most: int, seed: int, epoch: int) -> TokenPlan:
-        """The lengths."""
-        return TokenPlan(sizes)
-
-    def rows(self, details: Any, count: int) -> tuple[tuple[int, ...], torch.dtype]:
-        """int64 [count, tokens]."""
-        return (count, details.width), torch.int64
-
-    def write(self, out: Tensor, sample: Any, details: TokenPlan, row: int, size: np.ndarray, name: str) -> None:
-        """The tokens, and padding behind them."""
-        length = int(details.counts[row])
-        tokens_into(out[:length], sample, name)
-        out[length:] = self._pad_id
-
-    def remarks(self, sizes: np.ndarray, used: int) -> Sequence[str]:
-        """Nothing."""
-        return []
