@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2v_fast import ops, presets
+    from d2v_fast.batch import Batch
+    from d2v_fast.config import Config
+    from d2v_fast.data import ArraySource, DataSource
     from d2v_fast.models import Data2Vec
+    from d2v_fast.presets import preset
     from d2v_fast.run.reader import Run
     from d2v_fast.run.weights import load
     from d2v_fast.training.pretraining import pretrain
@@ -19,13 +23,32 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Data2Vec", "Data2VecTrainer", "Run", "__version__", "load", "ops", "presets", "pretrain"]
+__all__ = [
+    "ArraySource",
+    "Batch",
+    "Config",
+    "Data2Vec",
+    "Data2VecTrainer",
+    "DataSource",
+    "Run",
+    "__version__",
+    "load",
+    "ops",
+    "preset",
+    "presets",
+    "pretrain",
+]
 
 _HOMES = {
+    "ArraySource": "d2v_fast.data",
+    "Batch": "d2v_fast.batch",
+    "Config": "d2v_fast.config",
     "Data2Vec": "d2v_fast.models",
     "Data2VecTrainer": "d2v_fast.training.trainer",
+    "DataSource": "d2v_fast.data",
     "Run": "d2v_fast.run.reader",
     "load": "d2v_fast.run.weights",
+    "preset": "d2v_fast.presets",
     "pretrain": "d2v_fast.training.pretraining",
 }
 _MODULES = ("ops", "presets", "models", "data", "masking", "evaluation", "interop", "reference", "rng", "training")

@@ -28,6 +28,9 @@ MAY_CHANGE: Mapping[str, Any] = {"may_change": "always"}
 MAY_CHANGE_WITH_STEPS: Mapping[str, Any] = {"may_change": "with steps"}
 """Metadata of a field that may have another value when a run continues with more steps than before."""
 
+MISSING = "missing"
+"""Key of a field's metadata: what it means that a file does not have the field, if not the default."""
+
 SEED_LIMIT = 2**63
 """Seeds are below it (`rng.natural`)."""
 

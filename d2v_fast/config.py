@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from d2v_fast import registry
-from d2v_fast.checks import MAY_CHANGE, MAY_CHANGE_WITH_STEPS, SEED_LIMIT, Check, Section, join
+from d2v_fast.checks import MAY_CHANGE, MAY_CHANGE_WITH_STEPS, MISSING, SEED_LIMIT, Check, Section, join
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
 from d2v_fast.models.config import ModelConfig
+
+NUMERICS = 2
+"""The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: so far the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +221,14 @@ class Config(Section):
     seed: int = 0
     """Decides weights, order of samples, crops, masks and noise."""
 
+    numerics: int = field(default=NUMERICS, metadata={MISSING: 1})
+    """Rules by which samples are ordered and numbers are drawn: new runs have the newest, a run keeps its own."""
+
     def check(self, check: Check) -> None:
         """Check what must fit between the sections; see `Section.check`."""
         check.at_least(1, "steps")
+        known = 1 <= self.numerics <= NUMERICS
+        check.require(known, "numerics", f"1 to {NUMERICS}: other rules belong to another version of d2v_fast")
         check.require(0 <= self.seed < SEED_LIMIT, "seed", "at least 0 and below 2**63")
         modality = registry.get(self.model.modality)
         for name, part, classes in (("mask", self.mask, modality.masks), ("inputs", self.inputs, (modality.inputs,))):

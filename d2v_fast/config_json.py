@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from d2v_fast import registry
-from d2v_fast.checks import join, named, settle
+from d2v_fast.checks import MISSING, join, named, settle
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
@@ -51,7 +51,9 @@ def from_dict(cls: type[T], data: Any, name: str = "") -> T:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{name or 'config'}: expected the fields of {cls.__name__}, got {data!r}")
     hints = typing.get_type_hints(cls)
-    values = {}
+    values = {
+        field.name: field.metadata[MISSING] for field in fields(typing.cast(Any, cls)) if MISSING in field.metadata
+    }
     for key, value in data.items():
         if key != KIND:
             values[key] = _decode(_hint(hints, key, name), value, join(name, key))
@@ -84,6 +86,24 @@ def with_overrides(config: T, overrides: Mapping[str, Any], name: str = "") -> T
         values[key] = value
     with named(type(config), name):  # all at once: what fits together may not fit one by one
         return replace(config, **values)  # type: ignore[type-var]
+
+
+def dotted(overrides: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}, "steps": 3} as {"optim.lr": 1, "steps": 3}; sections given as a whole stay whole."""
+    result: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and KIND not in value:
+            result |= dotted(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def field_of(config: Any, name: str) -> Any:
+    """The value of the field with the dotted name."""
+    for key in name.split("."):
+        config = getattr(config, key)
+    return config
 
 
 def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
@@ -135,7 +155,10 @@ def _class_of(base: type, value: Any, name: str) -> type:
     registry.every()  # the classes of a modality are there when it has been imported
     derived: dict[str, type] = {each.__name__: each for each in _derived(base)}
     if kind not in derived:
-        raise ConfigError(f"{join(name, KIND)}: expected one of {', '.join(derived)}, got {kind!r}")
+        raise ConfigError(
+            f"{join(name, KIND)}: expected one of {', '.join(derived)}, got {kind!r}; if it comes from another "
+            "package, import the module that registers its modality first"
+        )
     return derived[kind]
 
 

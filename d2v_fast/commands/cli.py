@@ -9,14 +9,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 from d2v_fast import log
-
-if TYPE_CHECKING:
-    from d2v_fast.config import Config
+from d2v_fast.run.lock import refuse_if_in_use
 
 T = TypeVar("T")
 
@@ -115,8 +113,7 @@ def _dispatch(arguments: list[str]) -> None:
 @contextlib.contextmanager
 def _expected_errors() -> Iterator[None]:
     """Turns the errors that a run may end with, which explain themselves, into a line and an exit code."""
-    from d2v_fast.data import DataError, TooManySkipped
-    from d2v_fast.errors import ConfigError, Interrupted, RunError, RunStopped
+    from d2v_fast.errors import ConfigError, DataError, Interrupted, RunError, RunStopped, TooManySkipped
 
     try:
         yield
@@ -129,42 +126,22 @@ def _expected_errors() -> Iterator[None]:
 
 
 def _pretrain(arguments: list[str]) -> None:
-    from d2v_fast import presets
-    from d2v_fast.training.arguments import PretrainArguments, RunArguments
-    from d2v_fast.training.pretraining import preset_config
-    from d2v_fast.training.trainer import Data2VecTrainer
-
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: d2v-fast pretrain PRESET --data PATH --out RUN [--steps N] [--seed S] [--optim.lr X] ...\n")
-        print("presets:")
-        for name, function in presets.NAMES.items():
-            print(f"  {name:13} {(function.__doc__ or '').splitlines()[0]}")
-        print("\nd2v-fast pretrain PRESET --help lists every field of a preset.")
-        return
-    if arguments[0].startswith("-"):
-        raise Failure(f"the preset comes first: d2v-fast pretrain PRESET ...; there are {', '.join(presets.NAMES)}")
     with _expected_errors():
-        default = PretrainArguments(
-            run=RunArguments(data=tyro.MISSING, out=tyro.MISSING), config=preset_config(arguments[0])
-        )
-        parsed = _parse(PretrainArguments, arguments[1:], f"pretrain {arguments[0]}", default)
-        run, config = parsed.run, parsed.config
-        if run.dry_run:
-            _print_dry_run(config, run.data)
-        else:
-            Data2VecTrainer(config, data=run.data, out=run.out, init_from=run.init_from).fit()
+        if "--dry-run" not in arguments:
+            refuse_if_in_use(_value_of("--out", arguments))  # before anything heavy is imported
+        from d2v_fast.commands import pretrain
+
+        pretrain.main(arguments, _parse)
 
 
-def _print_dry_run(config: Config, data: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from d2v_fast.report.dry_run import dry_run
-
-    table = Table(show_header=False, title="nothing was written", title_justify="left")
-    for row in dry_run(config, data):
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+def _value_of(option: str, arguments: Sequence[str]) -> str:
+    """What follows `option`, or is joined to it by an equals sign; empty if it is not there."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1]
+    return ""
 
 
 def _data(arguments: list[str]) -> None:

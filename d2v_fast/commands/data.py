@@ -113,18 +113,17 @@ def _build(asked: BuildArguments) -> None:
 
 
 def _show(asked: ShowArguments) -> None:
-    from d2v_fast import registry
+    from d2v_fast import presets, registry
     from d2v_fast.data.build import guess
     from d2v_fast.errors import DataError
     from d2v_fast.modalities import open_data
     from d2v_fast.report.data import describe
-    from d2v_fast.training.pretraining import preset_config
 
     modality = registry.get(asked.modality or guess(asked.path))
     name = asked.preset or modality.default_preset
     if name is None:
         raise DataError(f"{modality.name} has no preset of its own: name one by --preset")
-    config = preset_config(name)
+    config = presets.preset(name)
     if config.model.modality != modality.name:
         raise DataError(f"--preset {name} is for {config.model.modality}, the data is {modality.name}")
     loader = replace(

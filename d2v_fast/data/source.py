@@ -167,6 +167,7 @@ def open_source(
     Raises:
         DataError: A wrong path, an empty folder, formats that cannot be read, or data that changed since the run began.
     """
+    check_given(data)
     opens = modality_of(modality)
     if not isinstance(inputs, opens.inputs):
         raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
@@ -183,6 +184,16 @@ def open_source(
         return _own_source(own, opens, run)
     source: DataSource = opens.open(found, inputs, embedding, run=run, threads=threads)
     return source
+
+
+def check_given(data: object) -> None:
+    """Refuse a path that is empty: it would mean the folder where the program happens to run.
+
+    Raises:
+        DataError: It is.
+    """
+    if isinstance(data, str) and not data.strip():
+        raise DataError("data is empty: give the path of a folder or a file")
 
 
 def _is_list_of_arrays(data: object) -> bool:

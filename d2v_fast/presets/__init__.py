@@ -10,9 +10,11 @@ Released code: fairseq, `examples/data2vec` (speech, text), and the BEiT-based `
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from d2v_fast.config import Config
+from d2v_fast.errors import ConfigError
 from d2v_fast.presets.scaling import global_batch, scale_to_batch
 from d2v_fast.presets.speech import speech_base, speech_large
 from d2v_fast.presets.text import text_base, text_large
@@ -30,11 +32,32 @@ NAMES: dict[str, Callable[[], Config]] = {
     "vision-large": vision_large,
     "vision-tiny": vision_tiny,
 }
-"""Preset name, as on the command line -> the function that returns its configuration."""
+"""Preset name, as on the command line, to the function that returns its configuration.
+
+A package that brings a modality may add presets of its own when it is imported.
+"""
+
+
+def preset(name: str) -> Config:
+    """The configuration of the preset `name`.
+
+    Example:
+        >>> config = d2v_fast.preset("vision-base")
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+        raise ConfigError(f"there is no preset {name!r}; {hint}")
+    return NAMES[name]()
+
 
 __all__ = [
     "NAMES",
     "global_batch",
+    "preset",
     "scale_to_batch",
     "speech_base",
     "speech_large",

@@ -7,13 +7,15 @@ import mimetypes
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
+from d2v_fast.checks import may_change
 from d2v_fast.config import Config
-from d2v_fast.config_json import differences, from_dict, to_dict
+from d2v_fast.config_json import differences, from_dict
 from d2v_fast.data.index import FILE as INDEX
 from d2v_fast.errors import ConfigError, RunError, RunStopped
 from d2v_fast.files import DISK_FULL, delete, exists, tell_once, write_whole
@@ -22,25 +24,10 @@ from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.lock import Lock
 from d2v_fast.run.metrics_file import read_metrics
+from d2v_fast.run.settings import Notes, decode, encode
 
 ABOUT = "run.json"
 """The file in a run's folder that says what became of it."""
-
-MAY_CHANGE = (
-    "checkpoint.",
-    "log.",
-    "monitor.",
-    "loader.threads",
-    "loader.prefetch",
-    "loader.max_skipped",
-    "loader.allow_roots",
-    "inputs.tokenizer",
-    "precision.checkpoint_activations",
-)
-"""Fields that decide no bit of the weights: intervals, threads, paths, memory, when a collapse is called one and when
-broken files are too many. (What is in a tokenizer is part of the data's fingerprint, only its path may change.) `steps`
-may grow. (The engine may not change: two engines give the same pictures only to within a rounding.)"""
-
 
 _MEDIA = ("image/", "audio/", "video/")
 
@@ -129,13 +116,19 @@ class RunDirectory:
             )
         return None
 
-    def write_config(self, config: Config) -> None:
+    def write_config(self, config: Config, notes: Notes | None = None) -> None:
         """Write config.json, whole or not at all.
+
+        Args:
+            config: What is trained.
+            notes: What stands beside it; None: what a run that has trained has there already.
 
         Raises:
             RunStopped: It could not be written.
         """
-        _write(self.config_file, to_dict(config))
+        if notes is None:
+            notes = read_settings(self.path)[1] if self._about["trained"] and exists(self.config_file) else Notes()
+        _write(self.config_file, encode(config, notes))
 
     def forget_index(self) -> bool:
         """Delete the index of the data that a start without a checkpoint has left behind.
@@ -162,13 +155,17 @@ class RunDirectory:
         Raises:
             RunError: Names every such field with both values.
         """
-        wrong = []
-        for name, old, new in differences(config_of(last), config):
-            if name == "steps" and new >= old:
+        before, wrong = config_of(last), []
+        for name, old, new in differences(before, config):
+            change = may_change(config, name)
+            if change == "always" or (change == "with steps" and config.steps > before.steps):
                 continue
-            if not name.startswith(MAY_CHANGE):
-                grow = " (it may only grow)" if name == "steps" else ""
-                wrong.append(f"{name}: the run has {old!r}, this command {new!r}{grow}")
+            if name == "numerics" or (name == "steps" and new >= old):  # see `as_begun`
+                continue
+            hint = " (it may only grow)" if name == "steps" else ""
+            if change == "with steps":
+                hint = " (it may change when steps grows)"
+            wrong.append(f"{name}: the run has {old!r}, this command {new!r}{hint}")
         if wrong:
             raise RunError(
                 f"{self.path} was made with another configuration; " + "; ".join(wrong) + ". Give these fields the "
@@ -238,17 +235,34 @@ def read_config(run: Path) -> Config:
     """The configuration of the run in the folder `run`.
 
     Raises:
-        RunError: There is no readable config.json in it.
+        RunError: See `read_settings`.
+    """
+    return read_settings(run)[0]
+
+
+def read_settings(run: Path) -> tuple[Config, Notes]:
+    """What config.json of the run in the folder `run` says.
+
+    Raises:
+        RunError: There is none, it cannot be read, or the run's modality is not registered.
     """
     path = run / "config.json"
     try:
-        return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ConfigError("it holds no fields")
+        return decode(content)
     except FileNotFoundError:
         raise RunError(f"{run} is not a run: it has no config.json") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read just now: {error.strerror}") from error
     except (ValueError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error}); it was made by another version, or is damaged") from error
+
+
+def as_begun(config: Config, last: Checkpoint | None) -> Config:
+    """The configuration with the rules for order and draws (`Config.numerics`) that the run was begun with."""
+    return config if last is None else replace(config, numerics=config_of(last).numerics)
 
 
 def config_of(checkpoint: Checkpoint) -> Config:

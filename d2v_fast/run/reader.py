@@ -13,8 +13,9 @@ from d2v_fast.errors import RunError
 from d2v_fast.files import exists
 from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
-from d2v_fast.run.directory import config_of, read_config
+from d2v_fast.run.directory import config_of, read_config, read_settings
 from d2v_fast.run.metrics_file import read_metrics
+from d2v_fast.run.settings import Notes
 
 
 class Run:
@@ -62,6 +63,15 @@ class Run:
         if self._only is None and exists(self.path / "config.json"):
             return read_config(self.path)
         return config_of(self.newest())
+
+    @cached_property
+    def notes(self) -> Notes:
+        """What config.json says beside the configuration: the preset, and which fields followed others.
+
+        Raises:
+            RunError: It cannot be read.
+        """
+        return read_settings(self.path)[1] if exists(self.path / "config.json") else Notes()
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far, oldest first: one dictionary a line, see `training`.

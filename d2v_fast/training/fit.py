@@ -15,8 +15,9 @@ from d2v_fast.data import DataSource, Loader
 from d2v_fast.errors import DataError, RunError
 from d2v_fast.log import tell
 from d2v_fast.run.checkpoint import Checkpoint
-from d2v_fast.run.directory import RunDirectory
+from d2v_fast.run.directory import RunDirectory, as_begun
 from d2v_fast.run.journal import open_journal
+from d2v_fast.run.settings import Notes
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.loop import Loop
@@ -43,13 +44,17 @@ class Fit:
         out: The run's folder, new or of an earlier start of this run.
         open_source: Opens the data.
         open_loader: Makes its batches.
+        notes: What config.json says beside the configuration.
     """
 
-    def __init__(self, loop: Loop, out: Path, open_source: OpenSource, open_loader: OpenLoader) -> None:
+    def __init__(
+        self, loop: Loop, out: Path, open_source: OpenSource, open_loader: OpenLoader, notes: Notes | None = None
+    ) -> None:
         self.loop = loop
         self.out = out
         self._open_source = open_source
         self._open_loader = open_loader
+        self._notes = notes
         self._trained = False
 
     def __call__(self, resume: Resume = "auto") -> Path:
@@ -59,6 +64,7 @@ class Fit:
         config: Any = self.loop.config
         with RunDirectory(self.out) as run:
             last = run.last_checkpoint(config, resume)
+            config = self.loop.config = as_begun(config, last)
             if last is None and self._trained:
                 raise RunError("this trainer has trained before it had a checkpoint to go back to: make a new one")
             source = self._source(run, last)
@@ -67,7 +73,7 @@ class Fit:
             else:
                 self.loop.load(last)
             first = 0 if last is None else last.step
-            run.write_config(config)
+            run.write_config(config, self._notes)
             if first >= config.steps:
                 tell(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.", _INFO)
                 return run.path

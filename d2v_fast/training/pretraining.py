@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from d2v_fast import presets
 from d2v_fast.config import Config
-from d2v_fast.config_json import with_overrides
+from d2v_fast.config_json import differences, dotted, field_of, with_overrides
 from d2v_fast.data import Openable
-from d2v_fast.errors import ConfigError
+from d2v_fast.errors import RunError
+from d2v_fast.log import tell
+from d2v_fast.presets.scaling import BATCH_FIELDS, follow
+from d2v_fast.run.directory import evidence
+from d2v_fast.run.reader import Run
+from d2v_fast.run.settings import Notes
 from d2v_fast.training.trainer import Data2VecTrainer
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a start of a preset with some fields changed comes to."""
+
+    config: Config
+    """What is trained."""
+
+    notes: Notes
+    """What config.json says beside it."""
+
+    continues: bool
+    """Whether the folder holds a run, whose settings these are where none was given."""
+
+    followed: Mapping[str, Any]
+    """Fields that followed those that were given, by their dotted names; empty for a run that continues."""
 
 
 def pretrain(
@@ -21,6 +44,7 @@ def pretrain(
     out: str | Path,
     init_from: str | Path | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
+    scale: bool = True,
     **overrides: Any,
 ) -> Path:
     """Pretrain a preset on one's own data; the same call again continues the run.
@@ -32,8 +56,10 @@ def pretrain(
         preset: A name in `d2v_fast.presets.NAMES`.
         data: A folder, a file, or a source of one's own.
         out: The run's folder.
-        init_from: A run whose student weights a new run starts from.
+        init_from: A run whose student weights a new run starts from; a run that continues does not need it any more.
         resume: See `Data2VecTrainer.fit`.
+        scale: Let learning rate, teacher decays and steps follow another batch size, and the teacher's annealing and
+            the monitors' warm-up other steps (`presets.scaling.follow`). What is given stays as it is given.
         **overrides: Fields of the preset's `Config` to change; a section takes a dictionary.
 
     Returns:
@@ -43,18 +69,101 @@ def pretrain(
         ConfigError: There is no such preset or field, or a value cannot be used.
         RunError: See `Data2VecTrainer.fit`.
     """
-    config = with_overrides(preset_config(preset), overrides)
-    return Data2VecTrainer(config, data=data, out=out, init_from=init_from).fit(resume)
+    start = settle(preset, dotted(overrides), out, scale=scale)
+    return begin(start, data, out, init_from).fit(resume)
 
 
-def preset_config(name: str) -> Config:
-    """The configuration of the preset `name`.
+def settle(preset: str, given: Mapping[str, Any], out: str | Path, *, scale: bool = True) -> Start:
+    """The settings of a start; nothing is written.
+
+    What follows from other settings is decided once, at a run's first start. A run that continues keeps its own value
+    of each field that is not given, so the same command continues it, whatever the presets or the rules have become.
+
+    Args:
+        preset: Its name.
+        given: Dotted name of each field that was given, or of a section as a whole, to its value.
+        out: The run's folder, which need not be there.
+        scale: See `pretrain`.
 
     Raises:
-        ConfigError: There is no such preset.
+        ConfigError: There is no such preset or field, or a value cannot be used.
+        RunError: The run in the folder is one of another preset, or cannot be read.
     """
-    if name not in presets.NAMES:
-        near = difflib.get_close_matches(name, presets.NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(presets.NAMES)}"
-        raise ConfigError(f"there is no preset {name!r}; {hint}")
-    return presets.NAMES[name]()
+    recipe = presets.preset(preset)
+    run = _begun(Path(out).expanduser())
+    if run is not None:
+        _check_preset(run, preset, with_overrides(recipe, given))
+        notes = run.notes if run.notes.preset is not None else Notes(preset=preset, derived=run.notes.derived)
+        return Start(with_overrides(run.config, given), notes, True, {})
+    config, followed = follow(recipe, given) if scale else (with_overrides(recipe, given), {})
+    return Start(config, Notes(preset=preset, derived=tuple(followed)), False, followed)
+
+
+def begin(start: Start, data: Openable, out: str | Path, init_from: str | Path | None = None) -> Data2VecTrainer:
+    """The trainer of a start; says what followed from the settings that were given.
+
+    Args:
+        start: What `settle` gave.
+        data: See `Data2VecTrainer`.
+        out: The run's folder.
+        init_from: See `pretrain`.
+    """
+    trainer = Data2VecTrainer(start.config, data=data, out=out, init_from=init_from, notes=start.notes)
+    if start.followed:
+        tell(explain(start))
+    return trainer
+
+
+def explain(start: Start) -> str:
+    """One line about the fields that followed."""
+    name = start.notes.preset or ""
+    recipe, config = presets.preset(name), start.config
+    because = f"{config.steps:,} steps instead of the {recipe.steps:,} of {name}"
+    if any(field_of(config, one) != field_of(recipe, one) for one in BATCH_FIELDS):
+        because = f"{_batch(config)} a step instead of the {_batch(recipe)} of {name}"
+    fields = ", ".join(f"{field} {_shown(value)}" for field, value in start.followed.items())
+    return f"{because}: set {fields} (a field that you give stays as it is; --no-scale changes none)"
+
+
+def _batch(config: Config) -> str:
+    loader = config.loader
+    unit = "s of sound" if loader.batch_seconds is not None else "samples" if loader.batch_tokens is None else "tokens"
+    return f"{presets.global_batch(config):,.10g} {unit}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def _begun(folder: Path) -> Run | None:
+    """The run in a folder; None if there is none, or one that ended before its first checkpoint."""
+    if not (folder / "config.json").exists() or evidence(folder) is None:
+        return None
+    return Run(folder)
+
+
+def _check_preset(run: Run, preset: str, asked: Config) -> None:
+    """Refuse to continue a run with another preset.
+
+    A run that does not say which preset it is of was begun from Python or by an older version: its model, masks and
+    inputs must be what is asked for.
+
+    Raises:
+        RunError: It is another one.
+    """
+    known = run.notes.preset
+    if known is not None and known != preset:
+        raise RunError(
+            f"{run.path} is a run of the preset {known}, not of {preset}: "
+            "give that one to continue it, or another folder for a new run"
+        )
+    if known is None:
+        parts = ("model", "mask", "inputs")
+        wrong = [change for change in differences(run.config, asked) if change[0].split(".")[0] in parts]
+        if wrong:
+            name, old, new = wrong[0]
+            raise RunError(
+                f"{run.path} was made with another configuration; {name}: the run has {old!r}, this command {new!r}"
+                + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else "")
+                + ". Give the run's preset and fields to continue it, or start a new run in another folder"
+            )

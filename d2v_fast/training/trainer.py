@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, Openable
+from d2v_fast.data.source import check_given
 from d2v_fast.modalities import check_engine, open_data, open_loader
 from d2v_fast.models import Data2Vec
 from d2v_fast.run.directory import evidence
+from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import load_student
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
@@ -27,7 +30,6 @@ class Data2VecTrainer:
     the masks and the noise are functions of the seed and the step. So an interrupted run continues with the same bits.
 
     Attributes:
-        config: The configuration.
         data: What it is trained on.
         out: The run's folder.
         device: Where it is trained.
@@ -43,6 +45,7 @@ class Data2VecTrainer:
         out: str | Path,
         init_from: str | Path | None = None,
         device: str | torch.device | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """Build the model; nothing is read or written yet, and no setting of the process is changed.
 
@@ -52,15 +55,16 @@ class Data2VecTrainer:
             out: The run's folder, new or of an earlier start of this run.
             init_from: A run (or one of its checkpoints) whose student weights a new run starts from.
             device: "cpu", "cuda", ...; by default a GPU if there is one.
+            notes: What config.json says beside the configuration, if it comes from a preset.
 
         Raises:
             ConfigError: A field has a value that cannot be used on this device.
-            DataError: The engine that `loader.engine` names is not installed, or there is nothing at `data`.
+            DataError: `data` is empty.
             RunError: `init_from` cannot be read or belongs to another model.
             RunStopped: The model does not fit into the device's memory.
         """
+        check_given(data)
         check_engine(config)
-        self.config = config
         self.data = data
         self.out = Path(out)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -73,7 +77,12 @@ class Data2VecTrainer:
                 load_student(self.task.model, init_from)
             self.task.to(self.device)
         self.loop = Loop(config, self.task, self.device)
-        self._fit = Fit(self.loop, self.out, partial(open_data, data, config), self._open_loader)
+        self._fit = Fit(self.loop, self.out, partial(open_data, data, config), self._open_loader, notes)
+
+    @property
+    def config(self) -> Config:
+        """What is trained and how; with the rules (`Config.numerics`) of the run that it continues."""
+        return cast(Config, self.loop.config)
 
     @property
     def model(self) -> Data2Vec:

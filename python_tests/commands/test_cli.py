@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image
 
 from d2v_fast import presets
 from d2v_fast.commands.cli import main
+from d2v_fast.commands.pretrain import _fields as fields_of
+from d2v_fast.config import Config
+from d2v_fast.run.directory import RunDirectory, read_config
 
 RUN = ["pretrain", "vision-tiny", "--data", "nowhere", "--out", "run"]
 SMALL = ["--model.transformer.depth", "2", "--model.target.top-k", "2", "--loader.batch-size", "4"]
@@ -43,7 +47,7 @@ def fails(capsys):
             main(arguments)
         assert stop.value.code == code
         lines = capsys.readouterr().err.splitlines()
-        (told,) = [line for line in lines if not re.match(r"d2v-fast: step \d+/", line)]
+        (told,) = [line for line in lines if not re.match(r"d2v-fast: (step \d+/|4 samples a step instead of )", line)]
         assert told.startswith("d2v-fast: ")
         return told
 
@@ -109,8 +113,15 @@ def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
     config = json.loads((out / "config.json").read_text())
     assert (config["steps"], config["seed"], config["checkpoint"]["every"]) == (3, 7, 2)
     assert (config["optim"]["lr"], config["optim"]["clip_norm"]) == (0.01, None)
+    assert config["derived"] == ["ema.start", "ema.end", "ema.anneal_steps", "monitor.warmup_steps"]
+    assert config["modality"] == {"name": "vision", "module": "d2v_fast.modalities.vision.modality"}
+    assert (config["preset"], config["numerics"]) == ("vision-tiny", 2)
     assert config["mask"]["kind"] == "InverseBlockMask"
     lines = [line.removeprefix("d2v-fast: ").split("  ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines.pop(0) == (
+        "4 samples a step instead of the 32 samples of vision-tiny: set ema.start 0.998744, ema.end 0.999875, "
+        "ema.anneal_steps 3, monitor.warmup_steps 0 (a field that you give stays as it is; --no-scale changes none)"
+    )
     assert lines == ["step 2/3", "step 3/3", f"finished {out}: 3 steps"]
     main([*command, "--steps", "4"])
     told = capsys.readouterr().err
@@ -122,7 +133,7 @@ def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
 def test_another_configuration_is_refused(pictures, tmp_path, fails):
     command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL]
     main([*command, "--steps", "1"])
-    assert "optim.lr: the run has 0.002, this command 0.5" in fails([*command, "--steps", "1", "--optim.lr", "0.5"])
+    assert "optim.lr: the run has 0.000707106" in fails([*command, "--steps", "1", "--optim.lr", "0.5"])
 
 
 def test_init_from(pictures, tmp_path):
@@ -229,3 +240,130 @@ def test_the_installed_command_answers():
     )
     assert result.returncode == 2
     assert result.stderr == "d2v-fast: there is no command 'nonsense'; choose one of pretrain, data, demo, info\n"
+
+
+def test_no_scale_keeps_the_presets_values(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(out), *SMALL, "--steps", "1", "--no-scale"])
+    assert "instead of" not in capsys.readouterr().err
+    config, preset = read_config(out), presets.vision_tiny()
+    assert (config.optim, config.ema, config.monitor) == (preset.optim, preset.ema, preset.monitor)
+
+
+def test_the_same_command_continues_after_the_rules_have_changed(pictures, tmp_path, monkeypatch, fails):
+    out = tmp_path / "run"
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(out), *SMALL, "--steps"]
+    main([*command, "1"])
+    before = read_config(out)
+
+    def changed() -> Config:
+        tiny = presets.vision_tiny()
+        return replace(tiny, optim=replace(tiny.optim, lr=0.5, weight_decay=0.0), ema=replace(tiny.ema, end=0.9))
+
+    monkeypatch.setitem(presets.NAMES, "vision-tiny", changed)
+    main([*command, "2"])
+    assert replace(read_config(out), steps=1) == before
+    assert (out / "checkpoints" / "step_00000002").is_dir()
+    # What is given is compared: here the new preset's own value, which is not the run's.
+    assert "optim.weight_decay: the run has 0.05, this command 0.0" in fails(
+        [*command, "2", "--optim.weight-decay", "0"]
+    )
+
+
+def test_the_annealing_may_change_when_a_run_grows(pictures, tmp_path, fails):
+    out = tmp_path / "run"
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(out), *SMALL, "--steps"]
+    main([*command, "2"])
+    assert read_config(out).ema.anneal_steps == 2
+    annealing = ["--ema.anneal-steps", "3"]
+    assert "ema.anneal_steps: the run has 2, this command 3 (it may change when steps grows)" in fails(
+        [*command, "2", *annealing]
+    )
+    main([*command, "3", *annealing])
+    main([*command, "3", *annealing])
+    assert read_config(out).ema.anneal_steps == 3
+
+
+def test_another_preset_is_refused(pictures, tmp_path, fails):
+    out = tmp_path / "run"
+    main(["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(out), *SMALL, "--steps", "1"])
+    message = fails(["pretrain", "vision-base", "--data", str(pictures), "--out", str(out)])
+    assert f"{out} is a run of the preset vision-tiny, not of vision-base" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        (["--optim.lr", "0.002"], {"optim.lr": 0.002}),  # the preset's own value is given all the same
+        (["--optim.lr=0.1", "--steps=3"], {"optim.lr": 0.1, "steps": 3}),
+        (["--optim.no-decay-vectors"], {"optim.decay_vectors": False}),
+        (["--optim.decay-vectors", "--log.wandb"], {"optim.decay_vectors": True, "log.wandb": True}),
+        (["--optim.betas", "0.8", "0.9"], {"optim.betas": (0.8, 0.9)}),
+        (["--mask.block", "2", "--optim.clip-norm", "None"], {"mask.block": 2, "optim.clip_norm": None}),
+        (["--model.transformer.dim=32", "--out", "b"], {"model.transformer.dim": 32}),
+        ([], {}),
+    ],
+)
+def test_what_the_command_line_gives(monkeypatch, options, given):
+    seen = []
+    monkeypatch.setattr("d2v_fast.commands.pretrain._start", lambda preset, run, fields: seen.append(fields))
+    main(["pretrain", "vision-tiny", "--data", "x", "--out", "a", *options])
+    assert seen == [given]
+
+
+def test_every_option_of_a_preset_is_known_when_it_is_given(monkeypatch):
+    """None of tyro's names is spelled in a way that `given_fields` would miss."""
+    seen = []
+    monkeypatch.setattr("d2v_fast.commands.pretrain._start", lambda preset, run, fields: seen.append(fields))
+    for preset in ("speech-tiny", "vision-tiny", "text-tiny"):
+        config = presets.NAMES[preset]()
+        for name, value in fields_of(config):
+            option = f"--{name.replace('_', '-')}"
+            values = np.ravel(value).tolist() if isinstance(value, tuple) and value else [value]
+            if value == ():
+                continue
+            given = [option] if value is True else [option, *map(str, values)]
+            if value is False:
+                section, _, field = option[2:].rpartition(".")
+                given = [f"--{section}.no-{field}" if section else f"--no-{field}"]
+            main(["pretrain", preset, "--data", "x", "--out", "a", *given])
+            assert seen.pop() == {name: value}, option
+
+
+def test_a_folder_in_use_is_refused_before_anything_heavy_is_imported(tmp_path, fails):
+    run = tmp_path / "run"
+    with RunDirectory(run):
+        code = (
+            "import sys; from d2v_fast.commands.cli import main\n"
+            "try: main()\n"
+            "finally: print('heavy:', sorted({'torch', 'numpy'} & set(sys.modules)))"
+        )
+        command = [sys.executable, "-c", code, "pretrain", "vision-tiny", "--data", "nowhere", "--out", str(run)]
+        result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert f"{run} is in use by process {os.getpid()}" in result.stderr
+    assert result.stdout == "heavy: []\n"
+
+
+def test_python_m_is_the_command():
+    result = subprocess.run([sys.executable, "-m", "d2v_fast", "--version"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "0.1.0\n")
+
+
+@pytest.mark.parametrize("data", ["", " "])
+def test_empty_data_is_refused(tmp_path, fails, data):
+    out = tmp_path / "run"
+    assert "data is empty" in fails(["pretrain", "vision-tiny", "--data", data, "--out", str(out)])
+    assert not out.exists()
+
+
+def test_modalities_of_other_packages_are_found(monkeypatch, fails):
+    class Point:
+        name, value, dist = "points", "points.modality", None
+
+        def load(self) -> None:
+            raise ImportError("no module named numbers2")
+
+    monkeypatch.setattr("d2v_fast.commands.entry_points.entry_points", lambda group: [Point()])
+    message = fails(["pretrain", "vision-tiny", "--data", "x", "--out", "y"])
+    assert "the modality 'points' of the package unknown cannot be imported (points.modality): ImportError" in message

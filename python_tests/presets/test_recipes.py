@@ -191,7 +191,7 @@ GLOBAL_BATCH = {
     "vision-large": 4096,
 }
 # What a run of one's own chooses; no recipe says anything about it.
-OWN = ("loader.", "checkpoint.", "log.", "seed", "precision.", "monitor.", "optim.hold")
+OWN = ("numerics", "loader.", "checkpoint.", "log.", "seed", "precision.", "monitor.", "optim.hold")
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

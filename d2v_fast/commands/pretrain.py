@@ -1,0 +1,126 @@
+"""`d2v-fast pretrain PRESET`: the arguments of a run, and every field of the preset's configuration."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from d2v_fast import presets
+from d2v_fast.checks import unchecked
+from d2v_fast.commands.entry_points import import_modalities
+from d2v_fast.config import Config
+from d2v_fast.errors import ConfigError
+from d2v_fast.training.pretraining import begin, explain, settle
+
+Parse = Callable[..., Any]
+"""(dataclass, arguments, the command's name, default) to an instance of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """What is not a part of the configuration."""
+
+    data: str
+    """A folder of images, of audio or of texts, a manifest, tar shards, saved datasets, ...: see docs/data.md."""
+
+    out: str
+    """The run's folder."""
+
+    init_from: str | None = None
+    """A run whose student weights a new run starts from."""
+
+    scale: bool = True
+    """Let the learning rate, the teacher's decay and the steps follow another batch size, and the teacher's annealing
+    and the monitors' warm-up other steps. A field that you give stays as you give it; --no-scale changes none."""
+
+    dry_run: bool = False
+    """Print parameters, memory, steps per epoch and the first batch's shapes, and write nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainArguments:
+    """Pretrain on your own files. The same command again continues the run; its --steps may grow."""
+
+    run: Annotated[RunArguments, tyro.conf.arg(name="")]
+    """What is not a part of the configuration."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    """The preset, each field of which can be changed."""
+
+
+def main(arguments: list[str], parse: Parse) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: There is no such preset, or a value cannot be used.
+        DataError: The data cannot be used.
+        RunError: See `Data2VecTrainer.fit`.
+    """
+    import_modalities()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: d2v-fast pretrain PRESET --data PATH --out RUN [--steps N] [--seed S] [--optim.lr X] ...\n")
+        print("presets:")
+        for name, function in presets.NAMES.items():
+            print(f"  {name:13} {(function.__doc__ or '').splitlines()[0]}")
+        print("\nd2v-fast pretrain PRESET --help lists every field of a preset.")
+        return
+    preset, *options = arguments
+    if preset.startswith("-"):
+        raise ConfigError(f"the preset comes first: d2v-fast pretrain PRESET ...; there are {', '.join(presets.NAMES)}")
+
+    default = PretrainArguments(run=RunArguments(data=tyro.MISSING, out=tyro.MISSING), config=presets.preset(preset))
+    with unchecked():  # the parser makes each section by itself; all of it is checked together, in `settle`
+        parsed = parse(PretrainArguments, options, f"pretrain {preset}", default)
+    _start(preset, parsed.run, given_fields(options, parsed.config))
+
+
+def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
+    start = settle(preset, given, run.out, scale=run.scale)
+    if not run.dry_run:
+        begin(start, run.data, run.out, run.init_from).fit()
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from d2v_fast.report.dry_run import dry_run
+
+    table = Table(show_header=False, title="nothing was written", title_justify="left")
+    if start.followed:
+        table.add_row("settings", explain(start))
+    for row in dry_run(start.config, run.data):
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+
+
+def given_fields(options: Sequence[str], config: Any) -> dict[str, Any]:
+    """The fields of the configuration that the command line names, and their values.
+
+    Args:
+        options: What was given: "--optim.lr", "0.1", "--loader.no-pad", "--steps=3", ...
+        config: What they were parsed to.
+
+    Returns:
+        Dotted name to value, in the order of the configuration; also where the value is the preset's.
+    """
+    named = {option[2:].split("=", 1)[0].replace("-", "_") for option in options if option.startswith("--")}
+    given = {}
+    for name, value in _fields(config):
+        section, _, field = name.rpartition(".")
+        switched_off = f"{section}.no_{field}" if section else f"no_{field}"
+        if name in named or (isinstance(value, bool) and switched_off in named):
+            given[name] = value
+    return given
+
+
+def _fields(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted name, value) of each field."""
+    found = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        found += _fields(value, f"{name}.") if is_dataclass(value) else [(name, value)]
+    return found

@@ -1,0 +1,52 @@
+"""config.json: the configuration of a run, and what else has to be known to continue it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from d2v_fast import registry
+from d2v_fast.config import Config
+from d2v_fast.config_json import from_dict, to_dict
+from d2v_fast.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What config.json says beside the configuration."""
+
+    preset: str | None = None
+    """The preset that the run was begun with; None: from Python, or by a version that did not write it down."""
+
+    derived: tuple[str, ...] = ()
+    """Dotted names of the fields that nobody gave: they followed the batch or the steps at the first start."""
+
+
+def encode(config: Config, notes: Notes) -> dict[str, Any]:
+    """The content of config.json."""
+    modality = registry.get(config.model.modality)
+    return {
+        "modality": {"name": modality.name, "module": registry.module_of(modality)},
+        "preset": notes.preset,
+        "derived": list(notes.derived),
+        **to_dict(config),
+    }
+
+
+def decode(content: Mapping[str, Any]) -> tuple[Config, Notes]:
+    """The inverse of `encode`; takes the files of older versions, too, which hold the configuration alone.
+
+    Raises:
+        ConfigError: The run's modality is not registered; the message names the module to import. Or a field is
+            unknown, or its value cannot be used.
+    """
+    fields = dict(content)
+    modality, preset, derived = (fields.pop(key, None) for key in ("modality", "preset", "derived"))
+    if isinstance(modality, Mapping) and modality.get("name") not in registry.names():
+        raise ConfigError(
+            f"its modality {modality.get('name')!r} is not registered: import {modality.get('module')} first "
+            "(for the command line, its package names that module as an entry point of the group d2v_fast.modalities)"
+        )
+    names = tuple(map(str, derived)) if isinstance(derived, list) else ()
+    return from_dict(Config, fields), Notes(preset if isinstance(preset, str) else None, names)
