@@ -119,3 +119,37 @@ def layer_targets(
         if valid is not None:
             targets = targets.where(valid, 0)
         return targets if rows is None else targets.reshape(batch * frames, channels).index_select(0, rows)
+
+
+def strided_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Convolution over time without padding or bias.
+
+    Args:
+        x: [B, L, in_channels].
+        weight: [out_channels, in_channels, kernel].
+        stride: frames between the starts of two windows.
+
+    Returns:
+        [B, (L - kernel) // stride + 1, out_channels].
+    """
+    return F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax of the scaled products of queries and keys, times the values.
+
+    Packed sequences are one row whose bias is minus infinity between tokens of different sequences.
+
+    Args:
+        query: [N, S, heads, D].
+        key: likewise.
+        value: likewise.
+        bias: bool (True: may be attended to) or float (added to the scores), broadcast to [N, heads, S, S].
+
+    Returns:
+        [N, S, heads, D].
+    """
+    scores = torch.einsum("nqhd,nkhd->nhqk", query, key) / query.shape[3] ** 0.5
+    if bias is not None:
+        scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias
+    return torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), value)

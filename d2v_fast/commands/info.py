@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from d2v_fast import _C, ops
-from d2v_fast.ops import packed_attention
 
 OPTIONAL = {
     "triton": "GPU kernels (comes with torch on Linux)",
@@ -53,9 +52,8 @@ def collect() -> dict[str, Any]:
     """Everything that `d2v-fast info` prints, as plain data that JSON can hold.
 
     Returns:
-        Sections "versions", "optional", "build", "machine", "operations" and "attention". "operations" maps operation
-        -> device type -> {"implementation", "reason"}, "attention" maps device type -> {"name", "reason"} of the kernel
-        for sequences of different lengths.
+        Sections "versions", "optional", "build", "machine" and "operations"; the last maps operation -> device type ->
+        {"implementation", "reason"}.
     """
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -79,7 +77,6 @@ def collect() -> dict[str, Any]:
             operation: {device: backend._asdict() for device, backend in served.items()}
             for operation, served in ops.backends().items()
         },
-        "attention": {device: chosen._asdict() for device, chosen in packed_attention.backends().items()},
     }
 
 
@@ -109,6 +106,4 @@ def main(as_json: bool = False) -> None:
     for operation, served in report["operations"].items():
         for device, backend in served.items():
             table.add_row(operation, device, backend["implementation"], backend["reason"])
-    for device, chosen in report["attention"].items():
-        table.add_row("attention, packed", device, chosen["name"], chosen["reason"])
     console.print(table)

@@ -161,7 +161,7 @@ class Data2Vec(nn.Module):
                 options.layer_norm + options.final_norm
             )
             features = self.teacher.forward_layers(
-                local, lengths, keep=options.top_k, feature=options.feature, padding=counted
+                local, lengths, last=options.top_k, feature=options.feature, padding=counted
             ).features
         single = batch.views == 1
         target = ops.layer_targets(

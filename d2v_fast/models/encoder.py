@@ -1,7 +1,11 @@
-"""What the encoders of all modalities share: embed, mask, positions, blocks, norm.
+"""What the encoders of all modalities share: four steps, embed, place, keep and run.
 
-A modality brings its embedding and what it does between embedding and blocks (`enter`). Sequences are [N, T, C]; the
-class token of images is at index 0 inside the blocks and nowhere else.
+1. `embed`: inputs to local features [B, T, C]; the modality's.
+2. `place`: positions, added to the features or as a bias on the attention scores; the modality's.
+3. `keep`: which tokens the blocks see: all, those that are no padding, or a subset.
+4. `run`: extra tokens (a class token), blocks, norm.
+
+Extra tokens stand before each sequence inside `run` and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,18 +20,18 @@ from torch.utils.checkpoint import checkpoint
 
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.modules.block import Block, BlockOutput
-from d2v_fast.ops.packed_attention import KERNELS, Choice, choose
-from d2v_fast.ops.packing import Packing, plan_packing, to_device
+from d2v_fast.ops.attention import KERNELS, Choice, biased, choose
+from d2v_fast.ops.packing import Packing, plan_kept, plan_packing, to_device
 
 
 class Layers(NamedTuple):
     """What a pass through the context network gives."""
 
     output: Tensor
-    """[N, T, C] after the last norm, or [M, C] if `rows` were asked for; without the class token."""
+    """[N, T, C] after the last norm, or [M, C] if `rows` were asked for; without the extra tokens."""
 
     features: list[Tensor]
-    """The kept features, [N, T, C] each, first layer first; without the class token."""
+    """The features of the last blocks, [N, T, C] each, first layer first; without the extra tokens."""
 
 
 class Encoder(nn.Module):
@@ -35,14 +39,11 @@ class Encoder(nn.Module):
 
     Attributes:
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
-        attention: the kernel for sequences of different lengths, see `modules.packed_attention`.
+        attention: the kernel for packed sequences, see `ops.attention`.
     """
 
-    extra_tokens = 0
-    """Tokens that `enter` puts before the sequence."""
-
     def __init__(self, config: ModelConfig, embedding: nn.Module, *, norm: bool) -> None:
-        """`norm` says whether the encoder has a norm of its own beside the blocks' (see `forward_layers`)."""
+        """`norm` says whether the encoder has a norm of its own beside the blocks' (see `run`)."""
         super().__init__()
         network = config.transformer
         self.norm_first = network.norm_first
@@ -52,7 +53,7 @@ class Encoder(nn.Module):
         self.checkpoint_activations = False
         self.attention: Choice = "auto"
         self.embedding = embedding
-        self.norm = nn.LayerNorm(network.dim, network.norm_eps) if norm else None
+        self.norm = nn.LayerNorm(network.dim, network.norm_eps, dtype=torch.float32) if norm else None
         self.blocks = nn.ModuleList(
             Block(
                 network.dim,
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
         )
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Inputs to local features [B, T, C]: no mask, no dropout, no class token; speech: no positions either.
+        """Inputs to local features [B, T, C]: no mask, no dropout, no extra tokens; speech: no positions either.
 
         Raises:
             ValueError: if the inputs do not fit the model.
@@ -79,20 +80,146 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def token_lengths(self, lengths: Tensor | None) -> Tensor | None:
-        """Valid tokens of each row, from the valid samples (speech) or tokens (text)."""
+        """Valid tokens of each row, from the valid samples (speech) or tokens (text).
+
+        Raises:
+            ValueError: if the modality has no padding.
+        """
         return lengths
 
-    def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Positions and extra tokens; by default there are none, or the positions are a part of the embedding.
+    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Positions; by default they are a part of the embedding.
 
         Args:
             x: masked local features [N, T, C].
             valid: bool [N, T], False for padding; None if there is none.
 
         Returns:
-            What the blocks see, [N, extra_tokens + T, C], and the bias on their attention scores.
+            The features [N, T, C], zero at the padding if positions read beyond their own token, and a bias on the
+            attention scores, [1 or N, heads, E + T, E + T] with the E extra tokens first, or None.
         """
-        return x, None if valid is None else valid[:, None, None, :]
+        return x, None
+
+    def extra(self) -> Tensor | None:
+        """[E, C], tokens that are put before each sequence; None if there are none."""
+        return None
+
+    def keep(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        kept: Tensor | None = None,
+        *,
+        bias: bool = False,
+        padding: bool = False,
+    ) -> Packing | Tensor | None:
+        """Which tokens the blocks see.
+
+        Args:
+            x: placed features [N, T, C].
+            lengths: int64 [N], valid tokens of each row.
+            kept: int64 [K] on the CPU, flat indices into N * T of the tokens that are kept, ascending and unique; as
+                many of each row as one likes, none of them padding. It decides alone, if it is given.
+            bias: whether there is a bias on the attention scores.
+            padding: whether padded positions are computed, too.
+
+        Returns:
+            A packing of these tokens; or, where all tokens have to be computed, bool [N, T] of those that may be
+            attended to; None if these are all.
+
+        Raises:
+            ValueError: if a kernel was asked for that does not work here, or `kept` does not fit.
+            IndexError: if `kept` is out of range, not ascending or not unique.
+        """
+        samples, width = x.shape[:2]
+        compiling = torch.compiler.is_compiling()  # a graph has fixed shapes: everything is computed
+        if kept is not None:
+            if compiling:
+                visible = torch.zeros(samples * width, dtype=torch.bool, device=x.device)
+                return visible.index_fill(0, to_device(kept, x.device), True).view(samples, width)
+            _check_kept(kept, lengths, width)
+            return plan_kept(kept, samples, width, x.device, KERNELS[self._kernel(x, bias)], self._extra_tokens())
+        if lengths is None:
+            return None
+        if lengths.is_cpu and not compiling:  # known without waiting
+            if lengths.numel() and lengths.min() >= width:
+                return None
+            kernel = "sdpa" if padding else self._kernel(x, bias)
+            if kernel != "sdpa":
+                return plan_packing(lengths, width, x.device, KERNELS[kernel], self._extra_tokens())
+        return _valid(lengths, x)
+
+    def run(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        seen: Packing | Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        last: int = 0,
+        feature: Literal["ffn", "block"] = "block",
+        skipped: Sequence[bool] | Tensor | None = None,
+    ) -> Layers:
+        """Extra tokens, blocks and norm.
+
+        With `norm_first` the encoder's norm follows the last block, else it precedes the first one (text has it in its
+        embedding then).
+
+        Args:
+            x: placed features [N, T, C].
+            bias: on the attention scores, from `place`.
+            seen: what `keep` gave.
+            rows: see `forward_layers`.
+            last: see `forward_layers`.
+            feature: see `forward_layers`.
+            skipped: see `forward_layers`.
+        """
+        if last and rows is not None:
+            raise ValueError("run gives either features of all positions (last) or an output at rows, not both")
+        length, dim = x.shape[1:]
+        extra = self.extra()
+        extra_tokens = 0 if extra is None else len(extra)
+        packing = seen if isinstance(seen, Packing) else None
+        scores: Tensor | Packing | None = bias
+        if packing is not None:
+            scores = packing if bias is None else packing.with_bias(bias)
+            x = packing.pack(x, extra)
+            rows = None if rows is None else packing.rows(rows)
+        else:
+            if extra is not None:
+                x = torch.cat([extra.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+            if rows is not None and extra_tokens:
+                rows = rows + (rows // length + 1) * extra_tokens
+            if isinstance(seen, Tensor):
+                visible = F.pad(seen, (extra_tokens, 0), value=True) if extra_tokens else seen
+                scores = biased(visible[:, None, None, :], bias)
+        if self.norm is not None and not self.norm_first:
+            x = self.norm(x)
+        x = F.dropout(x, self.dropout, self.training)
+        depth = len(self.blocks)
+        if skipped is not None and len(skipped) != depth:
+            raise ValueError(f"skipped names {len(skipped)} blocks, but the network has {depth}")
+        features: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            wanted = rows if i == depth - 1 else None
+            skip = False if skipped is None else skipped[i]
+            if skip is True:
+                if wanted is not None:
+                    x = x.reshape(-1, dim).index_select(0, wanted)
+                continue
+            result = self._block(block, x, scores, wanted)
+            if isinstance(skip, Tensor):
+                old = x if wanted is None else x.reshape(-1, dim).index_select(0, wanted)
+                x = torch.where(skip, old, result.output)
+            else:
+                x = result.output
+            if i >= depth - last:
+                features.append(result.ffn if feature == "ffn" else x)
+        if self.norm is not None and self.norm_first:
+            x = self.norm(x)
+        if packing is not None:
+            return Layers(x if rows is not None else packing.unpack(x), [packing.unpack(part) for part in features])
+        return Layers(x if rows is not None else x[:, extra_tokens:], [part[:, extra_tokens:] for part in features])
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features of whole inputs.
@@ -112,102 +239,79 @@ class Encoder(nn.Module):
         lengths: Tensor | None = None,
         *,
         mask: Tensor | None = None,
+        kept: Tensor | None = None,
         rows: Tensor | None = None,
-        keep: int = 0,
+        last: int = 0,
         feature: Literal["ffn", "block"] = "block",
         padding: bool = False,
         skipped: Sequence[bool] | Tensor | None = None,
     ) -> Layers:
-        """Run the context network on local features.
-
-        With `norm_first` the encoder's norm follows the last block, else it precedes the first one (text has it in its
-        embedding then).
+        """Mask, place, keep and run: from local features to the features of the blocks.
 
         Args:
             local: [N, T, C], what `embed` gave.
             lengths: int64 [N], valid tokens of each row; padding is not attended to. On the CPU, also for an encoder on
                 a GPU, they let the blocks leave the padding out where a kernel for it works (see `attention`).
             mask: bool [N, T], positions replaced by the mask token.
+            kept: int64 [K] on the CPU, flat indices into N * T of the tokens that the blocks see, see `keep`; None:
+                all that are no padding.
             rows: int64 [M], flat indices into N * T: the output holds these positions only, and the last block's
                 feed-forward network runs on no others.
-            keep: number of last blocks whose features are returned (of all positions, so not together with `rows`).
+            last: number of last blocks whose features are returned (of all positions, so not together with `rows`).
             feature: which features: of the feed-forward branch before the residual sum, or of the block's end.
             padding: whether features of padded positions are wanted, too, so that they cannot be left out.
             skipped: True for each block that is skipped (layer drop); None: none is. A bool tensor [depth] lets all
                 blocks be computed and not used, for graphs that cannot branch.
 
         Returns:
-            The output and the kept features, zero at the padding that was left out. A skipped block has no features.
+            The output and the features, zero at tokens that were left out. A skipped block has no features.
         """
-        if keep and rows is not None:
-            raise ValueError(
-                "forward_layers gives either features of all positions (keep) or an output at rows, not both"
-            )
-        length, dim = local.shape[1:]
         x = local
         if mask is not None:
             token = self.embedding.get_parameter("mask_token")
             x = torch.where(mask.unsqueeze(2), token.to(x.dtype), x)
-        valid = None
-        if lengths is not None:
-            valid = torch.arange(length, device=x.device) < to_device(lengths, x.device).unsqueeze(1)
-        bias: Tensor | Packing | None
-        x, bias = self.enter(x, valid)
-        packing = None
-        if lengths is not None and lengths.is_cpu and not torch.compiler.is_compiling():  # known without waiting
-            if lengths.numel() and lengths.min() >= length:
-                bias = None  # nothing is padding
-            elif not padding:
-                packing = self._packing(lengths, x)
-        if packing is not None:
-            x, bias = packing.pack(x), packing
-            rows = None if rows is None else packing.rows(rows)
-        if self.norm is not None and not self.norm_first:
-            x = self.norm(x)
-        x = F.dropout(x, self.dropout, self.training)
-        if rows is not None and self.extra_tokens:
-            rows = rows + (rows // length + 1) * self.extra_tokens
-        depth = len(self.blocks)
-        if skipped is not None and len(skipped) != depth:
-            raise ValueError(f"skipped names {len(skipped)} blocks, but the network has {depth}")
-        features: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            wanted = rows if i == depth - 1 else None
-            skip = False if skipped is None else skipped[i]
-            if skip is True:
-                if wanted is not None:
-                    x = x.reshape(-1, dim).index_select(0, wanted)
-                continue
-            result = self._run(block, x, bias, wanted)
-            if isinstance(skip, Tensor):
-                old = x if wanted is None else x.reshape(-1, dim).index_select(0, wanted)
-                x = torch.where(skip, old, result.output)
-            else:
-                x = result.output
-            if i >= depth - keep:
-                features.append((result.ffn if feature == "ffn" else x)[:, self.extra_tokens :])
-        if self.norm is not None and self.norm_first:
-            x = self.norm(x)
-        if packing is not None:
-            return Layers(x if rows is not None else packing.unpack(x), [packing.unpack(kept) for kept in features])
-        return Layers(x if rows is not None else x[:, self.extra_tokens :], features)
+        x, bias = self.place(x, None if lengths is None else _valid(lengths, x))
+        seen = self.keep(x, lengths, kept, bias=bias is not None, padding=padding)
+        return self.run(x, bias, seen, rows=rows, last=last, feature=feature, skipped=skipped)
 
-    def _packing(self, lengths: Tensor, x: Tensor) -> Packing | None:
-        """How the blocks leave the padding of x [N, T, C] out; None if they do not."""
+    def _kernel(self, x: Tensor, bias: bool) -> str:
+        """The kernel for attention over packed tokens of x [N, T, C]."""
         dtype = x.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
         dropout = self.training and self.attention_dropout > 0
-        kernel = choose(self.attention, x.device, dtype, x.shape[2] // self.heads, dropout=dropout).name
-        return None if kernel == "sdpa" else plan_packing(lengths, x.shape[1], x.device, KERNELS[kernel])
+        return choose(self.attention, x.device, dtype, x.shape[2] // self.heads, dropout=dropout, bias=bias).name
 
-    def _run(self, block: nn.Module, x: Tensor, bias: Tensor | Packing | None, rows: Tensor | None) -> BlockOutput:
-        """One block."""
+    def _extra_tokens(self) -> int:
+        extra = self.extra()
+        return 0 if extra is None else len(extra)
+
+    def _block(self, block: nn.Module, x: Tensor, scores: Tensor | Packing | None, rows: Tensor | None) -> BlockOutput:
+        """One block; its activations are computed again in the backward pass if that was asked for."""
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
-            again: BlockOutput = checkpoint(block, x, bias, rows, use_reentrant=False)
+            again: BlockOutput = checkpoint(block, x, scores, rows, use_reentrant=False)
             return again
-        result: BlockOutput = block(x, bias, rows)
+        result: BlockOutput = block(x, scores, rows)
         return result
+
+
+def _valid(lengths: Tensor, x: Tensor) -> Tensor:
+    """Bool [N, T], False at the padding of x [N, T, C]."""
+    places = torch.arange(x.shape[1], dtype=torch.int64, device=x.device)
+    return places < to_device(lengths, x.device).unsqueeze(1)
+
+
+def _check_kept(kept: Tensor, lengths: Tensor | None, width: int) -> None:
+    """Refuse kept tokens that are padding."""
+    if lengths is None or not (lengths.is_cpu and kept.is_cpu) or not kept.numel():
+        return
+    padding = kept % width >= lengths[(kept // width).clamp(0, len(lengths) - 1)]
+    if bool(padding.any()):
+        at = int(padding.nonzero()[0])
+        raise ValueError(
+            f"kept[{at}] is {int(kept[at])}, token {int(kept[at]) % width} of row {int(kept[at]) // width}, which is "
+            "padding: keep valid tokens only"
+        )
 
 
 def require_floating(inputs: Tensor, shape: str, dims: int) -> None:

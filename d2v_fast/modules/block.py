@@ -27,8 +27,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, hidden)
-        self.down = nn.Linear(hidden, dim)
+        self.up = nn.Linear(dim, hidden, dtype=torch.float32)
+        self.down = nn.Linear(hidden, dim, dtype=torch.float32)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,11 +62,13 @@ class Block(nn.Module):
         self.dropout = dropout
         self.drop_path = drop_path
         self.attention = Attention(dim, heads, key_bias=key_bias, dropout=attention_dropout)
-        self.attention_norm = nn.LayerNorm(dim, norm_eps)
+        self.attention_norm = nn.LayerNorm(dim, norm_eps, dtype=torch.float32)
         self.ffn = FeedForward(dim, ffn_dim, activation_dropout)
-        self.ffn_norm = nn.LayerNorm(dim, norm_eps)
-        self.attention_scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
-        self.ffn_scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+        self.ffn_norm = nn.LayerNorm(dim, norm_eps, dtype=torch.float32)
+        self.attention_scale = self.ffn_scale = None
+        if layer_scale is not None:
+            self.attention_scale = nn.Parameter(torch.full((dim,), layer_scale, dtype=torch.float32))
+            self.ffn_scale = nn.Parameter(torch.full((dim,), layer_scale, dtype=torch.float32))
 
     def forward(self, x: Tensor, bias: Tensor | Packing | None = None, rows: Tensor | None = None) -> BlockOutput:
         """Run the block.

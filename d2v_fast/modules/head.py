@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,7 +23,7 @@ class RegressionHead(nn.Module):
         if layers < 1:
             raise ValueError(f"head.layers must be at least 1, got {layers}")
         sizes = [dim, *[2 * dim] * (layers - 1), dim]
-        self.layers = nn.ModuleList(nn.Linear(sizes[i], sizes[i + 1]) for i in range(layers))
+        self.layers = nn.ModuleList(nn.Linear(sizes[i], sizes[i + 1], dtype=torch.float32) for i in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """[M, C] to [M, C]."""

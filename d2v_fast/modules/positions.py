@@ -1,8 +1,9 @@
-"""Positions of image patches, relative and fixed; the position convolutions of speech are in convolution.py."""
+"""Positions of tokens: a relative bias and fixed waves on a grid of patches, convolutions over time."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -37,7 +38,7 @@ class RelativePositionBias(nn.Module):
     def __init__(self, grid: tuple[int, int], heads: int) -> None:
         super().__init__()
         height, width = grid
-        self.table = nn.Parameter(torch.zeros((2 * height - 1) * (2 * width - 1) + 3, heads))
+        self.table = nn.Parameter(torch.zeros((2 * height - 1) * (2 * width - 1) + 3, heads, dtype=torch.float32))
         # Not persistent and not a parameter: a moving average of it would point at wrong rows.
         self.register_buffer("index", relative_index(height, width), persistent=False)
 
@@ -71,3 +72,24 @@ class SinCosPositions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, C] to the same."""
         return x + self.table.to(x.dtype)
+
+
+class PositionConvolutions(nn.Module):
+    """A stack of grouped convolutions over time with SAME padding, LayerNorm without affine, GELU (paper, section 4.2).
+
+    The stack's output is added to its input by the encoder; padding is not treated between the layers, as released.
+    """
+
+    def __init__(self, dim: int, depth: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups, dtype=torch.float32) for _ in range(depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] to [B, T, C]."""
+        frames, dim = x.shape[1:]
+        for convolution in self.convolutions:
+            x = convolution(x.transpose(1, 2)).transpose(1, 2)[:, :frames]  # an even kernel makes one frame too many
+            x = F.gelu(F.layer_norm(x, (dim,)))
+        return x

@@ -1,8 +1,18 @@
-"""The three operations of data2vec as plain functions on tensors; `backends()` says which code serves them."""
+"""The operations of data2vec as plain functions on tensors; `backends()` says which code serves them."""
 
 from d2v_fast.ops._library import Backend, backends
+from d2v_fast.ops.attention import attention
 from d2v_fast.ops.ema import ema_update_
 from d2v_fast.ops.layer_targets import layer_targets
 from d2v_fast.ops.smooth_l1 import masked_smooth_l1
+from d2v_fast.ops.strided_convolution import strided_convolution
 
-__all__ = ["Backend", "backends", "ema_update_", "layer_targets", "masked_smooth_l1"]
+__all__ = [
+    "Backend",
+    "attention",
+    "backends",
+    "ema_update_",
+    "layer_targets",
+    "masked_smooth_l1",
+    "strided_convolution",
+]

@@ -91,8 +91,8 @@ def dtype_code(tensor: Tensor, what: str) -> int:
     return code
 
 
-def check_rows(rows: Tensor, limit: int) -> None:
-    """Checks the values of flat row indices on the CPU; `rows` is contiguous int64 [M].
+def check_rows(rows: Tensor, limit: int, name: str = "rows") -> None:
+    """Checks the values of flat row indices on the CPU; `rows` is contiguous int64 [M], `name` is for the errors.
 
     Raises:
         IndexError: a row is outside [0, limit), or not above the one before it.
@@ -102,9 +102,9 @@ def check_rows(rows: Tensor, limit: int) -> None:
         return
     value = int(rows[bad])
     if not 0 <= value < limit:
-        raise IndexError(f"rows[{bad}] is {value}, outside of the {limit} flat positions of B * T")
+        raise IndexError(f"{name}[{bad}] is {value}, outside of the {limit} flat positions of B * T")
     raise IndexError(
-        f"rows[{bad}] is {value} after {int(rows[bad - 1])}: rows must be ascending and unique (use torch.unique)"
+        f"{name}[{bad}] is {value} after {int(rows[bad - 1])}: {name} must be ascending and unique (use torch.unique)"
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d2v_fast.config import Config, PrecisionConfig
 from d2v_fast.errors import ConfigError
-from d2v_fast.ops.packed_attention import choose
+from d2v_fast.ops.attention import choose
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -132,7 +132,7 @@ def features_of(model: Data2Vec, case: Case) -> tuple[Tensor, list[Tensor]]:
     with torch.no_grad():
         local = embedding.embed(batch.inputs)
         lengths = model.teacher.token_lengths(batch.lengths)
-        kept = model.teacher.forward_layers(local, lengths, keep=options.top_k, feature=options.feature).features
+        kept = model.teacher.forward_layers(local, lengths, last=options.top_k, feature=options.feature).features
     return local, kept
 
 

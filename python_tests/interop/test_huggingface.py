@@ -144,7 +144,7 @@ def test_speech_agrees(name, samples, dtype):
         assert worst(ours(waveforms), expected.last_hidden_state) < TOLERANCE[dtype]
         depth = config.transformer.depth
         for feature, wanted in (("ffn", ffn), ("block", expected.hidden_states[1:])):
-            layers = ours.forward_layers(ours.embed(waveforms), keep=depth, feature=feature).features
+            layers = ours.forward_layers(ours.embed(waveforms), last=depth, feature=feature).features
             assert len(layers) == depth == len(wanted)
             assert max(worst(a, b) for a, b in zip(layers, wanted, strict=True)) < TOLERANCE[dtype]
 
@@ -190,7 +190,7 @@ def test_text_agrees(name, length, dtype):
     with torch.no_grad():
         assert worst(ours(tokens), theirs(tokens).last_hidden_state) < TOLERANCE[dtype]
         depth = config.transformer.depth
-        layers = ours.forward_layers(ours.embed(tokens), keep=depth, feature="ffn").features
+        layers = ours.forward_layers(ours.embed(tokens), last=depth, feature="ffn").features
         assert max(worst(a, b) for a, b in zip(layers, ffn[:depth], strict=True)) < TOLERANCE[dtype]
         expected = theirs(padded, attention_mask=(padded != pad).long()).last_hidden_state
         actual = ours(padded, lengths)
@@ -214,11 +214,11 @@ def test_vision_agrees(name, dtype):
         expected = theirs(images.double(), output_hidden_states=True)
         assert worst(ours(images), expected.last_hidden_state[:, 1:]) < TOLERANCE[dtype]
         depth = config.transformer.depth
-        blocks = ours.forward_layers(ours.embed(images), keep=depth, feature="block").features
+        blocks = ours.forward_layers(ours.embed(images), last=depth, feature="block").features
         # With their final norm, the last of their hidden states is still the last block's output.
         hidden = [state[:, 1:] for state in expected.hidden_states[1:]]
         assert max(worst(a, b) for a, b in zip(blocks, hidden, strict=True)) < TOLERANCE[dtype]
-        branches = ours.forward_layers(ours.embed(images), keep=depth, feature="ffn").features
+        branches = ours.forward_layers(ours.embed(images), last=depth, feature="ffn").features
         scales = [1.0 if layer.lambda_2 is None else layer.lambda_2 for layer in theirs.encoder.layer]
         wanted = [scale * output[:, 1:] for scale, output in zip(scales, ffn, strict=True)]
         assert max(worst(a, b) for a, b in zip(branches, wanted, strict=True)) < TOLERANCE[dtype]

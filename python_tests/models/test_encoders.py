@@ -76,7 +76,7 @@ def test_norms_are_where_the_released_code_has_them(small, modality, config, bat
     encoder = small.perturb(build_encoder(config)).eval()
     seen = []
     encoder.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    layers = encoder.forward_layers(encoder.embed(batch.inputs), keep=3)
+    layers = encoder.forward_layers(encoder.embed(batch.inputs), last=3)
     last = layers.features[-1]
     if norm_first:  # a norm follows the blocks
         torch.testing.assert_close(layers.output, encoder.norm(last))
@@ -94,14 +94,14 @@ def test_kept_features_are_the_last_layers(modality, config, batch):
     for block in encoder.blocks:
         block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     local = encoder.embed(batch.inputs)
-    ffn = encoder.forward_layers(local, keep=2, feature="ffn").features
+    ffn = encoder.forward_layers(local, last=2, feature="ffn").features
     skip = 1 if modality == "vision" else 0
     assert [torch.equal(a, b.ffn[:, skip:]) for a, b in zip(ffn, outputs[1:3], strict=True)] == [True, True]
-    block = encoder.forward_layers(local, keep=1, feature="block").features
+    block = encoder.forward_layers(local, last=1, feature="block").features
     assert len(block) == 1
     assert torch.equal(block[0], outputs[5].output[:, skip:])
     with pytest.raises(ValueError, match="not both"):
-        encoder.forward_layers(local, keep=1, rows=batch.rows)
+        encoder.forward_layers(local, last=1, rows=batch.rows)
 
 
 def test_text_padding_changes_nothing(small):

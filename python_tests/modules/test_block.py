@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from d2v_fast.modules.block import Block
+from d2v_fast.ops.attention import blocks
+from d2v_fast.ops.packing import plan_packing
 
 
 def copy_to_torch(block, norm_first):
@@ -105,3 +107,25 @@ def test_eval_mode_has_no_noise():
     assert torch.equal(block(X).output, block(X).output)
     block.train()
     assert not torch.equal(block(X).output, block(X).output)
+
+
+def test_drop_path_skips_whole_packed_sequences():
+    torch.manual_seed(0)
+    block = Block(8, 2, 16, drop_path=0.5, norm_first=True).train()
+    packing = plan_packing(torch.tensor([7, 3, 5, 6, 2, 4]), 7, torch.device("cpu"), blocks)
+    x = torch.randn(1, 27, 8)
+    rows = torch.arange(0, 27, 2)
+    seen = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        whole = block(x, packing)
+        torch.manual_seed(seed)
+        some = block(x, packing, rows)
+        torch.testing.assert_close(some.output, whole.output[0].index_select(0, rows))
+        untouched = [bool((part == own).all()) for part, own in
+                     zip(whole.output[0].split(packing.lengths), x[0].split(packing.lengths), strict=True)]  # fmt: skip
+        mixed = [bool((part == own).all(1).any()) for part, own in
+                 zip(whole.output[0].split(packing.lengths), x[0].split(packing.lengths), strict=True)]  # fmt: skip
+        assert untouched == mixed, "a sequence is left alone as a whole or not at all"
+        seen.update(untouched)
+    assert seen == {True, False}

@@ -136,16 +136,19 @@ def test_other_devices_get_shapes_and_errors():
 
 def test_backends_name_the_code_and_the_reason():
     backends = ops.backends()
-    assert set(backends) == {"ema_update_", "layer_targets", "masked_smooth_l1"}
-    for devices in backends.values():
-        assert devices["cpu"].implementation == f"compiled C++ ({_C.isa()})"
+    compiled = {"ema_update_", "layer_targets", "masked_smooth_l1"}
+    assert set(backends) == compiled | {"attention", "strided_convolution"}
+    for name, devices in backends.items():
+        assert devices["cpu"].implementation
         assert devices["cuda"].implementation
-        assert f"torch {torch.__version__}" in devices["cuda"].reason or torch.cuda.is_available()
+        if name in compiled:
+            assert devices["cpu"].implementation == f"compiled C++ ({_C.isa()})"
+            assert f"torch {torch.__version__}" in devices["cuda"].reason or torch.cuda.is_available()
     backends["ema_update_"].clear()
     assert ops.backends()["ema_update_"], "what is returned is a copy"
 
 
 def test_public_names():
-    for name in ("ema_update_", "layer_targets", "masked_smooth_l1", "backends"):
+    for name in ops.__all__:
         assert callable(getattr(ops, name))
         assert name in ops.__all__

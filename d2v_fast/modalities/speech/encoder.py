@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder, require_floating
-from d2v_fast.modules.convolution import PositionConvolutions, SpeechFrames
+from d2v_fast.modules.convolution import Frames
+from d2v_fast.modules.positions import PositionConvolutions
 
 
 def seen_samples(embedding: SpeechEmbedding, samples: int) -> int:
@@ -29,7 +30,7 @@ class SpeechEncoder(Encoder):
 
     def __init__(self, config: ModelConfig) -> None:
         assert isinstance(config.embedding, SpeechEmbedding)
-        frames = SpeechFrames(config.embedding.conv_layers, config.transformer.dim, config.embedding.gradient_scale)
+        frames = Frames(1, config.embedding.conv_layers, config.transformer.dim, config.embedding.gradient_scale)
         super().__init__(config, frames, norm=True)
         self.config = config.embedding
         self.positions = PositionConvolutions(
@@ -51,17 +52,15 @@ class SpeechEncoder(Encoder):
             raise ValueError(
                 f"clips of {inputs.shape[1]} samples are too short: one frame needs {self.config.receptive_field}"
             )
-        features: Tensor = self.embedding(inputs)
+        features: Tensor = self.embedding(inputs.unsqueeze(2))
         return features
 
     def token_lengths(self, lengths: Tensor | None) -> Tensor | None:
         """Valid frames, from valid samples."""
         return None if lengths is None else self.config.frames(lengths)
 
-    def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, None]:
         """Add the positions; padded frames are zeroed before the convolutions and not between them, as released."""
-        bias = None
         if valid is not None:
             x = torch.where(valid.unsqueeze(2), x, 0.0)
-            bias = valid[:, None, None, :]
-        return x + self.positions(x), bias
+        return x + self.positions(x), None

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from d2v_fast.modalities.text.config import TextEmbedding
+from d2v_fast.modalities.text.embedding import Tokens
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder
-from d2v_fast.modules.embedding import Tokens
 
 
 class TextEncoder(Encoder):
@@ -31,14 +31,25 @@ class TextEncoder(Encoder):
             raise ValueError(
                 f"sequences of {inputs.shape[1]} tokens are longer than embedding.max_length {self.config.max_length}"
             )
+        self._check_ids(inputs)
         features: Tensor = self.embedding(inputs)
         return features
 
-    def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Zero the padding and keep it out of the attention."""
-        if valid is None:
-            return x, None
-        return torch.where(valid.unsqueeze(2), x, 0.0), valid[:, None, None, :]
+    def _check_ids(self, tokens: Tensor) -> None:
+        """Refuse ids that have no row; on the CPU only, as a GPU would have to be waited for."""
+        if not tokens.is_cpu or not tokens.numel() or torch.compiler.is_compiling():
+            return
+        size = self.config.vocab_size
+        lowest, highest = (int(bound) for bound in tokens.aminmax())
+        if lowest < 0 or highest >= size:
+            raise ValueError(
+                f"token id {lowest if lowest < 0 else highest} is outside of the model's vocabulary of {size} ids "
+                "(embedding.vocab_size): tokenise with the tokenizer of the run"
+            )
+
+    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, None]:
+        """Positions are in the embedding; the padding is zeroed."""
+        return x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0), None
 
 
 def initialise_text(module: nn.Module) -> None:

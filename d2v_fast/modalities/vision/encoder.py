@@ -17,12 +17,11 @@ from d2v_fast.modules.positions import RelativePositionBias, SinCosPositions
 class VisionEncoder(Encoder):
     """Images float32 [B, channels, height, width] to [B, T, C], patches row by row."""
 
-    extra_tokens = 1
-
     def __init__(self, config: ModelConfig) -> None:
         assert isinstance(config.embedding, VisionEmbedding)
         embedding, dim = config.embedding, config.transformer.dim
-        patches = Patches(embedding.image_size, embedding.patch_size, embedding.channels, dim)
+        size, patch = embedding.image_size, embedding.patch_size
+        patches = Patches((size, size), (patch, patch), embedding.channels, dim)
         super().__init__(config, patches, norm=True)
         self.config = embedding
         self.positions: nn.Module
@@ -55,15 +54,20 @@ class VisionEncoder(Encoder):
         features: Tensor = self.embedding(inputs)
         return features
 
-    def enter(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Fixed positions are added to the patches, relative ones are the bias; the class token comes first."""
-        if valid is not None:
+    def token_lengths(self, lengths: Tensor | None) -> None:
+        """Images are whole; see `Encoder.token_lengths`."""
+        if lengths is not None:
             raise ValueError("images have no padding: lengths must be None")
-        fixed = isinstance(self.positions, SinCosPositions)
-        if fixed:
-            x = self.positions(x)
-        token = self.embedding.get_parameter("class_token").to(x.dtype).expand(x.shape[0], 1, -1)
-        return torch.cat([token, x], dim=1), None if fixed else self.positions()
+
+    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Fixed positions are added to the patches, relative ones are the bias; see `Encoder.place`."""
+        if isinstance(self.positions, SinCosPositions):
+            return self.positions(x), None
+        return x, self.positions()
+
+    def extra(self) -> Tensor:
+        """The class token."""
+        return self.embedding.get_parameter("class_token").unsqueeze(0)
 
 
 def truncated_normal_(weight: Tensor, std: float = 0.02) -> None:
