@@ -44,7 +44,8 @@ class Batch:
     """V, the number of masked views of each sample."""
 
     kept: Tensor | None = None
-    """int64 [K]: flat indices into B * V * T of the positions that the student encodes; None when it is all of them."""
+    """int64 [K]: flat indices into B * V * T of the positions that the student encodes; None when it is all of them. On
+    the CPU like the lengths: how many of each row are kept is known before any kernel runs."""
 
     labels: Tensor | None = None
     """[B, ...], what a supervised task wants to hear about each sample."""
@@ -73,7 +74,7 @@ class Batch:
         return replace(self, **pinned)
 
 
-_ON_THE_HOST = ("lengths", "label_lengths")
+_ON_THE_HOST = ("lengths", "kept", "label_lengths")
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

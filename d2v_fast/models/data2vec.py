@@ -110,6 +110,7 @@ class Data2Vec(nn.Module):
             TypeError: if one of them has the wrong dtype.
         """
         encoder = self.student.encoder
+        mask, rows = masks_of(batch)
         if skipped is None and self.training and self.config.transformer.layer_drop > 0:
             raise ValueError(
                 f"transformer.layer_drop is {self.config.transformer.layer_drop}, but skipped is None: pass "
@@ -128,8 +129,8 @@ class Data2Vec(nn.Module):
         masked = encoder.forward_layers(
             seen,
             None if lengths is None else lengths.repeat_interleave(batch.views),
-            mask=batch.mask if batch.masked_inputs is None else None,
-            rows=batch.rows,
+            mask=mask if batch.masked_inputs is None else None,
+            rows=rows,
             skipped=skipped,
         )
         prediction = self.student.head(masked.output)
@@ -141,14 +142,14 @@ class Data2Vec(nn.Module):
             scale=1 / math.sqrt(self.config.transformer.dim) if scale is None else scale,
             reduction="sum",
         )
-        losses = {"regression": Loss(loss, batch.rows.numel())}
+        losses = {"regression": Loss(loss, rows.numel())}
         return Data2VecOutput(losses, prediction, target, local.detach().flatten(0, 1))
 
     @torch.no_grad()
     def _target(self, batch: Batch, local: Tensor, lengths: Tensor | None, autocast: bool) -> Tensor:
         """float32 [M, C]: the teacher's last K layers, normalised, averaged, normalised again, at the masked rows."""
         device = local.device.type
-        options = self.config.target
+        options, rows = self.config.target, masks_of(batch)[1]
         # No cache: a weight that is shared with the student would be kept there without its gradient.
         enabled = autocast and torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=enabled, cache_enabled=False):
@@ -166,7 +167,7 @@ class Data2Vec(nn.Module):
         single = batch.views == 1
         target = ops.layer_targets(
             features,
-            batch.rows if single else None,
+            rows if single else None,
             layer_norm=options.layer_norm,
             final_norm=options.final_norm,
             lengths=to_device(lengths, local.device) if lengths is not None and options.exclude_padding else None,
@@ -175,7 +176,7 @@ class Data2Vec(nn.Module):
             return target
         length = local.shape[1]
         # The teacher ran once per sample: view v of sample b is row b * V + v and takes its targets from row b.
-        own = batch.rows // (length * batch.views) * length + batch.rows % length
+        own = rows // (length * batch.views) * length + rows % length
         return target.flatten(0, 1).index_select(0, own)
 
     @torch.no_grad()
@@ -222,20 +223,32 @@ def _teacher_of(encoder: Encoder, config: ModelConfig) -> Encoder:
     return teacher.eval()
 
 
+def masks_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The masked positions of a batch, as a mask and as rows.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if batch.mask is None or batch.rows is None:
+        raise ValueError("the batch has no mask and rows, which say what to predict: make them (d2v_fast.masking)")
+    return batch.mask, batch.rows
+
+
 def _check(batch: Batch, config: ModelConfig, local: Tensor, lengths: Tensor | None) -> None:
     """Refuse a batch whose parts do not fit; `lengths` are those of the local features."""
     samples, length, _ = local.shape
     wanted = [samples * batch.views, length]
+    mask, rows = masks_of(batch)
     text = modality_of(config).masks_inputs
-    if batch.mask.dtype != torch.bool or batch.rows.dtype != torch.int64:
-        raise TypeError(f"batch.mask must be bool and batch.rows int64, got {batch.mask.dtype} and {batch.rows.dtype}")
-    if list(batch.mask.shape) != wanted:
+    if mask.dtype != torch.bool or rows.dtype != torch.int64:
+        raise TypeError(f"batch.mask must be bool and batch.rows int64, got {mask.dtype} and {rows.dtype}")
+    if list(mask.shape) != wanted:
         raise ValueError(
-            f"batch.mask has shape {list(batch.mask.shape)}, but {samples} samples with {batch.views} views of "
+            f"batch.mask has shape {list(mask.shape)}, but {samples} samples with {batch.views} views of "
             f"{length} tokens need {wanted}: make the mask for the model's token count"
         )
-    if batch.rows.dim() != 1:
-        raise ValueError(f"batch.rows must have one dimension, got shape {list(batch.rows.shape)}")
+    if rows.dim() != 1:
+        raise ValueError(f"batch.rows must have one dimension, got shape {list(rows.shape)}")
     if text != (batch.masked_inputs is not None):
         needs = "needs masked_inputs" if text else "takes no masked_inputs: it masks by batch.mask"
         raise ValueError(f"a {config.modality} model {needs}")
@@ -245,11 +258,11 @@ def _check(batch: Batch, config: ModelConfig, local: Tensor, lengths: Tensor | N
             raise ValueError(f"batch.masked_inputs has shape {masked}, expected {expected}")
     if batch.lengths is not None and list(batch.lengths.shape) != [samples]:
         raise ValueError(f"batch.lengths has shape {list(batch.lengths.shape)}, expected {[samples]}")
-    if not torch.compiler.is_compiling() and batch.mask.device.type == "cpu":
-        count = int(batch.mask.sum())
-        if count != batch.rows.numel() or not bool(batch.mask.flatten()[batch.rows].all()):
-            raise ValueError(f"batch.rows ({batch.rows.numel()} positions) and batch.mask ({count} positions) differ")
+    if not torch.compiler.is_compiling() and mask.device.type == "cpu":
+        count = int(mask.sum())
+        if count != rows.numel() or not bool(mask.flatten()[rows].all()):
+            raise ValueError(f"batch.rows ({rows.numel()} positions) and batch.mask ({count} positions) differ")
         if lengths is not None and lengths.is_cpu:  # blocks that leave the padding out have nothing to predict there
             valid = torch.arange(length) < lengths.repeat_interleave(batch.views).unsqueeze(1)
-            if bool((batch.mask & ~valid).any()):
+            if bool((mask & ~valid).any()):
                 raise ValueError("batch.mask masks padding: make masks for the valid lengths of the samples")

@@ -45,5 +45,6 @@ class Attention(nn.Module):
         if self.q_bias is not None and self.v_bias is not None:
             qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(batch, length, 3, self.heads, dim // self.heads)
-        mixed = ops.attention(*qkv.unbind(2), bias, dropout=self.dropout if self.training else 0.0)
+        query, key, value = qkv.unbind(2)
+        mixed = ops.attention(query, key, value, bias, dropout=self.dropout if self.training else 0.0)
         return self.out(mixed.reshape(batch, length, dim))

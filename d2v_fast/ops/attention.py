@@ -45,8 +45,8 @@ def attention(
         return bias.kernel(query.squeeze(0), key.squeeze(0), value.squeeze(0), bias, dropout).unsqueeze(0)
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(query.dtype)
-    rows = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(*rows, attn_mask=bias, dropout_p=dropout).transpose(1, 2)
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout).transpose(1, 2)
 
 
 def blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
@@ -66,13 +66,14 @@ def padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
     samples, longest = len(packing.lengths), max(packing.lengths)
     shape = (samples, longest, *query.shape[1:])
     if min(packing.lengths) == longest:
-        return attention(*(x.reshape(shape) for x in (query, key, value)), packing.bias, dropout=dropout).flatten(0, 1)
+        q, k, v = (x.reshape(shape) for x in (query, key, value))
+        return attention(q, k, v, packing.bias, dropout=dropout).flatten(0, 1)
     grid = packing.grid()
-    rows = (x.new_zeros(samples * longest, *x.shape[1:]).index_copy(0, grid, x) for x in (query, key, value))
     places = torch.arange(longest, dtype=torch.int64, device=query.device)
     valid = (places < packing.starts.diff().unsqueeze(1))[:, None, None, :]
-    mixed = attention(*(x.view(shape) for x in rows), biased(valid, packing.bias), dropout=dropout)
-    return mixed.flatten(0, 1).index_select(0, grid)
+    spread = (x.new_zeros(samples * longest, *x.shape[1:]).index_copy(0, grid, x) for x in (query, key, value))
+    q, k, v = (x.view(shape) for x in spread)
+    return attention(q, k, v, biased(valid, packing.bias), dropout=dropout).flatten(0, 1).index_select(0, grid)
 
 
 def biased(visible: Tensor, bias: Tensor | None) -> Tensor:
@@ -170,21 +171,25 @@ def _fault(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, d
         return "it takes no bias on the scores"
     if name in _FOR_GPUS and device.type != "cuda":
         return f"it needs a GPU, not {device.type}"
-    lengths = torch.tensor([3, 5], dtype=torch.int64, device="cpu")
-    packing = plan_packing(lengths, 5, device, KERNELS[name])
-    if bias:
-        packing = packing.with_bias(torch.zeros(1, 2, 5, 5, dtype=dtype, device=device))
+    try:
+        _try(KERNELS[name], device, dtype, head_dim, dropout, bias)
+    except ImportError as error:
+        return f"not installed ({error.name})"
+    except (RuntimeError, NotImplementedError, ValueError, AssertionError) as error:  # they say so in different ways
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ""
+
+
+def _try(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: int, dropout: bool, bias: bool) -> None:
+    """Forward and backward of two short sequences."""
     seeds = torch.random.fork_rng([device] if device.type == "cuda" else [])  # the noise of a run must not move
     with seeds, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        packing = plan_packing(torch.tensor([3, 5], dtype=torch.int64, device="cpu"), 5, device, kernel)
+        if bias:
+            packing = packing.with_bias(torch.zeros(1, 2, 5, 5, dtype=dtype, device=device))
         tokens = torch.zeros(8, 3, 2, head_dim, dtype=dtype, device=device, requires_grad=True)
         query, key, value = tokens.unbind(1)
-        try:
-            packing.kernel(query, key, value, packing, 0.1 if dropout else 0.0).sum().backward()
-        except ImportError as error:
-            return f"not installed ({error.name})"
-        except (RuntimeError, NotImplementedError, ValueError) as error:  # kernels say so in different ways
-            return str(error).strip().splitlines()[0]
-    return ""
+        packing.kernel(query, key, value, packing, 0.1 if dropout else 0.0).sum().backward()
 
 
 def _on_cpu() -> Backend:
@@ -196,8 +201,7 @@ def _on_cpu() -> Backend:
 def _on_gpu() -> Backend:
     """Sequences of different lengths in bfloat16, heads of 64 channels, no dropout."""
     if torch.cuda.is_available():
-        gpu = torch.device("cuda", torch.cuda.current_device())
-        name, reason = choose("auto", gpu, torch.bfloat16, 64, dropout=False)
+        name, reason = choose("auto", torch.device("cuda"), torch.bfloat16, 64, dropout=False)
     else:
         name, reason = "sdpa", "no GPU here to try varlen and xformers on"
     return Backend(f"scaled_dot_product_attention; packed sequences: {name}", reason)

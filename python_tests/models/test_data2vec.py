@@ -330,6 +330,7 @@ def test_refuses_what_does_not_fit(small, modality, config, batch):
         ({"mask": batch.mask[:, 1:]}, ValueError, rf"shape \[3, {length - 1}\].*need \[3, {length}\]"),
         ({"views": 2}, ValueError, "2 views"),
         ({"rows": batch.rows[1:]}, ValueError, "differ"),
+        ({"rows": None}, ValueError, "the batch has no mask and rows"),
         ({"rows": batch.rows[None]}, ValueError, "one dimension"),
         ({"inputs": batch.inputs.float()[None]}, ValueError, "inputs must be"),
     ]
