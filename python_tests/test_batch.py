@@ -50,4 +50,4 @@ def test_every_tensor_of_a_batch_moves():
     made = Batch(**{name: torch.zeros(2) for name in names})
     moved = made.to(torch.device("meta"))
     there = {name for name in names if getattr(moved, name).device.type == "meta"}
-    assert names - there == {"lengths", "label_lengths"}
+    assert names - there == {"lengths", "kept", "label_lengths"}

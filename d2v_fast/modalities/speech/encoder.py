@@ -13,8 +13,12 @@ from d2v_fast.modules.positions import PositionConvolutions
 
 
 def seen_samples(embedding: SpeechEmbedding, samples: int) -> int:
-    """How many of `samples` samples the frames look at; what is behind them, less than a stride, changes nothing."""
-    return samples_of(embedding, int(embedding.frames(samples)))
+    """How many of `samples` samples the frames look at; what is behind them, less than a stride, changes nothing.
+
+    All of a clip that is too short for a frame: the encoder refuses it with its own length.
+    """
+    frames = int(embedding.frames(samples))
+    return samples if frames < 1 else samples_of(embedding, frames)
 
 
 def samples_of(embedding: SpeechEmbedding, frames: int) -> int:

@@ -15,5 +15,3 @@ def test_positions_are_counted_over_what_is_not_padding():
     assert embed.tokens.weight.grad[1].eq(0).all()
     assert embed.positions.weight.grad[1].eq(0).all()
     assert embed.positions.weight.grad[2].ne(0).any()
-
-
