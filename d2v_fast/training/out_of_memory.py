@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 import torch
@@ -41,5 +42,7 @@ def explained(when: str) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
+        # The frames that the error came through hold the tensors of the step; whoever saves now needs the memory.
+        traceback.clear_frames(error.__traceback__)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunStopped(f"out of memory {when}: {reason.rstrip('.')}. {REMEDY}") from error
