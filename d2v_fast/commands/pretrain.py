@@ -14,7 +14,7 @@ from d2v_fast.checks import unchecked
 from d2v_fast.commands.entry_points import import_modalities
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
-from d2v_fast.training.pretraining import begin, explain, settle
+from d2v_fast.training.pretraining import begin, settle
 
 Parse = Callable[..., Any]
 """(dataclass, arguments, the command's name, default) to an instance of it."""
@@ -80,8 +80,9 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
     start = settle(preset, given, run.out, scale=run.scale)
+    trainer = begin(start, run.data, run.out, run.init_from)
     if not run.dry_run:
-        begin(start, run.data, run.out, run.init_from).fit()
+        trainer.fit()
         return
     from rich.console import Console
     from rich.table import Table
@@ -89,9 +90,7 @@ def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
     from d2v_fast.report.dry_run import dry_run
 
     table = Table(show_header=False, title="nothing was written", title_justify="left")
-    if start.followed:
-        table.add_row("settings", explain(start))
-    for row in dry_run(start.config, run.data):
+    for row in dry_run(trainer):
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
 

@@ -9,66 +9,117 @@ from torch import Tensor
 
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
-from d2v_fast.data import DataError, Openable
+from d2v_fast.errors import DataError
 from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.precision import autocast
+from d2v_fast.training.schedules import ema_decay
+from d2v_fast.training.trainer import Data2VecTrainer
 
 
-def dry_run(config: Config, data: Openable) -> list[tuple[str, str]]:
-    """(what, value) lines about the run that `config` would make of `data`; nothing is written.
+def dry_run(trainer: Data2VecTrainer) -> list[tuple[str, str]]:
+    """(what, value) lines about the run that a trainer would make; nothing is written, and the trainer stays unused.
 
     The memory of the activations is counted, not guessed: one sample of the first batch goes through the model, and the
-    bytes that its backward pass would need are summed and multiplied by the batch size.
+    bytes that its backward pass would need are summed and multiplied by the batch size. Everything else is the run's
+    own: its model, device, kernels and loader, and so its errors.
 
     Raises:
         ConfigError: A field has a value that cannot be used.
         DataError: The data cannot be used.
     """
-    source = open_data(data, config, None)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # One step ahead is enough to look at.
-    ahead = replace(config, loader=replace(config.loader, prefetch=1))
-    with open_loader(ahead, source, device=device) as loader:
+    config, device, model = trainer.config, trainer.device, trainer.model
+    source = open_data(trainer.data, config, None)
+    with open_loader(config, source, device=device) as loader:
         steps_per_epoch = loader.steps_per_epoch
         batches = [batch for batch in loader.step(0) if len(batch.sample_ids)]
     if not batches:
         raise DataError("no sample of the first step can be read")
-    with torch.random.fork_rng(devices=[]):
-        model = Data2Vec(config.model)
-        model.to(device).train()
-        for encoder in (model.student.encoder, model.teacher):
-            encoder.checkpoint_activations = config.precision.checkpoint_activations
-        activations = _saved_bytes(model, _one(batches[0]).to(device), config) * len(batches[0].inputs)
-    student = sum(p.numel() for p in model.student.parameters())
-    shared = {id(p) for p in model.student.parameters()}
-    own = sum(p.numel() for p in model.teacher.parameters() if id(p) not in shared)
-    reused = sum(p.numel() for p in model.teacher.parameters() if id(p) in shared)
-    weights = 4 * (student + own)
-    optimizer = 4 * 3 * student  # gradient and two moments
-    batch_bytes = sum(value.nbytes for value in vars(batches[0]).values() if isinstance(value, Tensor))
-    total = weights + optimizer + activations + batch_bytes
-    epochs = config.steps / steps_per_epoch
-    lines = [
-        ("parameters", f"student {student:,}; teacher {own:,} of its own and {reused:,} shared with the student"),
-        (
-            "memory",
-            f"about {_size(total)}: weights {_size(weights)}, gradient and moments {_size(optimizer)}, "
-            f"activations {_size(activations)}, batch {_size(batch_bytes)}",
-        ),
+    first = batches[0]
+    masked = 0 if first.mask is None or first.rows is None else first.rows.numel() / max(1, first.mask.numel())
+    return [
+        ("parameters", _parameters(model)),
+        ("memory", _memory(trainer, first)),
+        ("batches", _batches(config, first, device)),
         ("samples", f"{len(source):,}"),
-        ("steps", f"{config.steps:,} ({steps_per_epoch:,} per epoch, {epochs:.1f} epochs)"),
+        *_length(config, steps_per_epoch),
         ("micro-batches", f"{config.loader.accumulation} per step"),
+        *(
+            (f"first batch: {name}", f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}")
+            for name, value in vars(first).items()
+            if isinstance(value, Tensor)
+        ),
+        ("first batch: masked", f"{masked:.1%} of the positions"),
     ]
-    for name, value in vars(batches[0]).items():
-        if isinstance(value, Tensor):
-            lines.append((f"first batch: {name}", f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"))
-    masked = batches[0].rows.numel() / max(1, batches[0].mask.numel())
-    return [*lines, ("first batch: masked", f"{masked:.1%} of the positions")]
+
+
+def _parameters(model: Data2Vec) -> str:
+    student, own, shared = _counts(model)
+    return f"student {student:,}; teacher {own:,} of its own and {shared:,} shared with the student"
+
+
+def _counts(model: Data2Vec) -> tuple[int, int, int]:
+    """Parameters of the student, of the teacher alone, and of both."""
+    known = {id(p) for p in model.student.parameters()}
+    student = sum(p.numel() for p in model.student.parameters())
+    own = sum(p.numel() for p in model.teacher.parameters() if id(p) not in known)
+    shared = sum(p.numel() for p in model.teacher.parameters() if id(p) in known)
+    return student, own, shared
+
+
+def _memory(trainer: Data2VecTrainer, first: Batch) -> str:
+    """What the device holds; on a CPU the prepared batches come to it, see `_batches`."""
+    model, device = trainer.model, trainer.device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        activations = _saved_bytes(model, _one(first).to(device), trainer.config) * len(first.inputs)
+    student, own, _ = _counts(model)
+    weights, optimizer = 4 * (student + own), 4 * 3 * student  # gradient and two moments
+    copied = 2 * _bytes(first) if device.type == "cuda" else 0  # the one worked on, and the next one on its way
+    total = weights + optimizer + activations + copied
+    copies = f", two batches {_size(copied)}" if copied else ""
+    return (
+        f"about {_size(total)} on {device.type}: weights {_size(weights)}, gradient and moments {_size(optimizer)}, "
+        f"activations {_size(activations)}{copies}"
+    )
+
+
+def _batches(config: Config, first: Batch, device: torch.device) -> str:
+    """What the loader holds: the micro-batches of the step that is worked on, and of those that are prepared."""
+    held = config.loader.accumulation * (config.loader.steps_ahead() + 1)
+    kind = " of page-locked memory" if device.type == "cuda" else ""
+    return f"about {_size(held * _bytes(first))}{kind}: {held:,} micro-batches of {_size(_bytes(first))} at once"
+
+
+def _length(config: Config, steps_per_epoch: int) -> list[tuple[str, str]]:
+    """How long the run is, and what it is too short for."""
+    epochs = config.steps / steps_per_epoch
+    lines = [("steps", f"{config.steps:,} ({steps_per_epoch:,} per epoch, {epochs:.1f} epochs)")]
+    if epochs < 1:
+        lines.append(
+            ("remark", f"the run ends before it has seen every sample once; one epoch needs --steps {steps_per_epoch}")
+        )
+    ema = config.ema
+    if ema.anneal_steps > config.steps and ema.start != ema.end:
+        last = ema_decay(ema, config.steps - 1)
+        lines.append(
+            (
+                "remark",
+                f"the teacher's decay ends at {last:.6g}, not at ema.end {ema.end:.6g}: ema.anneal_steps is "
+                f"{ema.anneal_steps:,}, more than the steps",
+            )
+        )
+    return lines
+
+
+def _bytes(batch: Batch) -> int:
+    return sum(value.nbytes for value in vars(batch).values() if isinstance(value, Tensor))
 
 
 def _one(batch: Batch) -> Batch:
     """The first sample of a batch, with its views."""
+    assert batch.mask is not None, "the loader of a run makes masks"
+    assert batch.rows is not None, "the loader of a run makes masks"
     mask = batch.mask[: batch.views]
     return replace(
         batch,
@@ -96,7 +147,11 @@ def _saved_bytes(model: Data2Vec, batch: Batch, config: Config) -> int:
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     every = (False,) * config.model.transformer.depth  # the most: a step without layer drop
     with hooks, autocast(config.precision, batch.inputs.device):
-        model(batch, skipped=every, teacher_autocast=not config.precision.teacher_float32)
+        model.forward(
+            batch,
+            skipped=every,  # never compiled for this
+            teacher_autocast=not config.precision.teacher_float32,
+        )
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

@@ -367,3 +367,22 @@ def test_modalities_of_other_packages_are_found(monkeypatch, fails):
     monkeypatch.setattr("d2v_fast.commands.entry_points.entry_points", lambda group: [Point()])
     message = fails(["pretrain", "vision-tiny", "--data", "x", "--out", "y"])
     assert "the modality 'points' of the package unknown cannot be imported (points.modality): ImportError" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.transformer.heads", "3"], "model.transformer.heads is 3, but it must be a divisor of"),
+        (["--model.embedding.image-size", "9"], "model.embedding.image_size is 9, but it must be a multiple of"),
+        (["--mask.ratio", "1"], "mask.ratio is 1.0: of the model's 16 patches nothing would be kept"),
+        (["--seed", str(2**63)], "seed is 9223372036854775808, but it must be at least 0 and below 2**63"),
+        (["--optim.lr", "nan"], "optim.lr is nan, but it must be a finite number above 0"),
+        (["--init-from", "nothing"], "nothing is not a run"),
+        (["--data", "nowhere"], "there is nothing at"),
+    ],
+)
+def test_a_dry_run_has_the_errors_of_the_run(pictures, tmp_path, fails, options, words):
+    command = ["pretrain", "vision-tiny", "--data", str(pictures), "--out", str(tmp_path / "run"), *SMALL, *options]
+    told = fails([*command, "--dry-run"])
+    assert words in told
+    assert fails(command) == told

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from d2v_fast.modalities import open_data, open_loader
+from d2v_fast.models import Encoder
 from d2v_fast.report.dry_run import _one, dry_run
 from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -12,8 +13,8 @@ from d2v_fast.training.trainer import Data2VecTrainer
 def test_what_a_run_would_be(make_config, make_data, tmp_path, modality, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = make_config(modality)
-    lines = dict(dry_run(config, make_data(modality)))
-    model = Data2VecTrainer(config, data=make_data(modality), out=tmp_path / "run").model
+    trainer = Data2VecTrainer(config, data=make_data(modality), out=tmp_path / "run")
+    lines, model = dict(dry_run(trainer)), trainer.model
     student = sum(p.numel() for p in model.student.parameters())
     teacher = sum(p.numel() for p in model.teacher.parameters())
     words = lines["parameters"].replace(",", "").replace(";", "").split()
@@ -36,7 +37,8 @@ def test_what_a_run_would_be(make_config, make_data, tmp_path, modality, monkeyp
 
 def test_activation_checkpoints_need_less_memory(make_config, make_data):
     def activations(**overrides) -> float:
-        lines = dict(dry_run(make_config("vision", **overrides), make_data("vision")))
+        config = make_config("vision", **overrides)
+        lines = dict(dry_run(Data2VecTrainer(config, data=make_data("vision"), out="nowhere", device="cpu")))
         value, unit = lines["memory"].split("activations ")[1].split(",")[0].split()
         return float(value) * {"kB": 1e3, "MB": 1e6}[unit]
 
@@ -55,3 +57,52 @@ def test_the_first_sample_of_a_batch_is_whole(make_config, make_data):
     assert one.inputs.shape == (1, 16)
     assert torch.equal(one.masked_inputs, batch.masked_inputs[:1])
     assert torch.equal(one.rows, one.mask.flatten().nonzero().flatten())
+
+
+def test_all_micro_batches_that_the_loader_holds_are_counted(make_config, make_data):
+    def held(**loader) -> str:
+        config = make_config("vision", loader={"batch_size": 3, **loader})
+        return dict(dry_run(Data2VecTrainer(config, data=make_data("vision"), out="nowhere", device="cpu")))["batches"]
+
+    assert held(accumulation=2, prefetch=2).split(": ")[1].startswith("6 micro-batches of ")
+    assert held(accumulation=1, prefetch=1).split(": ")[1].startswith("2 micro-batches of ")
+    value, unit, *_ = held(accumulation=2, prefetch=2).removeprefix("about ").split()
+    # 6 x 3 pictures of 3 x 16 x 16 in float32, and their masks
+    assert float(value) * {"kB": 1e3}[unit.rstrip(":")] == pytest.approx(6 * 3 * 3 * 16 * 16 * 4, rel=0.05)
+
+
+def test_the_kernel_that_the_run_uses_is_counted(make_config, make_data, monkeypatch):
+    """The estimate of a run with precision.attention was made with another kernel."""
+    seen = []
+    forward = Encoder.forward_layers
+
+    def watched(self, *arguments, **options):
+        seen.append(self.attention)
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(Encoder, "forward_layers", watched)
+    config = make_config("text", precision={"attention": "sdpa"})
+    dry_run(Data2VecTrainer(config, data=make_data("text"), out="nowhere", device="cpu"))
+    assert set(seen) == {"sdpa"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "remarks"),
+    [
+        ({"steps": 8}, []),
+        (
+            {"steps": 1},
+            ["the run ends before it has seen every sample once; one epoch needs --steps 2", "the teacher's"],
+        ),
+        (
+            {"steps": 4},
+            ["the teacher's decay ends at 0.972, not at ema.end 0.99: ema.anneal_steps is 5, more than the steps"],
+        ),
+        ({"steps": 4, "ema": {"start": 0.99}}, []),
+    ],
+)
+def test_a_run_that_is_too_short_is_remarked(make_config, make_data, overrides, remarks):
+    trainer = Data2VecTrainer(make_config("vision", **overrides), data=make_data("vision"), out="nowhere", device="cpu")
+    told = [value for name, value in dry_run(trainer) if name == "remark"]
+    assert len(told) == len(remarks)
+    assert all(one.startswith(expected) for one, expected in zip(told, remarks, strict=True))
