@@ -141,17 +141,26 @@ def run_targets(kernel, dtype, shape, count, capacity, staged, no_worse_than, *,
 TYPES = {"f32": ("f", F32), "bf16": ("13__nv_bfloat16", BF16), "f16": ("6__half", F16)}
 SHAPES = [
     # Layers, batch, frames, channels (0 for those of the form); rows; rows with room; options.
+    ((2, 2, 9, 0), 18, 20, {}),  # each sample's first frame
     ((2, 2, 37, 0), 20, 30, {"lengths": True}),
     ((3, 2, 37, 0), 30, 4, {}),  # more rows than there is room for
     ((1, 2, 5, 0), 10, 3, {"rows": False}),
     ((2, 4, 7, 0), 2, 9, {}),  # samples without rows
     ((1, 1, 200, 0), 5, 9, {}),  # the second of a thread's three frames is there for some, and then the third
-    ((1, 1, 300, 0), 5, 9, {}),
+    ((1, 1, 300, 0), 300, 310, {}),  # more rows than threads
+    ((2, 1, 300, 0), 290, 280, {}),  # more room than threads
     ((3, 2, 400, 0), 300, 170, {}),
 ]
 """The last one is large."""
-REMAINDERS = [((2, 1, 9, channels), 9, 4, {}) for channels in (33, 34, 35, 36, 38, 39)]
-"""Of eight numbers of a load; 37 is the form's own number of channels. Half of the rows have room."""
+# The last frame is a thread's first, second or third, or the only one.
+FRAMES = (9, 150, 300, 1)
+REMAINDERS = [((2, 1, frames, channels), frames, 4, {}) for frames in FRAMES for channels in range(1, 9)]
+"""Number by number: each number of channels that a load of eight may find."""
+HALF_A_TILE = {
+    2: [((2, 1, frames, 24), frames, 4, {}) for frames in FRAMES],
+    4: [((2, 1, frames, 12), frames, 4, {}) for frames in FRAMES],
+}
+"""Vectors for one half of the last tile of channels, by the bytes of a number."""
 
 
 def part(kind: str, vector: bool, staged: bool) -> str:
@@ -165,6 +174,7 @@ def targets(
     """What `run_targets` gives, for all shapes."""
     dtype = TYPES[kind][1]
     own, offset = (32, 0) if vector else (37, dtype.itemsize)
-    for shape, count, capacity, options in [*SHAPES[:-1], *(() if vector else REMAINDERS), SHAPES[-1]]:
+    further = HALF_A_TILE[dtype.itemsize] if vector else REMAINDERS
+    for shape, count, capacity, options in [*further, *SHAPES]:
         shape = *shape[:3], shape[3] or own
         yield run_targets(kernel, dtype, shape, count, capacity, staged, no_worse_than, offset=offset, **options)

@@ -23,7 +23,12 @@ def program(builder, form, kernel, include=ROOT / "csrc"):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
-    ("form", "schedules", "cases"), [("plain", SCHEDULES, "all"), ("address", 1, "all"), ("thread", 1, "few")]
+    ("form", "schedules", "cases"),
+    [
+        ("plain", SCHEDULES, "all"),
+        pytest.param("address", 1, "all", marks=pytest.mark.long),
+        pytest.param("thread", 1, "few", marks=pytest.mark.long),
+    ],
 )
 def test_kernels(form, schedules, cases, kernel, builder):
     done = run(program(builder, form, kernel), str(schedules), cases)
@@ -67,7 +72,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# One that each sanitizer finds, and one that the results show.
+SHORT = ("ema: bound of the tail", "ema: chunks that overlap", "layer_targets: swapped lanes")
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=() if fault in SHORT else pytest.mark.long) for fault in FAULTS]
+)
 def test_planted_faults_are_found(fault, builder, tmp_path):
     file, piece, occurrence, instead, (form, report) = FAULTS[fault]
     include = tmp_path / "csrc"

@@ -34,7 +34,13 @@ def dynamic_shared(row: str) -> int:
     return CAPACITY * (4 * width + 4) + (0 if "not staged" in row else 32 * FRAMES)
 
 
-@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
+LONG = pytest.mark.long
+ARCHITECTURES = [pytest.param(arch, marks=() if arch == 90 else LONG) for arch in cuda_compiler.ARCHITECTURES]
+
+
+@pytest.mark.parametrize(
+    "source", [pytest.param(source, id=source.stem, marks=() if source == EMA else LONG) for source in KERNELS]
+)
 def test_resources(source):
     if why := next(filter(None, map(cuda_compiler.missing, cuda_compiler.ARCHITECTURES)), None):
         pytest.skip(why)
@@ -59,7 +65,7 @@ def test_every_row_of_the_document_is_a_kernel():
     assert documented.Record("cuda").rows.keys() == rows
 
 
-@pytest.mark.parametrize("arch", cuda_compiler.ARCHITECTURES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_accesses_are_wide(arch):
     if why := cuda_compiler.disassembly_missing(arch):
         pytest.skip(why)
@@ -78,7 +84,7 @@ def test_accesses_are_wide(arch):
                 assert accesses.count("STG.E.64") >= 12
 
 
-@pytest.mark.parametrize("arch", cuda_compiler.ARCHITECTURES)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("source", [EMA, TARGETS], ids=["ema", "layer_targets"])
 def test_ptx_is_for_the_architecture(source, arch):
     if why := cuda_compiler.missing(arch):

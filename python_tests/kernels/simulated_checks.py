@@ -194,7 +194,7 @@ def merge(run: Run, no_worse_than: NoWorse) -> Moved:
     return Moved(report, floor + (8 * batch if given else 0), floor + looked_up)
 
 
-# Batch, frames, channels, rows: a little more than a multiple of eight rows, and tiles with one row of another sample.
+# Batch, frames, channels, rows: an end in each part of a tile, and tiles with one row of another sample.
 WHOLE_ROWS = [
     (3, 23, 1024, 20),
     (2, 5, 48, 9),
@@ -203,6 +203,9 @@ WHOLE_ROWS = [
     (2, 7, 64, 9),
     (1, 11, 400, 10),
     (1, 20, 640, 19),
+    (1, 15, 64, 13),
+    (1, 15, 64, 14),
+    (1, 15, 64, 15),
     (2, 40, 768, 32),
 ]
 PARTS_OF_ROWS = [
@@ -215,6 +218,8 @@ PARTS_OF_ROWS = [
     (2, 25, 80, 34),
     (2, 33, 96, 66),
     (1, 12, 96, 11),
+    (2, 7, 64, 14),
+    (3, 12, 64, 36),
     (2, 50, 256, 64),
 ]
 

@@ -21,13 +21,16 @@ ARCHS = [80, 90, 100]
 NARROW = {"misaligned": {16, 32}, "odd": {16, 32}, "target": {64, 128}}
 """Cases without a wide access, by a word of their names: addresses or rows that are not multiples of 16 bytes, and a
 16-bit target, for which the loss, made for float32 targets, still takes four numbers a thread."""
+SHORT = ("ema bf16", "forward bf16", "backward f32", "rows f32 K10", "merge")
 needs_tools = pytest.mark.skipif(
     disassembly.missing_tool() is not None, reason=f"this Triton has no {disassembly.missing_tool()}"
 )
 
 
 @needs_tools
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in NAMES]
+)
 def test_machine_code(name, tmp_path):
     uses, warps = [], []
     for arch in ARCHS:
@@ -63,7 +66,7 @@ SIZED = ["forward bf16", "backward f32", "rows f32 K10", "statistics bf16 K8", "
 SIZED += ["columns bf16 K8 batch", "columns f32 K8 lengths"]
 
 
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SHORT else pytest.mark.long) for n in SIZED])
 def test_sizes_of_one_and_sizes_beyond_31_bits_compile(name):
     case = compile_offline.CASES[name]
     sizes = [argument for argument, kind in case.arguments.items() if kind == "i32"]

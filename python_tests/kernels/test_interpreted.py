@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from interpreted import run_interpreted
 
 HERE = Path(__file__).parent
 FILES = sorted(HERE.glob("interpreted_*.py"))
 
 
-@pytest.mark.parametrize("file", FILES, ids=[file.stem.removeprefix("interpreted_") for file in FILES])
+LONG = ("layer_targets", "smooth_l1")
+
+
+def parameter(file: Path) -> ParameterSet:
+    """One file; some are long proofs."""
+    name = file.stem.removeprefix("interpreted_")
+    return pytest.param(file, id=name, marks=pytest.mark.long if name in LONG else ())
+
+
+@pytest.mark.parametrize("file", map(parameter, FILES))
 def test_in_the_interpreter(file):
     run_interpreted(file)

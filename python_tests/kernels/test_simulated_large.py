@@ -19,7 +19,7 @@ from simulated_large import CHANNELS, LAST_BLOCKS, FarDevice, check_targets
 
 from d2v_fast import reference
 
-ARCHS = (80, 90, 100)
+ARCHS = [pytest.param(arch, marks=() if arch == 90 else pytest.mark.long) for arch in (80, 90, 100)]
 
 
 def with_sizes_of_64_bits(case: Case) -> Case:
@@ -29,7 +29,13 @@ def with_sizes_of_64_bits(case: Case) -> Case:
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize(
-    "name", ["rows f32 K10", "columns bf16 K8", "columns f32 K8 lengths", "columns bf16 K10 final"]
+    "name",
+    [
+        "rows f32 K10",
+        "columns f32 K8 lengths",
+        pytest.param("columns bf16 K8", marks=pytest.mark.long),
+        pytest.param("columns bf16 K10 final", marks=pytest.mark.long),
+    ],
 )
 def test_targets_with_strides_beyond_31_bits(name, arch, no_worse_than):
     case = with_sizes_of_64_bits(case_named(name))

@@ -36,6 +36,7 @@ LOOP = "a further round of a loop, all of whose accesses are masked"
 ENTRY = "a test before a loop that the loop's own bound or the masks make needless"
 DIVISION = "64 bits are divided by 64 where 32 would do"
 HIGH = "the upper halves of the numbers of samples, which are 0"
+ROW = "the length of sample 0, read for rows that are not there"
 SAME = "all lanes store the same number"
 SURVIVORS = {
     "ema_update": [Survivor("bound", r"setp\.ge\.s32", 1, ENTRY), Survivor("jump", r"bra", 1, ENTRY)],
@@ -62,6 +63,7 @@ SURVIVORS = {
         Survivor("bound", r"setp\.ge\.s64", 1, ENTRY),
         Survivor("jump", r"@%p\d+ bra", 1, ENTRY),
         Survivor("lane", r"shfl\.sync\.bfly", 10, HIGH),
+        Survivor("guard", r"ld\.global\.b64", 4, ROW),
     ],
 }
 """By the name of the kernel's function."""
