@@ -5,10 +5,10 @@ The maths of the method and nothing else: no optimizer, no schedule, no logging 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from d2v_fast import ops
 from d2v_fast.batch import Batch
 from d2v_fast.models.config import ModelConfig
-from d2v_fast.models.encoder import Encoder
 from d2v_fast.models.losses import Loss, total
 from d2v_fast.models.protocol import build_encoder, initialise_head, modality_of
+from d2v_fast.models.teacher import Pairs, teacher_of
 from d2v_fast.modules.head import RegressionHead
 from d2v_fast.ops.packing import to_device
 
@@ -72,8 +72,9 @@ class Data2Vec(nn.Module):
         super().__init__()
         self.config = config
         self.student = Student(config)
-        self.teacher = _teacher_of(self.student.encoder, config)
-        self._averaged: tuple[list[Tensor], list[Tensor]] | None = None
+        self.teacher = teacher_of(self.student.encoder, config.teacher.averages)
+        self._pairs = Pairs(config.teacher.averages)
+        self.register_load_state_dict_post_hook(_after_loading)
 
     def train(self, mode: bool = True) -> Data2Vec:
         """Switch the student; the teacher stays in eval mode."""
@@ -111,6 +112,8 @@ class Data2Vec(nn.Module):
         """
         encoder = self.student.encoder
         mask, rows = masks_of(batch)
+        if not torch.compiler.is_compiling():
+            self._match()  # parts of the network may have been loaded or replaced since the last step
         if skipped is None and self.training and self.config.transformer.layer_drop > 0:
             raise ValueError(
                 f"transformer.layer_drop is {self.config.transformer.layer_drop}, but skipped is None: pass "
@@ -188,39 +191,30 @@ class Data2Vec(nn.Module):
         Args:
             decay: a float, or a 0-dim float64 tensor.
         """
-        if self._averaged is None:
-            self._averaged = self.averaged()
-        teacher, student = self._averaged
+        teacher, student = self._match()
         ops.ema_update_(teacher, student, decay)
 
     @torch.no_grad()
     def reset_teacher(self) -> None:
         """Make the teacher an exact copy of the student again, for example after loading the student's weights."""
-        teacher, student = self.averaged()
+        teacher, student = self._match()
         for own, source in zip(teacher, student, strict=True):
             own.copy_(source)
 
-    def averaged(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The teacher's own parameters and the student's of the same names; a tied parameter appears once.
+    def _match(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's own parameters and those of the student that they follow."""
+        return self._pairs.match(self.teacher, self.student.encoder)
 
-        The only buffers, index tables, never change and are no part of it.
-        """
-        source = dict(self.student.encoder.named_parameters())
-        own = {name: value for name, value in self.teacher.named_parameters() if value is not source[name]}
-        return list(own.values()), [source[name] for name in own]
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Data2Vec:
+        """Move or convert everything; some conversions make new parameters (`to_empty`)."""
+        super()._apply(fn, recurse)
+        self._match()
+        return self
 
 
-def _teacher_of(encoder: Encoder, config: ModelConfig) -> Encoder:
-    """A copy of `encoder` that shares its embedding and positions as far as the teacher does not average them."""
-    shared = {"all": (), "transformer": ("embedding.",), "layers": ("embedding.", "positions.")}
-    prefixes = shared[config.teacher.averages]
-    # deepcopy takes what is in its memo instead of copying it.
-    memo = {id(value): value for name, value in encoder.named_parameters() if name.startswith(prefixes)}
-    teacher = copy.deepcopy(encoder, memo)
-    for value in teacher.parameters():
-        if id(value) not in memo:
-            value.requires_grad_(False)
-    return teacher.eval()
+def _after_loading(model: Data2Vec, incompatible: object) -> None:
+    """`load_state_dict(assign=True)` makes new parameters."""
+    model._match()
 
 
 def masks_of(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Tokens(nn.Module):
+class TokenEmbedding(nn.Module):
     """Tokens to vectors: token and learned position embeddings, then LayerNorm.
 
     Positions are counted over the tokens that are not padding, from pad_id + 1; padding has position pad_id, and both
