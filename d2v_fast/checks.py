@@ -213,6 +213,16 @@ def may_change(config: Any, name: str) -> str | None:
     return None
 
 
+def younger_fields(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, default) of each field whose absence in a file means something else than its default."""
+    for field in fields(config):
+        value, dotted = getattr(config, field.name), join(name, field.name)
+        if isinstance(value, Section):
+            yield from younger_fields(value, dotted)
+        elif MISSING in field.metadata:
+            yield dotted, field.default
+
+
 def _settle_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{name}: expected a list, got {value!r}")

@@ -103,7 +103,7 @@ class PrecisionConfig(Section):
     teacher_float32: bool = False
     """Run the teacher in float32 whatever `autocast` says, as the published vision code does."""
 
-    tf32: bool = True
+    tf32: bool = field(default=True, metadata={MISSING: False})
     """CUDA: float32 products in TensorFloat-32 (10 bits of mantissa), as when the recipes were published. Targets
     change by about 3e-4 of their size; no other device knows it."""
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from d2v_fast.config import (
     Config,
-    EmaConfig,
     MonitorConfig,
     OptimConfig,
     PrecisionConfig,
@@ -14,7 +13,7 @@ from d2v_fast.config import (
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import SpanMask
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
-from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
+from d2v_fast.models.config import ModelConfig, TransformerConfig
 
 
 def speech_base() -> Config:
@@ -46,52 +45,23 @@ def speech_base() -> Config:
     """
     return Config(
         model=ModelConfig(
-            embedding=SpeechEmbedding(
-                conv_layers=((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2),
-                position_depth=5,
-                position_kernel=19,
-                position_groups=16,
-                gradient_scale=1.0,
-            ),
+            embedding=SpeechEmbedding(),
             transformer=TransformerConfig(
-                dim=768,
-                depth=12,
-                heads=12,
-                ffn_dim=3072,
-                norm_first=False,
-                norm_eps=1e-5,
-                key_bias=True,
-                dropout=0.1,
-                attention_dropout=0.1,
-                activation_dropout=0.0,
                 layer_drop=0.05,
             ),
-            head=HeadConfig(layers=1),
-            target=TargetConfig(top_k=8, feature="ffn", layer_norm=("instance",), final_norm=()),
-            loss=LossConfig(beta=0.0, scale=None),
-            teacher=TeacherConfig(averages="layers"),
         ),
-        mask=SpanMask(probability=0.65, length=10, min_spans=1),
-        inputs=SpeechInputs(sample_rate=16000, min_seconds=2.0, max_seconds=20.0, normalize=True),
+        mask=SpanMask(),
+        inputs=SpeechInputs(),
         # 475 s hold at most 237 clips of 2 s, so the seconds alone decide.
         loader=LoaderConfig(batch_size=237, batch_seconds=475.0, accumulation=8),
         optim=OptimConfig(
-            lr=5e-4,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-            weight_decay=0.01,
-            decay_vectors=True,
-            clip_norm=None,
             schedule="tri_stage",
-            warmup=0.03,
             hold=0.90,
             first_lr=0.01,
             last_lr=0.01,
         ),
-        ema=EmaConfig(start=0.999, end=0.9999, anneal_steps=30_000),
         precision=PrecisionConfig(autocast="bfloat16"),
-        monitor=MonitorConfig(warmup_steps=5000, min_std=0.1, abort_std=0.1),
-        steps=400_000,
+        monitor=MonitorConfig(warmup_steps=5000, abort_std=0.1),
     )
 
 

@@ -8,7 +8,7 @@ from d2v_fast.config import Config, EmaConfig, MonitorConfig, OptimConfig, Preci
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import TokenMask
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
-from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
+from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig
 
 
 def text_base() -> Config:
@@ -38,41 +38,20 @@ def text_base() -> Config:
     """
     return Config(
         model=ModelConfig(
-            embedding=TextEmbedding(vocab_size=50265, max_length=512, pad_id=1),
-            transformer=TransformerConfig(
-                dim=768,
-                depth=12,
-                heads=12,
-                ffn_dim=3072,
-                norm_first=False,
-                norm_eps=1e-5,
-                key_bias=True,
-                dropout=0.1,
-                attention_dropout=0.1,
-                activation_dropout=0.0,
-                layer_drop=0.0,
-            ),
+            embedding=TextEmbedding(),
             head=HeadConfig(layers=2),
-            target=TargetConfig(top_k=10, feature="ffn", layer_norm=("layer",), final_norm=()),
+            target=TargetConfig(top_k=10, layer_norm=("layer",)),
             loss=LossConfig(beta=4.0, scale=1.0),
-            teacher=TeacherConfig(averages="layers"),
         ),
         mask=TokenMask(probability=0.35, length=4, keep=0.0, random=0.0),
-        inputs=TextInputs(block_size=512),
+        inputs=TextInputs(),
         loader=LoaderConfig(batch_size=128, accumulation=2),
         optim=OptimConfig(
             lr=2e-4,
-            betas=(0.9, 0.98),
-            eps=1e-6,
-            weight_decay=0.01,
-            decay_vectors=True,
             clip_norm=5.0,
-            schedule="cosine",
             warmup=10_000 / 1_000_000,
-            first_lr=0.0,
-            last_lr=0.0,
         ),
-        ema=EmaConfig(start=0.999, end=0.9999, anneal_steps=300_000),
+        ema=EmaConfig(anneal_steps=300_000),
         precision=PrecisionConfig(autocast="bfloat16"),
         monitor=MonitorConfig(warmup_steps=10_000),
         steps=1_000_000,

@@ -8,7 +8,7 @@ from d2v_fast.config import Config, EmaConfig, MonitorConfig, OptimConfig, Preci
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import BlockMask
 from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
-from d2v_fast.models.config import HeadConfig, LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
+from d2v_fast.models.config import LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
 
 
 def vision_base() -> Config:
@@ -38,35 +38,22 @@ def vision_base() -> Config:
     """
     return Config(
         model=ModelConfig(
-            embedding=VisionEmbedding(image_size=224, patch_size=16, channels=3),
+            embedding=VisionEmbedding(),
             transformer=TransformerConfig(
-                dim=768,
-                depth=12,
-                heads=12,
-                ffn_dim=3072,
                 norm_first=True,
                 norm_eps=1e-6,
                 key_bias=False,
                 dropout=0.0,
                 attention_dropout=0.05,
-                activation_dropout=0.0,
                 drop_path=0.25,
                 layer_scale=1e-4,
             ),
-            head=HeadConfig(layers=1),
             target=TargetConfig(top_k=6, feature="block", layer_norm=("layer",), final_norm=("layer",)),
             loss=LossConfig(beta=2.0, scale=1 / 768),
             teacher=TeacherConfig(averages="all"),
         ),
-        mask=BlockMask(count=120, min_area=16, min_aspect=0.3),
-        inputs=VisionInputs(
-            crop_scale=(0.08, 1.0),
-            crop_ratio=(3 / 4, 4 / 3),
-            flip=0.5,
-            jitter=0.4,
-            mean=(0.485, 0.456, 0.406),
-            std=(0.229, 0.224, 0.225),
-        ),
+        mask=BlockMask(),
+        inputs=VisionInputs(),
         loader=LoaderConfig(batch_size=256, accumulation=8),
         optim=OptimConfig(
             lr=2e-3,
@@ -75,9 +62,7 @@ def vision_base() -> Config:
             weight_decay=0.05,
             decay_vectors=False,
             clip_norm=3.0,
-            schedule="cosine",
             warmup=10 / 800,
-            first_lr=0.0,
             last_lr=1e-5 / 2e-3,
         ),
         ema=EmaConfig(start=0.9998, end=0.9998, anneal_steps=0),

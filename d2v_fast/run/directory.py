@@ -7,15 +7,14 @@ import mimetypes
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from d2v_fast.checks import may_change
+from d2v_fast.checks import may_change, younger_fields
 from d2v_fast.config import Config
-from d2v_fast.config_json import differences, from_dict
+from d2v_fast.config_json import differences, field_of, from_dict, with_overrides
 from d2v_fast.data.index import FILE as INDEX
 from d2v_fast.errors import ConfigError, RunError, RunStopped
 from d2v_fast.files import DISK_FULL, delete, exists, tell_once, write_whole
@@ -99,7 +98,7 @@ class RunDirectory:
         checkpoints.clean(self.checkpoints)
         last = checkpoints.newest(self.checkpoints, set_aside=True)
         if last is not None:
-            self._check_config(config, last)
+            self._check_config(as_begun(config, last), last)
             return last
         if reason is not None:
             raise RunError(
@@ -160,7 +159,7 @@ class RunDirectory:
             change = may_change(config, name)
             if change == "always" or (change == "with steps" and config.steps > before.steps):
                 continue
-            if name == "numerics" or (name == "steps" and new >= old):  # see `as_begun`
+            if name == "steps" and new >= old:
                 continue
             hint = " (it may only grow)" if name == "steps" else ""
             if change == "with steps":
@@ -261,8 +260,21 @@ def read_settings(run: Path) -> tuple[Config, Notes]:
 
 
 def as_begun(config: Config, last: Checkpoint | None) -> Config:
-    """The configuration with the rules for order and draws (`Config.numerics`) that the run was begun with."""
-    return config if last is None else replace(config, numerics=config_of(last).numerics)
+    """The configuration of a start, with what a run that was begun by an older version means by its silence.
+
+    A field that is younger than the run (its metadata has `checks.MISSING`) keeps the run's value, unless the start has
+    another one than the default.
+    """
+    if last is None:
+        return config
+    before = config_of(last)
+    younger = [name for name, default in younger_fields(before) if field_of(before, name) != default]
+    kept = {
+        name: field_of(before, name)
+        for name, default in younger_fields(config)
+        if name in younger and field_of(config, name) == default
+    }
+    return with_overrides(config, kept)
 
 
 def config_of(checkpoint: Checkpoint) -> Config:

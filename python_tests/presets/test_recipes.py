@@ -1,7 +1,10 @@
 """The published numbers, written down a second time from the sources' tables, and compared with the presets."""
 
+import ast
+import importlib
+import inspect
 import json
-from dataclasses import FrozenInstanceError, asdict, is_dataclass
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass
 from typing import Any
 
 import pytest
@@ -208,7 +211,12 @@ def test_every_number_is_the_published_one(name):
     assert {key: actual[key] for key in expected} == expected
     # Nothing that decides the method is left out of the table above.
     rest = {key for key in actual if key not in expected and not key.startswith(OWN)}
-    assert rest <= {"model.target.exclude_padding", "model.embedding.gradient_scale", "inputs.tokenizer"}
+    assert rest <= {
+        "model.target.exclude_padding",
+        "model.embedding.gradient_scale",
+        "inputs.tokenizer",
+        "inputs.background",
+    }
 
 
 @pytest.mark.parametrize("name", GLOBAL_BATCH)
@@ -260,3 +268,21 @@ def test_consistent(name):
             stride *= step
         assert stride == 320  # 20 ms
         assert model.transformer.dim % model.embedding.position_groups == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("module", ["speech", "text", "vision", "tiny"])
+def test_a_preset_states_only_what_differs_from_the_defaults(module):
+    """Read from the source: no argument of a section has the value that it would have anyway."""
+    room = importlib.import_module(f"d2v_fast.presets.{module}")
+    names = vars(room)
+    seen = 0
+    for call in ast.walk(ast.parse(inspect.getsource(room))):
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and is_dataclass(names[call.func.id])):
+            continue
+        defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default
+                    for f in fields(names[call.func.id])}  # fmt: skip
+        for argument in call.keywords:
+            value = eval(compile(ast.Expression(argument.value), room.__file__, "eval"), names)
+            assert value != defaults[argument.arg], f"{call.func.id}({argument.arg}={value!r})"
+            seen += 1
+    assert seen > 5

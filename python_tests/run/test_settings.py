@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from d2v_fast import registry
 from d2v_fast.config import NUMERICS, Config
-from d2v_fast.config_json import from_dict, to_dict
+from d2v_fast.config_json import from_dict, to_dict, with_overrides
 from d2v_fast.errors import ConfigError, RunError
 from d2v_fast.run.directory import RunDirectory, read_config, read_settings
 from d2v_fast.run.reader import Run
 from d2v_fast.run.settings import Notes, decode, encode
+from d2v_fast.training.trainer import Data2VecTrainer
 
 
 @pytest.mark.parametrize("modality", ["speech", "vision", "text"])
@@ -26,11 +28,22 @@ def test_settings_survive(make_config, modality):
 
 def test_a_file_of_the_version_before_has_the_first_rules(make_config):
     data = to_dict(make_config("text"))
-    del data["numerics"]
+    del data["numerics"], data["precision"]["tf32"]
     data["loader"]["threads"] = 2
     config, notes = decode(data)
-    assert (config.numerics, config.loader.threads, notes) == (1, 2, Notes())
+    assert (config.numerics, config.precision.tf32, config.loader.threads, notes) == (1, False, 2, Notes())
     assert from_dict(Config, data).numerics == 1
+
+
+def test_a_run_of_the_version_before_keeps_what_its_silence_meant(make_config, make_data, train, tmp_path):
+    run, config = tmp_path / "run", make_config("vision", steps=1)
+    old = with_overrides(config, {"numerics": 1, "precision.tf32": False, "inputs.background": None})
+    train(old, run)
+    trainer = Data2VecTrainer(replace(config, steps=2), data=make_data("vision"), out=run)
+    trainer.fit()
+    assert trainer.config == read_config(run) == replace(old, steps=2)
+    with pytest.raises(RunError, match=r"inputs\.background: the run has None, this command 0\.5"):
+        train(with_overrides(config, {"steps": 2, "inputs.background": 0.5}), run)
 
 
 def test_rules_of_a_later_version_are_refused(make_config):

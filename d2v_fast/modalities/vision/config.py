@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from d2v_fast.checks import Check
+from d2v_fast.checks import MISSING, Check
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.models.config import EmbeddingConfig
 
@@ -35,7 +35,7 @@ class VisionInputs(InputsConfig):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Each channel is divided by it."""
 
-    background: float | None = 1.0
+    background: float | None = field(default=1.0, metadata={MISSING: None})
     """Grey value in [0, 1] that transparent pictures are laid on (1: white); None drops the alpha channel, which shows
     whatever lies beneath, often black. A run that was begun before there was this field goes on without alpha."""
 
