@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,17 +33,44 @@ def relative_index(height: int, width: int) -> Tensor:
     return index
 
 
-class RelativePositionBias(nn.Module):
+class _OnGrid(nn.Module):
+    """Positions with a fixed table, a buffer named `fixed`, that depends on the grid alone.
+
+    It is no part of the state, so it is made again when the module leaves the meta device, which keeps no numbers.
+    """
+
+    fixed: str
+
+    def make(self) -> Tensor:
+        """The table."""
+        raise NotImplementedError
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> _OnGrid:
+        without_numbers = self.get_buffer(self.fixed).is_meta
+        super()._apply(fn, recurse)
+        table = self.get_buffer(self.fixed)
+        if without_numbers and not table.is_meta:
+            table.copy_(self.make())
+        return self
+
+
+class RelativePositionBias(_OnGrid):
     """A learned bias on the attention scores, shared by all blocks and computed once per forward pass."""
 
     index: Tensor
+    fixed = "index"
 
     def __init__(self, grid: tuple[int, int], heads: int) -> None:
         super().__init__()
+        self.grid = grid
         height, width = grid
         self.table = nn.Parameter(torch.zeros((2 * height - 1) * (2 * width - 1) + 3, heads, dtype=torch.float32))
         # Not persistent and not a parameter: a moving average of it would point at wrong rows.
-        self.register_buffer("index", relative_index(height, width), persistent=False)
+        self.register_buffer("index", self.make(), persistent=False)
+
+    def make(self) -> Tensor:
+        """See `relative_index`."""
+        return relative_index(*self.grid)
 
     def forward(self) -> Tensor:
         """Float [1, heads, T + 1, T + 1], contiguous."""
@@ -49,10 +79,11 @@ class RelativePositionBias(nn.Module):
         return bias.view(tokens, tokens, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
 
 
-class SinCosPositions(nn.Module):
+class SinCosPositions(_OnGrid):
     """Fixed sine-cosine positions added to the patches (data2vec 2.0; Vaswani et al., 2017, in two dimensions)."""
 
     table: Tensor
+    fixed = "table"
 
     def __init__(self, grid: tuple[int, int], dim: int) -> None:
         """A quarter of the channels each for sine and cosine of x and of y, wavelengths from 2 pi up to 10,000 * 2 pi.
@@ -63,11 +94,15 @@ class SinCosPositions(nn.Module):
         super().__init__()
         if dim % 4:
             raise ValueError(f"transformer.dim must be a multiple of 4 for sincos positions, got {dim}")
-        y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
-        frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+        self.grid, self.dim = grid, dim
+        self.register_buffer("table", self.make(), persistent=False)
+
+    def make(self) -> Tensor:
+        """float32 [T, dim]."""
+        y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in self.grid), indexing="ij")
+        frequencies = 10_000.0 ** -(torch.arange(self.dim // 4, dtype=torch.float64) / (self.dim // 4))
         angles = [side.flatten()[:, None] * frequencies for side in (x, y)]
-        table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
-        self.register_buffer("table", table.float(), persistent=False)
+        return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, T, C] to the same."""

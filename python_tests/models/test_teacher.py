@@ -61,11 +61,6 @@ def empty(model):
     state = clones(model)
     model.to("meta").to_empty(device="cpu")
     model.load_state_dict(state)
-    for part in (
-        (model.student.encoder.positions, model.teacher.positions) if hasattr(model.teacher, "positions") else ()
-    ):
-        for name, value in part.named_buffers():  # not in the state: `to_empty` leaves them to be filled
-            value.copy_(empty.buffers[name])
     return model
 
 

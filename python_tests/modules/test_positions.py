@@ -59,3 +59,15 @@ def test_positions_keep_the_length_and_agree_with_torch(kernel):
         mean, var = expected.mean(1, keepdim=True), expected.var(1, unbiased=False, keepdim=True)
         expected = F.gelu((expected - mean) / (var + 1e-5).sqrt())
     torch.testing.assert_close(stack(x), expected.transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: RelativePositionBias((2, 3), 2), lambda: SinCosPositions((2, 3), 8)])
+def test_fixed_tables_are_there_after_the_meta_device(make):
+    plain = make()
+    with torch.device("meta"):
+        other = make()
+    assert all(buffer.is_meta for buffer in other.buffers())
+    other = other.double().to_empty(device="cpu")
+    for (name, ours), theirs in zip(other.named_buffers(), plain.double().buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+        assert ours.dtype == theirs.dtype

@@ -12,19 +12,21 @@ from d2v_fast.models.encoder import Encoder
 
 
 class TextEncoder(Encoder):
-    """TokenEmbedding int64 [B, T] to [B, T, C]."""
+    """Tokens int64 [B, T] to [B, T, C]."""
 
     def __init__(self, config: ModelConfig) -> None:
         assert isinstance(config.embedding, TextEmbedding)
         embedding, network = config.embedding, config.transformer
-        tokens = TokenEmbedding(embedding.vocab_size, embedding.max_length, embedding.pad_id, network.dim, network.norm_eps)
+        tokens = TokenEmbedding(
+            embedding.vocab_size, embedding.max_length, embedding.pad_id, network.dim, network.norm_eps
+        )
         # Post-norm: the embedding's norm is the only one before the blocks.
         super().__init__(config, tokens, norm=network.norm_first)
         self.config = embedding
         initialise_text(self)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """TokenEmbedding to vectors, positions included; see `Encoder.embed`."""
+        """Tokens to vectors, positions included; see `Encoder.embed`."""
         if inputs.dim() != 2 or inputs.dtype != torch.int64:
             raise ValueError(f"inputs must be int64 tokens [B, T], got {inputs.dtype} {list(inputs.shape)}")
         if inputs.shape[1] > self.config.max_length:
