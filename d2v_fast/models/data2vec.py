@@ -113,7 +113,7 @@ class Data2Vec(nn.Module):
         encoder = self.student.encoder
         mask, rows = masks_of(batch)
         if not torch.compiler.is_compiling():
-            self._match()  # parts of the network may have been loaded or replaced since the last step
+            self.averaged()  # parts of the network may have been loaded or replaced since the last step
         if skipped is None and self.training and self.config.transformer.layer_drop > 0:
             raise ValueError(
                 f"transformer.layer_drop is {self.config.transformer.layer_drop}, but skipped is None: pass "
@@ -191,24 +191,24 @@ class Data2Vec(nn.Module):
         Args:
             decay: a float, or a 0-dim float64 tensor.
         """
-        teacher, student = self._match()
+        teacher, student = self.averaged()
         ops.ema_update_(teacher, student, decay)
 
     @torch.no_grad()
     def reset_teacher(self) -> None:
         """Make the teacher an exact copy of the student again, for example after loading the student's weights."""
-        teacher, student = self._match()
+        teacher, student = self.averaged()
         for own, source in zip(teacher, student, strict=True):
             own.copy_(source)
 
-    def _match(self) -> tuple[list[Tensor], list[Tensor]]:
+    def averaged(self) -> tuple[list[Tensor], list[Tensor]]:
         """The teacher's own parameters and those of the student that they follow."""
         return self._pairs.match(self.teacher, self.student.encoder)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Data2Vec:
         """Move or convert everything; some conversions make new parameters (`to_empty`)."""
         super()._apply(fn, recurse)
-        self._match()
+        self.averaged()
         return self
 
 
