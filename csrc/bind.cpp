@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cpu/ctc.h"
 #include "cpu/kernels.h"
 #include "cpu/masks.h"
 #include "cpu/rng.h"
@@ -57,6 +58,47 @@ void bind_random(py::module_& m) {
   }, nogil());
 }
 
+// Decoding of CTC (cpu/ctc.h) with an n-gram model (cpu/ngram.h); checked in d2v_fast/finetuning/{ctc,ngram}.py.
+void bind_ctc(py::module_& m) {
+  using nogil = py::call_guard<py::gil_scoped_release>;
+  using Words = py::array_t<int32_t, py::array::c_style>;
+  using Logs = py::array_t<float, py::array::c_style>;
+  py::class_<d2v::NGram>(m, "NGram")
+      .def(py::init<int>())
+      .def("add", [](d2v::NGram& model, const Words& words, const Logs& probabilities, const Logs& backoffs) {
+        const int length = static_cast<int>(words.shape(1));
+        for (py::ssize_t i = 0; i < words.shape(0); ++i)
+          model.add(words.data() + i * length, length, probabilities.data()[i], backoffs.data()[i]);
+      })
+      .def("score_words", [](const d2v::NGram& model, int32_t begin, const std::vector<int32_t>& words) {
+        std::vector<double> scores;
+        d2v::NGram::State state = model.begin(begin);
+        for (int32_t word : words) scores.push_back(model.score(state, word, &state));
+        return scores;
+      });
+  py::class_<d2v::Lexicon>(m, "Lexicon").def(py::init<>()).def("add", [](d2v::Lexicon& lexicon, const std::vector<int32_t>& tokens, int32_t word) {
+    lexicon.add(tokens.data(), static_cast<int>(tokens.size()), word);
+  });
+  m.def("ctc_beam_search", [](uintptr_t log_probs, int64_t frames, int64_t symbols, int32_t blank, int64_t beam, const d2v::NGram* ngram,
+                              const d2v::Lexicon* lexicon, const std::vector<int32_t>& words, int32_t delimiter, int32_t begin, int32_t end,
+                              int32_t unknown, double unknown_score, double lm_weight, double word_score) {
+    const d2v::LanguageModel model{ngram, lexicon, words.data(), delimiter, begin, end, unknown, unknown_score, lm_weight, word_score};
+    std::vector<d2v::Hypothesis> found;
+    {
+      py::gil_scoped_release released;
+      found = d2v::ctc_beam_search(pointer<const float>(log_probs), frames, symbols, blank, beam, model);
+    }
+    py::list out;
+    for (d2v::Hypothesis& hypothesis : found) out.append(py::make_tuple(hypothesis.tokens, hypothesis.acoustic, hypothesis.language));
+    return out;
+  });
+  m.def("ctc_align", [](uintptr_t log_probs, int64_t frames, int64_t symbols, int32_t blank, const std::vector<int32_t>& tokens,
+                        uintptr_t first, uintptr_t behind) {
+    return d2v::ctc_align(pointer<const float>(log_probs), frames, symbols, blank, tokens.data(), static_cast<int64_t>(tokens.size()),
+                          pointer<int64_t>(first), pointer<int64_t>(behind));
+  }, nogil());
+}
+
 // ema_update_ and masked_smooth_l1; checked in d2v_fast/ops/{ema,smooth_l1}.py.
 void bind_ema_and_loss(py::module_& m) {
   using nogil = py::call_guard<py::gil_scoped_release>;
@@ -107,6 +149,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = D2V_COMPILER;
   m.attr("cuda") = D2V_CUDA;  // what d2v_fast._cuda was built for, or why it was not built
   bind_random(m);
+  bind_ctc(m);
   bind_ema_and_loss(m);
   bind_layer_targets(m);
   m.attr("instruction_sets") = d2v::instruction_sets();

@@ -128,3 +128,43 @@ def layer_targets(
     threads: int,
     /,
 ) -> None: ...
+
+class NGram:
+    def __init__(self, order: int, /) -> None: ...
+    def add(
+        self, words: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float32], backoffs: npt.NDArray[np.float32], /
+    ) -> None: ...
+    def score_words(self, begin: int, words: Sequence[int], /) -> list[float]: ...
+
+class Lexicon:
+    def __init__(self) -> None: ...
+    def add(self, tokens: Sequence[int], word: int, /) -> None: ...
+
+def ctc_beam_search(
+    log_probs: int,
+    frames: int,
+    symbols: int,
+    blank: int,
+    beam: int,
+    ngram: NGram | None,
+    lexicon: Lexicon | None,
+    words: Sequence[int],
+    delimiter: int,
+    begin: int,
+    end: int,
+    unknown: int,
+    unknown_score: float,
+    lm_weight: float,
+    word_score: float,
+    /,
+) -> list[tuple[list[int], float, float]]: ...
+def ctc_align(
+    log_probs: int,
+    frames: int,
+    symbols: int,
+    blank: int,
+    tokens: Sequence[int],
+    first: int,
+    behind: int,
+    /,
+) -> float: ...

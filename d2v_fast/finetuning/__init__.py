@@ -1,0 +1,1 @@
+"""Downstream tasks: decoding and metrics."""
