@@ -40,7 +40,7 @@ class NGram:
         return self.words.get(word, self.words.get(UNKNOWN, self.words.get("<UNK>", -1)))
 
     def score(self, words: Sequence[str]) -> list[float]:
-        """ln p of each word of a sentence, given the words before it; `<s>` is put in front, `</s>` is not added.
+        """Ln p of each word of a sentence, given the words before it; `<s>` is put in front, `</s>` is not added.
 
         Raises:
             ValueError: A word that is not in a model without `<unk>`.
