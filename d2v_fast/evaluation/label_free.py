@@ -89,7 +89,7 @@ def lidar(features: ArrayLike, *, delta: float = 1e-4) -> float:
 
 
 def alignment(features: ArrayLike, others: ArrayLike) -> float:
-    """Mean squared distance between the two features of a pair, on the unit sphere: 0 (equal) to 4 (Wang and Isola, 2020).
+    """Mean squared distance of the features of a pair on the unit sphere: 0 (equal) to 4 (Wang and Isola, 2020).
 
     Args:
         features: [N, C].
@@ -102,7 +102,7 @@ def alignment(features: ArrayLike, others: ArrayLike) -> float:
 
 
 def uniformity(features: ArrayLike, *, t: float = 2.0) -> float:
-    """ln of the mean of exp(-t d^2) over all pairs, on the unit sphere: the lower, the more evenly spread (Wang and Isola, 2020).
+    """Ln of the mean of exp(-t d^2) over all pairs, on the unit sphere (Wang and Isola, 2020): low where spread evenly.
 
     Args:
         features: [N, C], N at least 2; distances are taken in pieces, so memory grows with N only.

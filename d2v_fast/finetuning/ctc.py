@@ -93,7 +93,7 @@ class BeamSearch:
             raise ValueError(f"delimiter is {delimiter!r}, which is none of the symbols")
         self.symbols = list(symbols)
         self._beam, self._blank, self._model = beam, blank, language_model
-        self._weights = (unknown_score, lm_weight, word_score)
+        self._unknown_score, self._lm_weight, self._word_score = unknown_score, lm_weight, word_score
         self._delimiter = -1 if delimiter is None else self.symbols.index(delimiter)
         self._lexicon: _C.Lexicon | None = None
         self._words: list[int] = []
@@ -135,7 +135,8 @@ class BeamSearch:
         numbers = {} if model is None else model.words
         found = _C.ctc_beam_search(
             values.ctypes.data,
-            *values.shape,
+            values.shape[0],
+            values.shape[1],
             self._blank,
             self._beam,
             None if model is None else model.compiled,
@@ -145,7 +146,9 @@ class BeamSearch:
             numbers.get(BEGIN, -1),
             numbers.get(END, -1),
             -1 if model is None else model.number(UNKNOWN),
-            *self._weights,
+            self._unknown_score,
+            self._lm_weight,
+            self._word_score,
         )
         return [Hypothesis(tuple(tokens), acoustic, language) for tokens, acoustic, language in found[:best]]
 

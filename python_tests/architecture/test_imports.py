@@ -18,6 +18,7 @@ LEVELS = [
     {"interop", "run"},
     {"training"},
     {"evaluation"},
+    {"finetuning"},
     {"report"},
     {"demo"},
     {"commands"},

@@ -10,7 +10,10 @@ import pytest
 from d2v_fast.errors import DataError
 from d2v_fast.finetuning.ngram import read_arpa
 
-SMALL = "\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-0.5\ta\t-0.2\n-1\tb\n-2\t<unk>\n\n\\2-grams:\n-0.1\ta b\n\n\\end\\\n"
+SMALL = (
+    "\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-0.5\ta\t-0.2\n-1\tb\n-2\t<unk>\n\n"
+    "\\2-grams:\n-0.1\ta b\n\n\\end\\\n"
+)
 
 
 def write(tmp_path, text, name="a.arpa"):

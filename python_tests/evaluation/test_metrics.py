@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from d2v_fast.finetuning import metrics
+from d2v_fast.evaluation import metrics
 
 
 @pytest.fixture
