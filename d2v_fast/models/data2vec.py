@@ -214,7 +214,7 @@ class Data2Vec(nn.Module):
 
 def _after_loading(model: Data2Vec, incompatible: object) -> None:
     """`load_state_dict(assign=True)` makes new parameters."""
-    model._match()
+    model.averaged()
 
 
 def masks_of(batch: Batch) -> tuple[Tensor, Tensor]:
