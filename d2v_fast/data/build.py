@@ -152,6 +152,7 @@ def _extensions(path: Path) -> Counter[str]:
         return _members(path.parent, path.name)
     if path.suffix.lower() in manifest.EXTENSIONS and path.is_file():
         kinds = _kinds()
+        manifest.check_encoding(path)
         if not all(manifest.is_manifest(path, kind) for kind in kinds):
             return Counter({path.suffix.lower(): 1})
         names = [entry.path for _, entry in manifest.entries(path, kinds[0]) if not isinstance(entry, str)]

@@ -116,10 +116,6 @@ def _list(root: Path, names: Sequence[str], files: dict[str, int], kind: Kind) -
     problems: dict[int, str] = {}
     results = scan(lambda i: members(root, names[i], files[names[i]]), range(len(names)), 4, "reading tar shards")
     for shard, (found, fault) in enumerate(results):
-        if fault is not None and not (found and (found[-1][3] or "").startswith(_CUT)):
-            problems[len(samples)] = fault  # nobody knows how many samples: one stands for them
-            samples.append(names[shard])
-            places.append((shard, 0, 0))
         for name, start, size, problem in found:
             extension = os.path.splitext(name)[1].lower()
             if extension not in kind.extensions:
@@ -129,6 +125,10 @@ def _list(root: Path, names: Sequence[str], files: dict[str, int], kind: Kind) -
                 problems[len(samples)] = problem
             samples.append(f"{names[shard]}/{name}")
             places.append((shard, start, size))
+        if fault is not None and not (found and (found[-1][3] or "").startswith(_CUT)):
+            problems[len(samples)] = fault  # nobody knows how many samples: one stands for them
+            samples.append(names[shard])
+            places.append((shard, 0, 0))
     table = np.array(places, dtype=np.int64).reshape(-1, 3)
     listing = Listing(
         samples, table[:, 2], ignored, places=table[:, :2].copy(), containers=tuple(names), problems=problems

@@ -65,7 +65,7 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
         DataError: It is damaged, describes another modality, or its root is neither in its folder nor allowed.
     """
     try:
-        _check_encoding(file)
+        check_encoding(file)
         head = _head(file)
         root = _root(file, head.get("root"), allow_roots)
         if (modality := head.get("modality", kind.modality)) != kind.modality:
@@ -94,7 +94,7 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
     return Collection(str(file), files, lambda: _list(file, kind, root, fence), store)
 
 
-def _check_encoding(file: Path) -> None:
+def check_encoding(file: Path) -> None:
     """Refuses what PowerShell and Excel write, in which no line could be understood.
 
     Raises:

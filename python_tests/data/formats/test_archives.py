@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import os
 import tarfile
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 import soundfile
 import torch
 from loading import make_loader, open_source
+from PIL import Image
 
 from d2v_fast.data import DataError, LoaderConfig, SampleError
+from d2v_fast.data.formats import archives
 from d2v_fast.data.index import FILE
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
@@ -159,3 +163,100 @@ def test_shards_at_an_address(tar_zoo, tmp_path):
         open_source("memory://nowhere", "vision", PLAIN)
     with pytest.raises(DataError, match="fsspec cannot open nonsense://"):
         open_source("nonsense://x.tar", "vision", PLAIN)
+
+
+def archive(path, *members):
+    """A tar archive of (name, content)."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def lying_header(name, size):
+    """A header whose size is negative, as base-256 numbers can be."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (size & ((1 << 96) - 1)).to_bytes(12, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    return bytes(header)
+
+
+def png(level=7):
+    file = io.BytesIO()
+    Image.new("L", (8, 8), level).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [-1, -512, -(1 << 40)])
+def test_a_negative_size_ends_the_archive(tmp_path, size):
+    good = archive(tmp_path / "a.tar", ("a.png", png())).read_bytes()[:1024]
+    (tmp_path / "a.tar").write_bytes(good + lying_header("b.png", size) + bytes(300_000))
+    found, fault = archives.members(tmp_path, "a.tar", os.path.getsize(tmp_path / "a.tar"))
+    assert found[0] == ("a.png", 512, len(png()), None)
+    assert fault.startswith(f"is damaged behind member {len(found)}: ReadError")
+    source = open_source(tmp_path / "a.tar", "vision", PLAIN)
+    assert source.sizes[:, 0].tolist()[0] == 8
+    assert not source.sizes[1:].any()  # what is lost counts, as one sample or two
+    assert len(source) >= 2
+    for i in range(1, len(source)):
+        with pytest.raises(SampleError, match=r"claims to have -|is damaged behind"):
+            source.read(i)
+
+
+def test_a_header_that_claims_gigabytes_asks_for_no_memory(tmp_path):
+    long = tarfile.TarInfo("long")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
+    (tmp_path / "a.tar").write_bytes(long.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
+    found, fault = archives.members(tmp_path, "a.tar", 10_752)
+    assert found == []
+    assert "a header claims to have 1099511627776 bytes" in fault
+
+
+def test_hidden_members_are_left_out_as_hidden_files_are(tmp_path):
+    double = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(139)
+    hidden = ["./._a.png", "__MACOSX/a.png", ".hidden/a.png", "x/.DS_Store", "x/._b.png", "../.c.png"]
+    archive(tmp_path / "a.tar", ("./a.png", png()), ("x/b.png", png()), *((name, double) for name in hidden))
+    source = open_source(tmp_path / "a.tar", "vision", PLAIN)
+    assert names(source) == ["a.tar/a.png", "a.tar/x/b.png"]
+
+
+def test_archives_joined_end_to_end_are_read_to_the_last(tmp_path):
+    parts = [archive(tmp_path / f"{i}.part", (f"{i}.png", png(i))).read_bytes() for i in range(3)]
+    (tmp_path / "all.tar").write_bytes(b"".join(parts))
+    source = open_source(tmp_path / "all.tar", "vision", PLAIN)
+    assert names(source) == [f"all.tar/{i}.png" for i in range(3)]
+    assert [int(source.read(i)[0, 0, 0]) for i in range(3)] == [0, 1, 2]
+    (tmp_path / "all.tar").write_bytes(parts[0] + b"no archive at all" * 100)
+    source = open_source(tmp_path / "all.tar", "vision", PLAIN)
+    with pytest.raises(SampleError, match=r"all.tar: is (cut off or )?damaged behind member 1"):
+        source.read(1)
+
+
+@pytest.mark.parametrize("name", ["A.TAR", "b.Tar"])
+def test_endings_of_archives_in_any_case(tmp_path, name):
+    archive(tmp_path / name, ("A.PNG", png()))
+    for place in (tmp_path, tmp_path / name):
+        assert names(open_source(place, "vision", PLAIN)) == [f"{name}/A.PNG"]
+    (tmp_path / "c.TAR.GZ").write_bytes(b"x")
+    with pytest.raises(DataError, match="Unpack the compression first"):
+        open_source(tmp_path / "c.TAR.GZ", "vision", PLAIN)
+
+
+def test_a_shard_that_disappears_is_its_samples_failure(tmp_path):
+    for i in range(2):
+        archive(tmp_path / f"{i}.tar", (f"{i}.png", png()))
+    for place in (tmp_path, tmp_path / "{0..1}.tar"):
+        run = tmp_path / f"run of {place.name}"
+        before = open_source(place, "vision", PLAIN, run=run)
+        data = (tmp_path / "1.tar").read_bytes()
+        (tmp_path / "1.tar").unlink()
+        source = open_source(place, "vision", PLAIN, run=run)
+        assert source.fingerprint == before.fingerprint
+        assert source.sizes.tolist() == before.sizes.tolist()
+        assert source.read(0).shape[0] == 3
+        with pytest.raises(SampleError, match="1.png: is gone"):
+            source.read(1)
+        (tmp_path / "1.tar").write_bytes(data)
