@@ -10,6 +10,7 @@ from d2v_fast.data import DataError, SampleError
 from d2v_fast.data.index import FILE, Collection, Index, check_fingerprint, open_index
 from d2v_fast.data.listing import check_formats, list_files
 from d2v_fast.data.store import FileStore
+from d2v_fast.errors import OwnFile
 
 
 def fill(root, *names):
@@ -219,3 +220,102 @@ def test_fingerprint_of_a_source_of_ones_own(tmp_path):
     assert json.loads((tmp_path / FILE).read_text())["samples"] == 3
     with pytest.raises(DataError, match="belongs to a DataSource"):
         Index.load(tmp_path / FILE, "vision")
+
+
+def test_a_file_that_disappears_is_a_broken_sample(tmp_path, caplog):
+    fill(tmp_path, "a.wav", "b.wav", "c.wav", "bad.wav")
+    run = tmp_path / "run"
+    before, _ = open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
+    kept = (run / FILE).read_bytes()
+    (tmp_path / "b.wav").unlink()
+    index, _ = open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
+    assert index.names == before.names
+    assert index.problems == {1: "is gone", 2: "is bad"}
+    assert index.sizes.tolist() == before.sizes.tolist()  # nothing else shifts
+    assert index.fingerprint == before.fingerprint
+    assert (run / FILE).read_bytes() == kept
+    assert "1 files of this run are gone (b.wav)" in caplog.text
+    fill(tmp_path, "b.wav")
+    assert open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)[0].problems == before.problems
+    for name in ("a.wav", "b.wav", "c.wav", "bad.wav"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=r"4 gone .* Put it back as it was, or start a new run in another folder"):
+        open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
+
+
+def test_files_that_the_first_start_did_not_look_for_are_no_change(tmp_path):
+    """A later version, or a decoder that was installed since, knows more endings."""
+    fill(tmp_path, "a.wav", "b.wav")
+    run = tmp_path / "run"
+    open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
+    fill(tmp_path, "c.mp3")
+    more = list_files(tmp_path, (".wav", ".mp3"))
+    open_index(folder(tmp_path, more), "speech", by_name, run=run, threads=1)
+    fill(tmp_path, "d.wav")
+    with pytest.raises(DataError, match=r"1 new \(d.wav\)"):
+        open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError, AssertionError("oh"), RecursionError("deep"), KeyError("k"), OverflowError]
+)
+def test_any_exception_is_that_samples_failure(tmp_path, error):
+    def header(store, i):
+        if i == 1:
+            raise error
+        return by_name(store, i)
+
+    fill(tmp_path, "a.wav", "b.wav", "c.wav")
+    index, _ = open_index(folder(tmp_path), "speech", header, run=None, threads=1)
+    (reason,) = index.problems.values()
+    name = error.__name__ if isinstance(error, type) else type(error).__name__
+    assert reason.startswith(f"reading it failed: {name}")
+    assert index.sizes.tolist() == [[5, 7], [0, 0], [5, 7]]
+
+
+def test_what_the_program_wrote_is_neither_a_sample_nor_a_change(tmp_path):
+    def header(store, i):
+        if "own" in store.names[i]:
+            raise OwnFile(store.names[i], "was written here")
+        return by_name(store, i)
+
+    fill(tmp_path, "a.wav", "bad.wav", "own.wav", "z.wav")
+    run = tmp_path / "run"
+    index, store = open_index(folder(tmp_path), "speech", header, run=run, threads=1)
+    assert index.names == list(store.names) == ["a.wav", "bad.wav", "z.wav"]
+    assert index.sizes.tolist() == [[5, 7], [0, 0], [5, 7]]
+    assert index.problems == {1: "is bad"}
+    fill(tmp_path, "another own.wav")
+    again, _ = open_index(folder(tmp_path), "speech", header, run=run, threads=1)
+    assert again.names == index.names
+    with pytest.raises(DataError, match="nothing but what this program wrote itself"):
+        fill(tmp_path / "only", "own.wav")
+        open_index(folder(tmp_path / "only"), "speech", header, run=None, threads=1)
+
+
+def test_an_index_that_cannot_be_read_now_is_not_damaged(tmp_path, monkeypatch):
+    fill(tmp_path, "a.wav")
+    run = tmp_path / "run"
+    open_index(folder(tmp_path), "speech", by_name, run=run, threads=1)
+    path, kept = run / FILE, (run / FILE).read_text()
+
+    def fails(*arguments, **options):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "open", fails)
+        with pytest.raises(DataError, match=r"cannot be read just now \(Input/output error\)"):
+            Index.load(path, "speech")
+    path.write_text(kept.replace('"format": 1', '"format": 2'))
+    with pytest.raises(DataError, match=r"was written by another version of d2v_fast \(format 2"):
+        Index.load(path, "speech")
+    path.write_text(kept.replace("[5, 7]", "[5, 9999999999999999999999]"))
+    with pytest.raises(DataError, match=r"is damaged \(OverflowError"):
+        Index.load(path, "speech")
+
+
+def test_folders_of_other_runs_are_not_data(tmp_path):
+    fill(tmp_path, "a.wav", "runs/b/old.wav", "runs/b/metrics.jsonl", "own/c.wav", "own/metrics.jsonl", "d/e.wav")
+    (tmp_path / "runs" / "b" / "config.json").write_text('{"model": {}, "mask": {}, "loader": {}}')
+    (tmp_path / "own" / "config.json").write_text('{"somebody": "else"}')
+    assert list_files(tmp_path, (".wav",)).names == ["a.wav", "d/e.wav", "own/c.wav"]
