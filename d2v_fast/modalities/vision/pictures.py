@@ -141,6 +141,8 @@ def load(store: Store, index: int, size: tuple[int, int], *, grey: bool, backgro
         _check_size(_header_size(BytesIO(data.data), label), size, label)  # a bomb is refused before it goes off
         try:
             image = decode(data, grey=grey, background=background)
+        except RecursionError:  # a RuntimeError, but none of torchvision's
+            raise
         except (OSError, RuntimeError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
             raise SampleError(label, _reason(error)) from error
         _check_size(tuple(image.shape[-2:]), size, label)

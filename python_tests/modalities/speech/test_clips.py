@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import sys
 import types
 from pathlib import Path
@@ -10,9 +11,10 @@ import soundfile
 import torch
 
 from d2v_fast.data import DataError, SampleError, open_source
+from d2v_fast.data.store import FileStore
 from d2v_fast.modalities.speech import clips as audio
 from d2v_fast.modalities.speech import compressed
-from d2v_fast.modalities.speech.clips import resampled_length
+from d2v_fast.modalities.speech.clips import check_decoded, resampled_length
 from d2v_fast.modalities.speech.config import SpeechInputs
 
 INPUTS = SpeechInputs(min_seconds=0.1)
@@ -194,3 +196,124 @@ def test_why_torchcodec_cannot_be_used(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     assert compressed.missing.__wrapped__() == "torchcodec is not installed"
     assert "pip install torchcodec and FFmpeg" in compressed.remedy(".m4a")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.aiff", {"format": "AIFF"}),
+        ("a.AIF", {"format": "AIFF"}),
+        ("a.aifc", {"format": "AIFF"}),
+        ("a.au", {"format": "AU"}),
+        ("a.snd", {"format": "AU"}),
+        ("a.caf", {"format": "CAF"}),
+        ("a.w64", {"format": "W64"}),
+        ("a.rf64", {"format": "RF64"}),
+        ("a.sph", {"format": "NIST"}),
+        ("a.nist", {"format": "NIST"}),
+        ("a.wav", {"format": "NIST"}),
+    ],
+)
+def test_more_formats_of_libsndfile(tmp_path, name, options):
+    clip = (tone(0.5, 16000) * 30000).astype(np.int16)
+    written(tmp_path, name, clip, **options)
+    assert np.array_equal(np.round(read_only(tmp_path) * 32768), clip)
+
+
+def test_a_format_that_cannot_seek(tmp_path):
+    """GSM 6.10, which Asterisk and old telephony write."""
+    written(tmp_path, "call.wav", tone(1, 8000), 8000, subtype="GSM610")
+    source = open_source(tmp_path, "speech", INPUTS)
+    assert len(source.read(0)) == source.sizes[0] >= 16_000
+    check_decoded(FileStore(tmp_path, ["call.wav"]), 0, (int(source.frames[0]), 8000))
+
+
+def mp3_without_index(seconds, level):
+    """A stream of constant bitrate as a radio or a recorder that was cut off leaves it."""
+    file = io.BytesIO()
+    noise = 0.3 * np.random.default_rng(0).standard_normal(16000 * seconds)
+    soundfile.write(file, noise, 16000, format="MP3", compression_level=level, bitrate_mode="CONSTANT")
+    data = file.getvalue()
+    at = max(data.find(b"Xing"), data.find(b"Info")) + 4
+    while not (data[at] == 0xFF and data[at + 1] & 0xE0 == 0xE0):
+        at += 1
+    return data[at:]
+
+
+@pytest.mark.skipif("MP3" not in soundfile.available_formats(), reason="this libsndfile reads no MP3")
+def test_an_mp3_without_an_index_is_read_to_its_end(tmp_path):
+    few, many = mp3_without_index(10, 0.9), mp3_without_index(10, 0.0)  # low and high bitrate
+    (tmp_path / "a.mp3").write_bytes(few + many)
+    (tmp_path / "b.mp3").write_bytes(many + few)
+    (tmp_path / "c.mp3").write_bytes(b"ID3\x03\0\0\0\0\x02\0" + bytes(256) + many)
+    written(tmp_path, "d.mp3", tone(2, 16000), format="MP3")
+    source = open_source(tmp_path, "speech", INPUTS)
+    assert np.abs(source.sizes / 16000 - [20, 20, 10, 2]).max() < 0.2
+    for i in range(4):
+        assert len(source.read(i)) == source.sizes[i]
+    assert abs(soundfile.info(tmp_path / "b.mp3").duration - 20) > 5  # what libsndfile takes it for
+
+
+def test_a_rate_of_a_few_hertz_is_refused_before_memory_is_taken(tmp_path):
+    good, slow = tone(1, 16000), np.zeros(1 << 20, np.int16)
+    written(tmp_path, "a.wav", good)
+    written(tmp_path, "slow.wav", slow, rate=5)
+    source = open_source(tmp_path, "speech", INPUTS)
+    assert source.sizes.tolist() == [16000, 0]
+    with pytest.raises(SampleError, match="1048576 frames at 5 Hz, which are 3355443200 at 16000 Hz"):
+        source.read(1)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), AssertionError("oh"), RecursionError("deep"), IndexError("i")])
+@pytest.mark.parametrize("place", ["soundfile.SoundFile.read", "soxr.resample"])
+def test_any_exception_of_a_decoder_is_that_clips_failure(tmp_path, monkeypatch, error, place):
+    def fails(*arguments, **options):
+        raise error
+
+    written(tmp_path, "a.wav", tone(1, 8000), 8000)
+    source = open_source(tmp_path, "speech", INPUTS)
+    monkeypatch.setattr(place, fails)
+    with pytest.raises(SampleError, match=f"a.wav: reading it failed: {type(error).__name__}"):
+        source.read(0)
+
+
+@pytest.mark.parametrize(("peak", "reason"), [(1e30, "too large to be normalised"), (np.inf, "not finite numbers")])
+def test_samples_that_overflow_are_found_by_decoding(tmp_path, peak, reason):
+    clip = tone(1, 16000).astype(np.float32)
+    clip[5:9] = peak
+    written(tmp_path, "a.wav", np.stack([clip, clip], axis=1), subtype="FLOAT")
+    with pytest.raises(SampleError, match=reason):
+        check_decoded(FileStore(tmp_path, ["a.wav"]), 0, (16000, 16000))
+
+
+def test_compressed_sound_is_bounded_before_it_is_decoded(monkeypatch):
+    decoded = []
+
+    class Decoder:
+        def __init__(self, source):
+            self.metadata = types.SimpleNamespace(
+                sample_rate=1000, num_channels=2, duration_seconds_from_header=float(source)
+            )
+
+        def get_samples_played_in_range(self, stop_seconds):
+            decoded.append(stop_seconds)
+            return types.SimpleNamespace(data=torch.zeros(2, int(1000 * stop_seconds)), sample_rate=1000)
+
+    module = types.SimpleNamespace(AudioDecoder=Decoder)
+    monkeypatch.setitem(sys.modules, "torchcodec", types.SimpleNamespace(decoders=module))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
+    with pytest.raises(SampleError, match="is longer than"):
+        compressed.decode(b"1e9", "a", 20_000)
+    assert decoded == []
+    with pytest.raises(SampleError, match="is longer than"):
+        compressed.decode(b"3", "a", 20_000)  # says 3 s and has no end
+    assert decoded == [11.0]
+
+
+def test_advice_names_what_is_missing_only_where_something_is(monkeypatch):
+    for why in (None, "torchcodec is not installed"):
+        monkeypatch.setattr(compressed, "missing", lambda why=why: why)
+        for extension in (".amr", ".m4a"):
+            remedy = compressed.remedy(extension)
+            assert "None" not in remedy
+            assert ("pip install torchcodec" in remedy) == (why is not None and extension == ".m4a")

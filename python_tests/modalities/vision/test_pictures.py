@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zlib
@@ -8,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.io import encode_jpeg, encode_png
 
 from d2v_fast.data import DataError, SampleError, open_source
+from d2v_fast.data.own import SOFTWARE
 from d2v_fast.data.store import FileStore
 from d2v_fast.modalities.vision import pictures as images
+from d2v_fast.modalities.vision.alpha import over
 from d2v_fast.modalities.vision.config import VisionInputs
 
 GREY = VisionInputs(mean=(0.5,), std=(0.5,))
@@ -208,3 +212,120 @@ def test_no_warning_comes_with_a_jpeg(pictures, run_python):
         """
     ended = run_python(code, PYTHONWARNINGS="error")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+FORMATS = {
+    "a.jfif": ("JPEG", {"quality": 95}),
+    "a.webp": ("WEBP", {"lossless": True}),
+    "b.webp": ("WEBP", {"quality": 95}),
+    "a.BMP": ("BMP", {}),
+    "a.tif": ("TIFF", {}),
+    "a.tiff": ("TIFF", {"compression": "tiff_lzw"}),
+    "a.gif": ("GIF", {}),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("inputs", [VisionInputs(), GREY], ids=["colour", "grey"])
+def test_more_formats_are_as_pillow_reads_them(tmp_path, picture, name, inputs):
+    form, options = FORMATS[name]
+    image = Image.fromarray(picture(37, 50).permute(1, 2, 0).numpy())
+    path = saved(tmp_path / "p" / name, image, format=form, **options)
+    with Image.open(path) as expected:
+        planes = np.array(expected.convert("L" if inputs is GREY else "RGB"))
+    read = only(path, inputs).permute(1, 2, 0).numpy()
+    assert np.abs(read.squeeze().astype(int) - planes).max() <= (2 if form == "JPEG" else 0)
+    assert read_size(path) == (37, 50)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 17), (16383, 2)])
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 50}, {"alpha": True}])
+def test_sizes_of_webp(tmp_path, size, options):
+    image = Image.new("RGBA" if options.pop("alpha", False) else "RGB", size, (9, 99, 200)[:3])
+    if image.mode == "RGBA":
+        image.putpixel((0, 0), (1, 2, 3, 4))
+    path = saved(tmp_path / "a.webp", image, format="WEBP", **options)
+    assert read_size(path) == (size[1], size[0])
+    assert only(path, VisionInputs()).shape == (3, size[1], size[0])
+
+
+def transparent(mode):
+    """A picture whose left half cannot be seen and hides red; and what it looks like on white."""
+    image = Image.new("RGBA", (8, 6), (200, 0, 0, 0))
+    image.paste((0, 0, 100, 255), (4, 0, 8, 6))
+    shown = Image.new("RGB", (8, 6), "white")
+    shown.paste((0, 0, 100), (4, 0, 8, 6))
+    if mode == "P":
+        image = image.quantize(4)
+    elif mode == "LA":
+        grey = Image.new("LA", (8, 6), (10, 0))
+        grey.paste((100, 255), (4, 0, 8, 6))
+        shown = Image.new("RGB", (8, 6), "white")
+        shown.paste((100, 100, 100), (4, 0, 8, 6))
+        image = grey
+    return image, np.array(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(f"a.{form}", "RGBA") for form in ("png", "webp", "gif", "tiff")]
+    + [("a.png", "LA"), ("a.png", "P"), ("a.tiff", "LA")],
+)
+def test_transparent_pictures_are_laid_on_a_background(tmp_path, name, mode):
+    image, white = transparent(mode)
+    path = saved(tmp_path / "p" / name, image, **({"lossless": True} if name == "a.webp" else {}))
+    assert np.array_equal(only(path, VisionInputs()).permute(1, 2, 0).numpy(), white)
+    black = only(path, VisionInputs(background=0.0)).permute(1, 2, 0).numpy()
+    assert (black[:, :4] == 0).all()
+    assert np.array_equal(black[:, 4:], white[:, 4:])
+    with Image.open(path) as opened:
+        dropped = np.array(opened.convert("RGB"))
+    assert np.array_equal(only(path, VisionInputs(background=None)).permute(1, 2, 0).numpy(), dropped)
+
+
+def test_half_transparent_arrays_and_files_look_alike(tmp_path):
+    random = np.random.default_rng(0)
+    array = random.integers(0, 256, (9, 11, 4), dtype=np.uint8)
+    path = saved(tmp_path / "p" / "a.png", Image.fromarray(array))
+    exact = array[..., :3] * (array[..., 3:] / 255) + 127 * (1 - array[..., 3:] / 255)
+    inputs = VisionInputs(background=127 / 255)
+    read = only(path, inputs)
+    assert np.abs(read.permute(1, 2, 0).numpy() - exact).max() <= 0.501
+    assert torch.equal(over(torch.from_numpy(array).permute(2, 0, 1), inputs.background), read)
+
+
+def test_a_run_begun_without_backgrounds_goes_on_without(tmp_path):
+    image, white = transparent("RGBA")
+    saved(tmp_path / "p" / "a.png", image)
+    run = tmp_path / "run"
+    source = open_source(tmp_path / "p", "vision", VisionInputs(), run=run)
+    assert np.array_equal(source.read(0).permute(1, 2, 0).numpy(), white)
+    lines = (run / "index.jsonl").read_text().splitlines()
+    head = json.loads(lines[0])
+    del head["notes"]
+    (run / "index.jsonl").write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    old = open_source(tmp_path / "p", "vision", VisionInputs(), run=run)
+    assert old.fingerprint == source.fingerprint
+    assert old.read(0)[:, 0, 0].tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), AssertionError("oh"), RecursionError("deep"), KeyError("k")])
+def test_any_exception_of_a_decoder_is_that_pictures_failure(pictures, monkeypatch, error):
+    def fails(*arguments, **options):
+        raise error
+
+    source = open_source(pictures, "vision", VisionInputs())
+    monkeypatch.setattr(images, "decode", fails)
+    with pytest.raises(SampleError, match=f"0.png: reading it failed: {type(error).__name__}"):
+        source.read(0)
+
+
+def test_what_data_show_has_drawn_is_no_picture(pictures, tmp_path):
+    run = tmp_path / "run"
+    before = open_source(pictures, "vision", VisionInputs(), run=run)
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    saved(pictures / "drawn.png", Image.new("RGB", (30, 30)), pnginfo=mark)
+    saved(pictures / "class 0" / "data-show.png", Image.new("RGB", (30, 30)))
+    assert open_source(pictures, "vision", VisionInputs(), run=run).fingerprint == before.fingerprint
+    assert open_source(pictures, "vision", VisionInputs()).fingerprint == before.fingerprint
