@@ -140,3 +140,57 @@ def test_wrong_paths(tmp_path):
     for modality, inputs in (("vision", VisionInputs()), ("speech", SpeechInputs()), ("text", TextInputs())):
         with pytest.raises(DataError, match="is empty; put"):
             open_source(tmp_path / "empty", modality, inputs)
+
+
+def layouts(sample):
+    """The same numbers as people have them."""
+    frozen = sample.copy()
+    frozen.flags.writeable = False
+    wide = np.zeros((*sample.shape, 3), sample.dtype)
+    wide[..., 1] = sample
+    packed = np.zeros(sample.shape, np.dtype([("pad", np.uint8), ("x", sample.dtype)]))
+    packed["x"] = sample
+    yield from (sample[::-1].copy()[::-1], frozen, np.asfortranarray(sample), wide[..., 1], packed["x"])
+    if sample.dtype.itemsize > 1:
+        yield sample.astype(sample.dtype.newbyteorder())
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_of_every_layout_give_the_same(picture_masks, clip_masks):
+    picture = np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+    clip = np.random.default_rng(1).standard_normal(4000).astype(np.float32)
+    cases = [("vision", VisionInputs(), picture, picture_masks)]
+    cases += [("speech", SpeechInputs(min_seconds=0.1), c, clip_masks) for c in (clip, (clip * 3000).astype(np.int16))]
+    for modality, inputs, sample, masks in cases:
+        samples = [sample, *layouts(sample)]
+        source = ArraySource(modality, samples)
+        assert len({ArraySource(modality, [one]).fingerprint for one in samples}) == 1
+        config = LoaderConfig(batch_size=len(samples), threads=1)
+        plain = inputs if modality == "speech" else VisionInputs(crop_scale=(1, 1), flip=0, jitter=0)
+        size = 16 if modality == "vision" else None
+        with make_loader(source, inputs=plain, config=config, seed=0, masks=masks, image_size=size) as loader:
+            batch = loader.step(0)[0]
+        assert batch.skipped == 0
+        assert all(torch.equal(row, batch.inputs[0]) for row in batch.inputs)
+
+
+@pytest.mark.filterwarnings("error")
+def test_other_numbers_and_tensors():
+    clip = np.random.default_rng(1).standard_normal(4000)
+    graph = torch.from_numpy(clip).requires_grad_()
+    given = [clip.astype(np.longdouble), clip.astype(np.float16), graph, torch.from_numpy(clip).bfloat16()]
+    source = ArraySource("speech", given)
+    assert source.sizes.tolist() == [4000] * 4
+    for i in range(4):
+        read = torch.as_tensor(source.read(i))
+        assert not read.requires_grad
+        assert np.abs(read.double().numpy() - clip).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "sample", [np.float32(3), [[1, 2], [3]], None, "text", np.array([object()]), torch.zeros(4).to_sparse(), {"a": 1}]
+)
+def test_what_makes_no_array_is_named(sample):
+    good = np.zeros(100, np.float32)
+    with pytest.raises(DataError, match="sample 1 is"):
+        ArraySource("speech", [good, sample])

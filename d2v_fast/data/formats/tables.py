@@ -140,15 +140,15 @@ class TableStore:
         """The row's sample as it is stored; see `Store`."""
         label = self.label(index)
         with reading(label):
-            value = self._data[index][self._column]
-            content, path = (value or {}).get("bytes"), (value or {}).get("path")
-        if not content and not path:
-            raise SampleError(label, "is empty")
-        if content:
-            check_bytes(len(content), label)
-            return np.frombuffer(bytearray(content), np.uint8)
+            value: Any = self._data[index][self._column] or {}
+            content, path = value.get("bytes"), value.get("path")
+            if not content and not path:
+                raise SampleError(label, "is empty")
+            if content:
+                check_bytes(len(content), label)
+                return np.frombuffer(bytearray(content), np.uint8)
         with reading(str(path)):
-            file = Path(str(path))
+            file = Path(path)
             if self._fence is not None:
                 self._fence.check(file)
             check_bytes(file.stat().st_size, str(file))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -107,3 +109,43 @@ def test_tables_that_do_not_fit(picture_table, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(DataError, match=r"not installed: pip install 'd2v_fast\[hf\]'"):
         tables.saved(tmp_path / "saved", registry.get("vision").kind(), ())
+
+
+def test_a_module_of_ones_own_called_datasets_is_no_table(monkeypatch, picture_table):
+    own = types.ModuleType("datasets")
+
+    class Dataset:
+        modality, fingerprint = "vision", "mine"
+        sizes = np.full((3, 2), 8)
+
+        def __len__(self):
+            return 3
+
+        def name(self, index):
+            return str(index)
+
+        def read(self, index):
+            return np.zeros((8, 8), np.uint8)
+
+    Dataset.__module__ = "datasets"
+    own.Dataset = Dataset
+    assert tables.is_table(picture_table[1])
+    monkeypatch.setitem(sys.modules, "datasets", own)
+    source = Dataset()
+    assert not tables.is_table(source)
+    assert open_source(source, "vision", VisionInputs()) is source
+
+
+@pytest.mark.parametrize("row", [[1], 7, "x", {"bytes": 3}, {"path": 3}, MemoryError()])
+def test_any_row_that_cannot_be_read_is_that_samples_failure(picture_table, row):
+    class Odd:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            if isinstance(row, Exception):
+                raise row
+            return {"image": row}
+
+    with pytest.raises(SampleError):
+        tables.TableStore(Odd(), "image", "the table", None).read(0)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from loading import open_source
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from d2v_fast.data import DataError
+from d2v_fast.data import DataError, TooManySkipped
+from d2v_fast.data.build import build
+from d2v_fast.data.skipped import Skipped
+from d2v_fast.modalities.text import documents
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.text.tokenizer import train
 
@@ -145,3 +150,115 @@ def test_other_formats_are_refused_with_the_remedy(tmp_path, name):
         open_source(tmp_path, "text", INPUTS, vocab_size=300)
     with pytest.raises(DataError, match=r"Write them to \.txt files"):
         open_source(tmp_path / name, "text", INPUTS, vocab_size=300)
+
+
+def word_level(path, *, hole=0):
+    """A tokenizer whose last words stand `hole` ids behind the others."""
+    words = ["cats", "and", "dogs", "tells", "of", "end"]
+    vocabulary = {name: i for i, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])}
+    vocabulary |= {word: 5 + i + (hole if i >= 3 else 0) for i, word in enumerate(words)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    made.save(str(path))
+    return path
+
+
+def test_ids_with_gaps(folder, tmp_path):
+    path = word_level(tmp_path / "gaps.json", hole=100)
+    inputs = replace(INPUTS, tokenizer=str(path))
+    with pytest.raises(DataError, match=r"set vocab_size to 111 \(it has 11, with gaps between their ids\)"):
+        open_source(folder, "text", inputs, vocab_size=20)
+    source = open_source(folder, "text", inputs, vocab_size=111)
+    assert source.vocab_size == 111
+    assert int(source.tokens.max()) == 110
+    assert set(range(8, 108)) <= set(source.special_ids)  # never drawn in place of a masked token
+    assert not set(range(108, 111)) & set(source.special_ids)
+    far = replace(INPUTS, tokenizer=str(word_level(tmp_path / "far.json", hole=70_000)))
+    source = open_source(folder, "text", far, vocab_size=70_011)
+    assert source.tokens.dtype == np.uint32
+    assert int(source.tokens.max()) == 70_010
+
+
+def test_a_run_keeps_to_its_tokenizer(folder, tmp_path):
+    first, other = word_level(tmp_path / "a.json"), word_level(tmp_path / "b.json", hole=1)
+    run = tmp_path / "run"
+    given = replace(INPUTS, tokenizer=str(first))
+    open_source(folder, "text", given, vocab_size=300, run=run)
+    (tmp_path / "moved.json").write_bytes(first.read_bytes())
+    open_source(folder, "text", replace(INPUTS, tokenizer=str(tmp_path / "moved.json")), vocab_size=300, run=run)
+    with pytest.raises(DataError, match=r"b.json is not the tokenizer that this run began with: give .*tokenizer.json"):
+        open_source(folder, "text", replace(INPUTS, tokenizer=str(other)), vocab_size=300, run=run)
+    with pytest.raises(DataError, match=r"inputs.tokenizer is left out, but this run began with"):
+        open_source(folder, "text", INPUTS, vocab_size=300, run=run)
+    open_source(folder, "text", replace(INPUTS, tokenizer=str(run / "tokenizer.json")), vocab_size=300, run=run)
+    trained = tmp_path / "trained"
+    open_source(folder, "text", INPUTS, vocab_size=300, run=trained)
+    with pytest.raises(DataError, match=r"a.json is not the tokenizer that this run began with"):
+        open_source(folder, "text", given, vocab_size=300, run=trained)
+    (trained / "tokenizer.json").write_bytes(first.read_bytes())
+    with pytest.raises(DataError, match=r"tokenizer.json is not what this run was tokenised with"):
+        open_source(folder, "text", INPUTS, vocab_size=300, run=trained)
+
+
+def test_tokens_are_compared_with_their_hash(folder, tmp_path):
+    run = tmp_path / "run"
+    open_source(folder, "text", INPUTS, vocab_size=300, run=run)
+    tokens = bytearray((run / "tokens.bin").read_bytes())
+    tokens[100] ^= 1
+    (run / "tokens.bin").write_bytes(tokens)
+    with pytest.raises(DataError, match=r"tokens.bin is damaged: delete .*index.jsonl.* \(its hash is not that"):
+        open_source(folder, "text", INPUTS, vocab_size=300, run=run)
+
+
+def test_texts_that_disappear_do_not_matter_once_they_are_tokenised(folder, tmp_path, caplog):
+    run = tmp_path / "run"
+    before = open_source(folder, "text", INPUTS, vocab_size=300, run=run)
+    next(iter(sorted(folder.rglob("*.txt")))).unlink()
+    after = open_source(folder, "text", INPUTS, vocab_size=300, run=run)
+    assert np.array_equal(before.tokens, after.tokens)
+    assert after.lost is None
+    assert "1 files of this run are gone" in caplog.text
+
+
+def test_lines_without_a_text_count_as_samples_that_cannot_be_read(tmp_path):
+    deep = '{"text": "fine text", "tree": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    good = [json.dumps({"text": text}) for text in DOCUMENTS]
+    bad = ["[1]", '{"text": null}', '{"body": "x"}', "nonsense", deep]
+    (tmp_path / "a.jsonl").write_text("\n".join([*good[:6], *bad, "", *good[6:]]))
+    source = open_source(tmp_path / "a.jsonl", "text", INPUTS, vocab_size=300)
+    assert (source.lost.count, source.lost.total) == (5, 17)
+    assert 'a.jsonl: 5 lines without a string "text" (the first is line 7)' in source.lost.first
+    with pytest.raises(TooManySkipped, match=r"5 of 17 samples cannot be read.*5 lines without a string"):
+        Skipped(source, np.arange(len(source)), 0.01)
+    Skipped(source, np.arange(len(source)), 0.5)
+
+
+def test_lists_that_the_program_wrote_are_no_texts(folder, tmp_path):
+    before = open_source(folder, "text", INPUTS, vocab_size=300)
+    build(folder, folder / "texts.jsonl", modality="text")
+    (folder / "texts.jsonl.broken.jsonl").write_text('{"path": "a.txt", "reason": "is empty"}\n')
+    pytest.importorskip("pyarrow", reason="no Parquet without it")
+    build(folder, folder / "texts.parquet", modality="text")
+    after = open_source(folder, "text", INPUTS, vocab_size=300)
+    assert after.fingerprint == before.fingerprint
+
+
+def test_a_file_that_breaks_while_it_is_tokenised(folder, tmp_path, monkeypatch):
+    victim = next(name for name in sorted(path.name for path in folder.rglob("*.txt")))
+
+    def breaks(store, i):
+        if store.names[i].endswith(victim):
+            yield documents.Piece("a beginning", False)
+            raise MemoryError
+        yield from whole(store, i)
+
+    whole = documents.read_pieces
+    index = open_source(folder, "text", INPUTS, vocab_size=300)
+    count = int((index.tokens == 2).sum())
+    monkeypatch.setattr(documents, "read_pieces", breaks)
+    monkeypatch.setattr(documents, "measure", lambda store, i: documents.Measure(1, 9, 0, 0))
+    source = open_source(folder, "text", INPUTS, vocab_size=300)
+    assert int((source.tokens == 2).sum()) == count - 1  # it was met when the tokenizer was trained
+    assert source.lost.count == 1
+    assert "reading it failed: MemoryError" in source.lost.first
