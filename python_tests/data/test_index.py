@@ -288,8 +288,8 @@ def test_what_the_program_wrote_is_neither_a_sample_nor_a_change(tmp_path):
     fill(tmp_path, "another own.wav")
     again, _ = open_index(folder(tmp_path), "speech", header, run=run, threads=1)
     assert again.names == index.names
+    fill(tmp_path / "only", "own.wav")
     with pytest.raises(DataError, match="nothing but what this program wrote itself"):
-        fill(tmp_path / "only", "own.wav")
         open_index(folder(tmp_path / "only"), "speech", header, run=None, threads=1)
 
 

@@ -7,7 +7,7 @@ import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ try:
 
     # The operator itself: torchvision's function (0.29) warns at each call that it will move, which is an error where
     # warnings are errors.
-    decode_jpeg = torch.ops.image.decode_jpeg
+    decode_jpeg: Any = torch.ops.image.decode_jpeg
 except (ImportError, AttributeError):  # Pillow gives the same (grey: +-2) and takes a third longer
     decode_jpeg = None
 
@@ -201,8 +201,7 @@ def _channels_first(planes: np.ndarray) -> Tensor:
 def open_images(found: Collection, inputs: VisionInputs, *, run: Path | None, threads: int) -> Pictures:
     """Indexes pictures; see `open_source`."""
     index, store = open_index(found, "vision", read_size, run=run, threads=threads)
-    # an index without notes comes from a run that was begun when alpha was dropped: it goes on with the same pictures
-    return Pictures(store, index, len(inputs.mean), inputs.background if index.notes else None)
+    return Pictures(store, index, len(inputs.mean), inputs.background)
 
 
 def read_size(store: Store, index: int) -> tuple[int, int]:

@@ -257,6 +257,6 @@ def test_a_shard_that_disappears_is_its_samples_failure(tmp_path):
         assert source.fingerprint == before.fingerprint
         assert source.sizes.tolist() == before.sizes.tolist()
         assert source.read(0).shape[0] == 3
-        with pytest.raises(SampleError, match="1.png: is gone"):
+        with pytest.raises(SampleError, match=r"1.png: is gone"):
             source.read(1)
         (tmp_path / "1.tar").write_bytes(data)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import struct
 import zlib
@@ -292,21 +291,6 @@ def test_half_transparent_arrays_and_files_look_alike(tmp_path):
     read = only(path, inputs)
     assert np.abs(read.permute(1, 2, 0).numpy() - exact).max() <= 0.501
     assert torch.equal(over(torch.from_numpy(array).permute(2, 0, 1), inputs.background), read)
-
-
-def test_a_run_begun_without_backgrounds_goes_on_without(tmp_path):
-    image, white = transparent("RGBA")
-    saved(tmp_path / "p" / "a.png", image)
-    run = tmp_path / "run"
-    source = open_source(tmp_path / "p", "vision", VisionInputs(), run=run)
-    assert np.array_equal(source.read(0).permute(1, 2, 0).numpy(), white)
-    lines = (run / "index.jsonl").read_text().splitlines()
-    head = json.loads(lines[0])
-    del head["notes"]
-    (run / "index.jsonl").write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
-    old = open_source(tmp_path / "p", "vision", VisionInputs(), run=run)
-    assert old.fingerprint == source.fingerprint
-    assert old.read(0)[:, 0, 0].tolist() == [200, 0, 0]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), AssertionError("oh"), RecursionError("deep"), KeyError("k")])
