@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,6 +126,9 @@ _tables: dict[tuple[Any, ...], npt.NDArray[np.int64]] = {}
 """The kernel's tables by all that they and the checks depend on, so none can be out of date: the lists are the same at
 every step, and checking 464 tensors anew takes as long as moving 10 MB."""
 
+_changing = threading.Lock()
+"""Held while a table is added: two threads that make room at once would take out the same one."""
+
 
 def _table_of(
     teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor], tensors: list[Tensor]
@@ -141,9 +145,10 @@ def _table_of(
         _check(teacher, student, decay, shadow)
         _check_bytes(teacher, student, shadow)
         table = _fill_table(teacher, student, shadow)
-        while len(_tables) >= _KEPT_TABLES:
-            _tables.pop(next(iter(_tables)))
-        _tables[key] = table
+        with _changing:
+            while len(_tables) >= _KEPT_TABLES:
+                _tables.pop(next(iter(_tables)))
+            _tables[key] = table
     return table
 
 

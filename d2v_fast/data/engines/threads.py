@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from d2v_fast.errors import SampleError
+from d2v_fast.errors import DataError, SampleError
 
 _PIECES_PER_THREAD = 4
 """A batch is read in this many pieces for each thread: few enough to cost nothing, enough to end together."""
@@ -111,20 +111,38 @@ def _guard(wanted: Future[Any], work: Callable[[], None]) -> None:
         settle(wanted, error)
 
 
+_starting = threading.Lock()
+"""torch's number of threads is 1 for a moment while a pool starts, which another pool must not take for the default."""
+
+
 def _start_pool(threads: int) -> ThreadPoolExecutor:
     """Threads in which torch computes on one core each.
 
     torch.set_num_threads is local to a thread, but for a default that threads started later take over; so all threads
-    are started here, and then the default is put back.
+    are started here, and then the default is put back, also if one of them cannot start.
+
+    Raises:
+        DataError: The system gives no more threads.
     """
-    main = torch.get_num_threads()
-    together = threading.Barrier(threads + 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="d2v-data", initializer=_use_one_core)
-    for _ in range(threads):
-        pool.submit(together.wait)
-    together.wait()
-    torch.set_num_threads(main)
-    return pool
+    with _starting:
+        default = torch.get_num_threads()
+        together = threading.Barrier(threads + 1)
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="d2v-data", initializer=_use_one_core)
+        try:
+            for started in range(threads):
+                try:
+                    pool.submit(together.wait)
+                except RuntimeError as error:
+                    together.abort()  # those that wait for the others would wait for ever
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise DataError(
+                        f"only {started} of loader.threads = {threads} threads could be started ({error}): lower "
+                        "loader.threads, or raise the limit of the system (ulimit -u, pids.max of a container)"
+                    ) from error
+            together.wait()
+        finally:
+            torch.set_num_threads(default)
+        return pool
 
 
 def _use_one_core() -> None:
