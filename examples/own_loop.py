@@ -18,12 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2v_fast import Data2Vec, ops
-from d2v_fast.batch import Batch
+from d2v_fast import Batch, Data2Vec, ops
 from d2v_fast.masking import BlockMask, block_masks
-from d2v_fast.modalities.vision.config import VisionEmbedding
-from d2v_fast.models import Encoder, token_count
-from d2v_fast.models.config import LossConfig, ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
+from d2v_fast.modalities.vision import VisionEmbedding
+from d2v_fast.models import (
+    Encoder,
+    LossConfig,
+    ModelConfig,
+    TargetConfig,
+    TeacherConfig,
+    TransformerConfig,
+    token_count,
+)
 
 MODEL = ModelConfig(
     embedding=VisionEmbedding(image_size=8, patch_size=2, channels=1),

@@ -13,17 +13,16 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
 import d2v_fast
-from d2v_fast import presets
-from d2v_fast.config import Config
-from d2v_fast.modalities import open_data, open_loader
+from d2v_fast import evaluation, presets
+from d2v_fast.modalities import open_data
 
 
-def fitted(preset: str, batch: float, micro_batch: float | None, steps: int | None) -> Config:
+def fitted(preset: str, batch: float, micro_batch: float | None, steps: int | None) -> d2v_fast.Config:
     """A published recipe at another batch size; configurations are frozen, `replace` makes changed ones."""
-    config = presets.NAMES[preset]()
+    config = d2v_fast.preset(preset)
     # The learning rate, the teacher's half-life and all step counts follow the batch, in samples.
     config = presets.scale_to_batch(config, batch, micro_batch=micro_batch)
     if steps is not None:
@@ -32,20 +31,12 @@ def fitted(preset: str, batch: float, micro_batch: float | None, steps: int | No
     return replace(config, loader=replace(config.loader, holdout=0.05))
 
 
-@torch.no_grad()
-def features(run: Path, config: Config, data: str) -> torch.Tensor:
-    """float32 [N, C]: the student's features of the first micro-batch, averaged over each sample's tokens."""
-    encoder = d2v_fast.load(run, network="student")
+def features(run: Path, data: str, count: int = 64) -> np.ndarray:
+    """float32 [N, C]: the student's features of the first samples, averaged over each sample's tokens."""
+    config = d2v_fast.Run(run).config
     source = open_data(data, config, run)  # the index in the run's folder is used again
-    with open_loader(config, source) as loader:
-        batch = loader.step(0)[0]
-    tokens = encoder(batch.inputs, batch.lengths)  # [N, T, C]
-    if batch.lengths is None:
-        return tokens.mean(1)
-    lengths = encoder.token_lengths(batch.lengths)
-    assert lengths is not None
-    valid = torch.arange(tokens.shape[1]) < lengths[:, None]
-    return (tokens * valid[..., None]).sum(1) / lengths[:, None]
+    samples = [source.read(i) for i in range(min(count, len(source)))]
+    return evaluation.extract(d2v_fast.load(run, network="student"), samples, config.inputs)
 
 
 def main() -> None:
@@ -64,13 +55,12 @@ def main() -> None:
     if args.batch is None:  # level 1: everything is the preset's, but for what is named here
         changes = {} if args.steps is None else {"steps": args.steps}
         run = d2v_fast.pretrain(args.preset, data=args.data, out=args.out, **changes)
-        config = replace(presets.NAMES[args.preset](), **changes)
     else:  # level 2: a configuration of one's own, and the trainer
         config = fitted(args.preset, args.batch, args.micro_batch, args.steps)
         trainer = d2v_fast.Data2VecTrainer(config, data=args.data, out=args.out)
         run = trainer.fit(resume="auto")
 
-    vectors = features(run, config, args.data)
+    vectors = features(run, args.data)
     print(f"features of {len(vectors)} samples, {vectors.shape[1]} numbers each")
     # Samples that all got the same vector would mean a collapse; the monitors in metrics.jsonl watch for it, too.
     print(f"mean standard deviation over the samples: {vectors.std(0).mean():.3f}")

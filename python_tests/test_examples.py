@@ -61,7 +61,7 @@ def test_pretrain_folder_level_1_trains_and_continues(run_example, tmp_path, cap
     assert [line["step"] for line in lines(run)] == [2]
     run_example("pretrain_folder", data, run, "--steps", 3)
     assert [line["step"] for line in lines(run)] == [2, 3]
-    assert "features of 32 samples, 64 numbers each" in capsys.readouterr().out
+    assert "features of 48 samples, 64 numbers each" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("modality", "batch", "width"), [("speech", 8, 128), ("text", 16, 96)])

@@ -21,7 +21,7 @@ _AHEAD = 8
 def extract(
     encoder: Encoder,
     samples: DataSource | Sequence[np.ndarray | Tensor],
-    inputs: InputsConfig,
+    inputs: InputsConfig | None = None,
     *,
     batch_size: int = 64,
     positions: Sequence[int] | np.ndarray | None = None,
@@ -35,7 +35,7 @@ def extract(
         encoder: On any device.
         samples: A source, or its samples as a source reads them: pictures uint8, arrays [H, W] or [H, W, channels] or
             tensors [channels, H, W]; clips [samples] at `inputs.sample_rate`; or token ids [T].
-        inputs: How the encoder's run made inputs of samples.
+        inputs: How samples become inputs; by default as the encoder's run did, which `d2v_fast.load` knows.
         batch_size: Samples in a batch. Only samples of one shape are batched together, nothing is padded.
         positions: [N], the position of each sample whose feature is wanted; None for the mean over all.
 
@@ -43,7 +43,8 @@ def extract(
         float32 [N, C], in the order of the samples.
 
     Raises:
-        ValueError: There are no samples, `batch_size` is not positive, or there is not one position for each sample.
+        ValueError: There are no samples, `batch_size` is not positive, there is not one position for each sample, or
+            nothing says how samples become inputs.
         SampleError: A sample cannot be used.
     """
     count = len(samples)
@@ -51,6 +52,9 @@ def extract(
         raise ValueError(f"extract needs samples and a positive batch_size, got {count} samples and {batch_size}")
     if positions is not None and len(positions) != count:
         raise ValueError(f"extract needs one position for each of {count} samples, got {len(positions)}")
+    inputs = encoder.inputs if inputs is None else inputs
+    if inputs is None:
+        raise ValueError("extract needs `inputs`, as this encoder is from no run: give the configuration's section")
     device = next(encoder.parameters()).device
     training = encoder.training
     features: np.ndarray | None = None

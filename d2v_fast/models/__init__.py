@@ -1,5 +1,14 @@
-"""Encoders and the student-teacher pair."""
+"""Encoders and the student-teacher pair, and their configuration."""
 
+from d2v_fast.models.config import (
+    EmbeddingConfig,
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    TargetConfig,
+    TeacherConfig,
+    TransformerConfig,
+)
 from d2v_fast.models.data2vec import Data2Vec, Data2VecOutput, Student
 from d2v_fast.models.encoder import Encoder, Layers
 from d2v_fast.models.layer_drop import skipped_blocks
@@ -9,10 +18,17 @@ from d2v_fast.models.protocol import build_encoder, token_count
 __all__ = [
     "Data2Vec",
     "Data2VecOutput",
+    "EmbeddingConfig",
     "Encoder",
+    "HeadConfig",
     "Layers",
     "Loss",
+    "LossConfig",
+    "ModelConfig",
     "Student",
+    "TargetConfig",
+    "TeacherConfig",
+    "TransformerConfig",
     "build_encoder",
     "skipped_blocks",
     "token_count",

@@ -11,13 +11,14 @@ Extra tokens stand before each sequence inside `run` and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from d2v_fast import registry
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.modules.block import Block, BlockOutput
 from d2v_fast.ops.attention import KERNELS, Choice, biased, choose
@@ -39,12 +40,16 @@ class Encoder(nn.Module):
 
     Attributes:
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+        config: the embedding's configuration.
+        inputs: how the run that the weights are from made inputs of samples; None if they are from no run.
         attention: the kernel for packed sequences, see `ops.attention`.
     """
 
     def __init__(self, config: ModelConfig, embedding: nn.Module, *, norm: bool) -> None:
         """`norm` says whether the encoder has a norm of its own beside the blocks' (see `run`)."""
         super().__init__()
+        self.config: Any = config.embedding
+        self.inputs: Any = None
         network = config.transformer
         self.norm_first = network.norm_first
         self.dropout = network.dropout
@@ -70,6 +75,24 @@ class Encoder(nn.Module):
             )
             for i in range(network.depth)
         )
+
+    def prepare(self, sample: Any, *, name: str = "sample") -> Tensor:
+        """A whole sample as this encoder takes it, prepared as the run did, without a batch dimension.
+
+        Args:
+            sample: As a `DataSource` reads it: a clip, a picture, token ids.
+            name: For messages.
+
+        Raises:
+            SampleError: It cannot be used; the message says why.
+            ValueError: The encoder is from no run.
+        """
+        if self.inputs is None:
+            raise ValueError(
+                "this encoder does not know how samples become inputs: take one from d2v_fast.load, or set its `inputs`"
+            )
+        prepared: Tensor = registry.get(self.config.modality).prepare(sample, self.inputs, self.config, name=name)
+        return prepared
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Inputs to local features [B, T, C]: no mask, no dropout, no extra tokens; speech: no positions either.

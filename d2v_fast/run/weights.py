@@ -21,6 +21,8 @@ _SHOWN = 3
 def load(run: str | Path, network: Literal["student", "teacher"] = "student") -> Encoder:
     """The encoder of a run, in eval mode on the CPU: `encoder(inputs, lengths)` gives features [B, T, C].
 
+    `encoder.prepare(sample)` makes inputs [...] of a sample as the run did; `evaluation.extract` does both for many.
+
     Args:
         run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint.
         network: The student, which the papers fine-tune, or the teacher, its moving average.
@@ -34,6 +36,7 @@ def load(run: str | Path, network: Literal["student", "teacher"] = "student") ->
     opened = Run(run)
     encoder = build_encoder(opened.config.model)
     fill(encoder, opened.newest(), network, prefix="encoder." if network == "student" else "", finite=True)
+    encoder.inputs = opened.config.inputs
     return encoder.eval()
 
 

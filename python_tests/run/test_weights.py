@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import d2v_fast
-from d2v_fast.errors import RunError
+from d2v_fast import registry
+from d2v_fast.errors import RunError, SampleError
+from d2v_fast.evaluation import extract
+from d2v_fast.modalities import open_data
 from d2v_fast.modalities.speech.encoder import SpeechEncoder
 from d2v_fast.modalities.text.encoder import TextEncoder
 from d2v_fast.modalities.vision.encoder import VisionEncoder
+from d2v_fast.models import build_encoder
 from d2v_fast.training.trainer import Data2VecTrainer
 
 INPUTS = {
@@ -75,3 +80,27 @@ def test_errors_of_load(make_config, train, tmp_path, capsys):
     (run / "checkpoints/step_00000004/student.safetensors").write_bytes(b"short")
     assert isinstance(d2v_fast.load(run), VisionEncoder)
     assert "trying step_00000003, the one before it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("modality", ["speech", "vision", "text"])
+def test_a_loaded_encoder_prepares_samples_as_the_run_did(make_config, make_data, train, tmp_path, modality):
+    config = make_config(modality, steps=1)
+    run = train(config, tmp_path / "run")
+    encoder = d2v_fast.load(run)
+    source = open_data(make_data(modality), config, None)
+    one = encoder.prepare(source.read(0), name="a")
+    expected = registry.get(modality).prepare(source.read(0), config.inputs, config.model.embedding)
+    torch.testing.assert_close(one, expected, rtol=0, atol=0)
+    np.testing.assert_allclose(
+        extract(encoder, [source.read(0)])[0], encoder(one[None]).mean(1)[0].detach().numpy(), atol=1e-6
+    )
+    with pytest.raises(SampleError, match="b: "):
+        encoder.prepare(np.zeros((2, 2, 2, 2), np.float64), name="b")
+
+
+def test_an_encoder_of_no_run_says_what_it_lacks(make_config):
+    encoder = build_encoder(make_config("vision").model)
+    with pytest.raises(ValueError, match=r"take one from d2v_fast\.load"):
+        encoder.prepare(np.zeros((8, 8), np.uint8))
+    with pytest.raises(ValueError, match="extract needs `inputs`"):
+        extract(encoder, [np.zeros((8, 8), np.uint8)])
