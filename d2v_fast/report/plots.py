@@ -6,6 +6,7 @@ differ for colour-blind eyes too.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,6 @@ def accuracy_bars(axes: Axes, values: Mapping[str, Mapping[str, tuple[float, flo
         for place, height, error in zip(places, heights, errors, strict=True):
             axes.text(place, height + error + 1, f"{height:.0f}", ha="center", fontsize=7)
     axes.set(title=title, ylabel="accuracy, %", xticks=range(len(values)), ylim=(0, 125))
-    axes.set_xticklabels([name.replace(" ", "\n", 1) for name in values], fontsize=8)
+    axes.set_xticklabels([textwrap.fill(name, 9, break_long_words=False) for name in values], fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small", ncols=len(probes), loc="upper left")
