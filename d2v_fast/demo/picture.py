@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2v_fast.demo.outcome import Outcome
 from d2v_fast.demo.report import PROBE_NAMES, names, summary
 from d2v_fast.demo.task import require
 from d2v_fast.modalities.drawing import Picture
@@ -17,8 +18,6 @@ from d2v_fast.run.reader import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from d2v_fast.demo.run import Outcome
 
 WIDTH, HEIGHT, DPI = 11.0, 6.2, 100
 """Inches, and dots in an inch: 1100 x 620 pixels."""

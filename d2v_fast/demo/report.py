@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from d2v_fast.demo.outcome import Outcome
 from d2v_fast.evaluation import standard_error
-
-if TYPE_CHECKING:
-    from d2v_fast.demo.run import Outcome
 
 PROBE_NAMES = {"knn": "kNN", "logistic": "logistic regression"}
 

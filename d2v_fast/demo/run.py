@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch
 
 from d2v_fast import presets
 from d2v_fast.config import Config
+from d2v_fast.demo.outcome import Outcome
+from d2v_fast.demo.picture import draw
 from d2v_fast.demo.report import print_table, write_json
 from d2v_fast.demo.task import DemoError, Task, require
 from d2v_fast.evaluation import extract, knn_correct, logistic_correct
@@ -27,29 +29,6 @@ PROBES: dict[str, Callable[..., np.ndarray]] = {
     "logistic": logistic_correct,
 }
 """The probes, with the settings that `evaluation.probe` fixes: nothing is chosen by looking at results."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a demo."""
-
-    task: Task
-    """The data."""
-
-    config: Config
-    """What was pretrained."""
-
-    folder: Path
-    """The run."""
-
-    correct: dict[str, dict[str, np.ndarray]]
-    """Features ("raw", "random", "student", "teacher") to probe to bool [test samples]."""
-
-    features: dict[str, np.ndarray]
-    """Network to its features of the test samples, float32 [test samples, C]."""
-
-    seconds: dict[str, float]
-    """What took how long."""
 
 
 def run(modality: str, folder: Path, steps: int | None) -> Path:
@@ -72,8 +51,6 @@ def run(modality: str, folder: Path, steps: int | None) -> Path:
         torch.set_num_threads(threads)
     write_json(outcome, folder / "demo.json")
     print_table(outcome)
-    from d2v_fast.demo.picture import draw
-
     draw(outcome, folder / "demo.png")
     print(f"{folder / 'demo.png'}: loss, monitors, masks and features; {folder / 'demo.json'}: the numbers")
     return folder

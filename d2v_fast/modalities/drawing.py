@@ -64,7 +64,7 @@ class Spectrogram:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokens:
+class Words:
     """Running text, token by token."""
 
     tokens: tuple[str, ...]
@@ -76,7 +76,7 @@ class Tokens:
     title: str = ""
 
 
-Panel = Picture | Waveform | Spectrogram | Tokens
+Panel = Picture | Waveform | Spectrogram | Words
 
 
 @dataclass(frozen=True, kw_only=True)

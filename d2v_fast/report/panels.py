@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from d2v_fast.modalities.drawing import Panel, Picture, Spectrogram, Tokens, Waveform
+from d2v_fast.modalities.drawing import Panel, Picture, Spectrogram, Waveform, Words
 from d2v_fast.report import plots
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def height(panel: Panel, *, columns: int = COLUMNS) -> float:
         return 1.85 if panel.title else 1.6
     if isinstance(panel, Waveform):
         return 0.5 + 0.4 * len(np.atleast_2d(panel.samples))
-    if isinstance(panel, Tokens):
+    if isinstance(panel, Words):
         return 0.36 + 0.19 * (1 + sum(map(len, panel.tokens)) // (columns - 8))
     return 2.0
 

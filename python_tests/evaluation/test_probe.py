@@ -121,14 +121,14 @@ def test_knn_in_pieces_changes_nothing(digits, monkeypatch):
 
 
 def test_knn_of_many_samples_needs_little_memory(run_python):
-    """40,000 x 10,000 similarities would be 3.2 GB; the most that is held is told by the operating system."""
+    """20,000 x 8,000 similarities would be 1.3 GB; the most that is held is told by the operating system."""
     code = """
         import resource, numpy as np
         from d2v_fast.evaluation import knn_accuracy
         rng = np.random.default_rng(0)
-        x, y = rng.normal(size=(50_000, 4)).astype(np.float32), np.arange(50_000) % 3
+        x, y = rng.normal(size=(28_000, 4)).astype(np.float32), np.arange(28_000) % 3
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        knn_accuracy(x[:40_000], y[:40_000], x[40_000:], y[40_000:])
+        knn_accuracy(x[:20_000], y[:20_000], x[20_000:], y[20_000:])
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """
     done = run_python(code)

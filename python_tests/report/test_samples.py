@@ -10,7 +10,7 @@ import pytest
 from d2v_fast import registry
 from d2v_fast.errors import DataError
 from d2v_fast.modalities import open_data
-from d2v_fast.modalities.drawing import Drawing, Picture, Row, Spectrogram, Tokens, Waveform
+from d2v_fast.modalities.drawing import Drawing, Picture, Row, Spectrogram, Waveform, Words
 from d2v_fast.report import panels, plots, samples
 
 pytest.importorskip("matplotlib")
@@ -69,7 +69,7 @@ def test_the_window_of_a_clip_is_where_its_samples_are(make_config, make_data):
         Waveform(samples=np.stack([RNG.normal(size=50), np.full(50, np.nan)]), rate=0.5, mask=np.eye(5)[2] > 0),
         Spectrogram(energies=RNG.normal(size=(10, 30)), seconds=2.0),
         Spectrogram(energies=RNG.normal(size=(10, 30)), seconds=2.0, mask=RNG.random((5, 6)) > 0.5, title="patches"),
-        Tokens(tokens=(" one", "$", "\n"), mask=np.array([True, False, False]), title="$"),
+        Words(tokens=(" one", "$", "\n"), mask=np.array([True, False, False]), title="$"),
     ],
     ids=lambda panel: type(panel).__name__,
 )  # fmt: skip

@@ -8,13 +8,13 @@ import numpy as np
 
 from d2v_fast.batch import Batch
 from d2v_fast.data import DataSource
-from d2v_fast.modalities.drawing import Drawing, Row, Tokens
+from d2v_fast.modalities.drawing import Drawing, Row, Words
 
 if TYPE_CHECKING:
     from d2v_fast.config import Config
 
 MOST = 400
-"""Tokens of a block that are shown; a picture holds about twice as many."""
+"""Words of a block that are shown; a picture holds about twice as many."""
 
 BLOCKS = 6
 """Blocks that are drawn, if they are short."""
@@ -37,7 +37,7 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
         mask = batch.mask[i * batch.views, : len(shown)].numpy()
         name = source.name(int(batch.sample_ids[i]))
         title = f"{name}: {_become(source, batch, i, lengths[i])}"
-        rows.append(Row(panels=(Tokens(tokens=_words(source, shown), mask=mask, title=title),)))
+        rows.append(Row(panels=(Words(tokens=_words(source, shown), mask=mask, title=title),)))
     masked = float(batch.mask.sum()) / (sum(lengths) * batch.views)
     return Drawing(title=f"{masked:.0%} of the tokens to be predicted (grey)", rows=tuple(rows))
 
