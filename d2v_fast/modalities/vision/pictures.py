@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,15 +22,6 @@ from d2v_fast.data.store import Store, check_bytes
 from d2v_fast.errors import OwnFile, SampleError, reading
 from d2v_fast.modalities.vision.alpha import over
 from d2v_fast.modalities.vision.config import VisionInputs
-
-try:
-    import torchvision.io  # noqa: F401  (registers the operator)
-
-    # The operator itself: torchvision's function (0.29) warns at each call that it will move, which is an error where
-    # warnings are errors.
-    decode_jpeg: Any = torch.ops.image.decode_jpeg
-except (ImportError, AttributeError):  # Pillow gives the same (grey: +-2) and takes a third longer
-    decode_jpeg = None
 
 EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
@@ -164,6 +156,22 @@ def _check_size(found: tuple[int, ...], expected: tuple[int, int], label: str) -
         raise SampleError(label, f"is {found[0]}x{found[1]}, but was {was} when the data was indexed")
 
 
+@cache
+def jpeg_decoder() -> Any:
+    """Torchvision's decoder of (bytes, channels, whether to turn by EXIF); None: Pillow does it.
+
+    It is imported when the first JPEG comes: that takes longer than all other imports together.
+    """
+    try:
+        import torchvision.io  # noqa: F401  (registers the operator)
+
+        # The operator itself: torchvision's function (0.29) warns at each call that it will move, which is an error
+        # where warnings are errors.
+        return torch.ops.image.decode_jpeg
+    except (ImportError, AttributeError):  # Pillow gives the same (grey: +-2) and takes a third longer
+        return None
+
+
 def decode(data: np.ndarray, *, grey: bool, background: float | None) -> Tensor:
     """A file's bytes, uint8 [N], to a picture, uint8 [1 or 3, height, width].
 
@@ -175,8 +183,8 @@ def decode(data: np.ndarray, *, grey: bool, background: float | None) -> Tensor:
     Raises:
         ValueError: Values of 32 bits, of which nobody knows which one is white. Pillow and torchvision raise more.
     """
-    if decode_jpeg is not None and data[:2].tobytes() == _JPEG:
-        picture: Tensor = decode_jpeg(torch.from_numpy(data), 1 if grey else 3, False)  # channels; no EXIF rotation
+    if data[:2].tobytes() == _JPEG and (decoder := jpeg_decoder()) is not None:
+        picture: Tensor = decoder(torch.from_numpy(data), 1 if grey else 3, False)  # channels; no EXIF rotation
         return picture
     # PNG never by torchvision: its decoder (0.29) takes the whole process down on some damaged files
     with Image.open(BytesIO(data.data), formats=_PILLOW) as image:
