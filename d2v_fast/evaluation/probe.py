@@ -64,9 +64,10 @@ def knn_correct(
         raise ValueError(f"k is {k}; at least one neighbour has to vote")
     x, y, z, wanted = _checked(train, train_labels, test, test_labels, standardize)
     x, z = F.normalize(x, dim=1), F.normalize(z, dim=1)
-    classes, correct = int(y.max()) + 1, []
-    for some, names in zip(z.split(max(1, PIECE // len(x))), wanted.split(max(1, PIECE // len(x))), strict=True):
-        similarity, nearest = (some @ x.T).topk(min(k, len(x)), dim=1)
+    classes, correct, step = int(y.max()) + 1, [], max(1, PIECE // len(x))
+    room = torch.empty(min(step, len(z)), len(x), dtype=x.dtype)  # one for all pieces: freed ones would pile up
+    for some, names in zip(z.split(step), wanted.split(step), strict=True):
+        similarity, nearest = torch.mm(some, x.T, out=room[: len(some)]).topk(min(k, len(x)), dim=1)
         votes = torch.zeros(len(some), classes, dtype=similarity.dtype)
         votes.scatter_add_(1, y[nearest], similarity)
         correct.append(votes.argmax(1) == names)

@@ -39,8 +39,10 @@ def ranks(queries: np.ndarray, targets: np.ndarray, *, standardize: bool = True)
     a, b = (_unit(part, standardize) for part in (a, b))
     found = np.empty(len(a), dtype=np.int64)
     step = max(1, PIECE // len(b))
+    room = np.empty((min(step, len(a)), len(b)))
     for start in range(0, len(a), step):
-        similarity = a[start : start + step] @ b.T
+        some = a[start : start + step]
+        similarity = np.matmul(some, b.T, out=room[: len(some)])
         own = similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))]
         found[start : start + step] = (similarity >= own[:, None] - _EQUAL).sum(1) - 1
     return found

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from d2v_fast.config import Config
 
 MOST = 400
-"""Words of a block that are shown; a picture holds about twice as many."""
+"""Tokens of a block that are shown; a picture holds about twice as many."""
 
 BLOCKS = 6
 """Blocks that are drawn, if they are short."""
