@@ -15,6 +15,7 @@ import tyro
 
 from d2v_fast import log
 from d2v_fast.run.lock import refuse_if_in_use
+from d2v_fast.streams import SteadyStream, fill_closed_descriptors
 
 T = TypeVar("T")
 
@@ -74,12 +75,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with 0 if it succeeded, 2 if it cannot be done as asked, 1 if a run stopped by itself, and 128 plus the number
     of the signal if it was stopped from outside. Each of these prints one line; a traceback is a bug of this program.
+    Standard output that cannot be written makes it 1, but for a reader that went away; a run goes on without.
     """
+    fill_closed_descriptors()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     quiet = arguments[:1] == ["--quiet"]
     log.for_a_command(quiet=quiet)
+    stdout = SteadyStream(sys.stdout)
     try:
-        _dispatch(arguments[quiet:])
+        with contextlib.redirect_stdout(stdout):
+            _dispatch(arguments[quiet:])
+        stdout.flush()
+        if stdout.problem is not None and not isinstance(stdout.problem, BrokenPipeError):
+            raise Failure(f"standard output could not be written: {stdout.problem}", 1)
     except Failure as error:
         log.tell(str(error), logging.ERROR)
         sys.exit(error.code)

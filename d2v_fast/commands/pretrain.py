@@ -65,7 +65,7 @@ def main(arguments: list[str], parse: Parse) -> None:
         print("usage: d2v-fast pretrain PRESET --data PATH --out RUN [--steps N] [--seed S] [--optim.lr X] ...\n")
         print("presets:")
         for name, function in presets.NAMES.items():
-            print(f"  {name:13} {(function.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:13} {(function.__doc__ or name).splitlines()[0]}")  # python -OO: no docstrings
         print("\nd2v-fast pretrain PRESET --help lists every field of a preset.")
         return
     preset, *options = arguments

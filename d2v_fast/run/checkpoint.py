@@ -206,7 +206,7 @@ def _write(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]],
         path = folder / f"{name}.safetensors"
         save_file({key: value.detach().cpu().contiguous() for key, value in values.items()}, path)
         files[path.name] = _checksum(path, forced=True)
-    text = json.dumps({"format": FORMAT, "step": step, "files": files, **state})
+    text = json.dumps({**state, "format": FORMAT, "step": step, "files": files})
     body = json.dumps({"crc32": zlib.crc32(text.encode()), "state": text})
     path = folder / "state.json"
     with open(path, "w", encoding="utf-8") as file:

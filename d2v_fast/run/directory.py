@@ -41,10 +41,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path) -> None:
-        try:
-            self.path = Path(path).expanduser().resolve()
-        except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, of an unknown user
-            raise RunError(f"{str(path)!r} cannot be the folder of a run: {error}") from error
+        self.path = folder_of(path)
         self.config_file = self.path / "config.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -201,6 +198,20 @@ class RunDirectory:
     def _write_about(self, about: dict[str, Any]) -> None:
         _write(self.path / ABOUT, about)
         self._about = about
+
+
+def folder_of(path: str | Path) -> Path:
+    """The path of a run's folder, absolute, without links.
+
+    Raises:
+        RunError: It is none: too long, with a zero byte, or of an unknown user.
+    """
+    try:
+        folder = Path(path).expanduser().resolve()
+        exists(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(f"{str(path)!r} cannot be the folder of a run: {error}") from error
+    return folder
 
 
 def evidence(run: Path) -> str | None:

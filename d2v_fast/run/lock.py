@@ -70,11 +70,13 @@ class Lock:
 
 
 def refuse_if_in_use(path: str | Path) -> None:
-    """Look whether another process trains in the folder `path`, without making anything.
+    """Look whether another process trains in the folder `path`, without making anything; "" is no folder.
 
     Raises:
         RunError: It does; the message names it.
     """
+    if path == "":
+        return
     try:
         folder = Path(path).expanduser().resolve()
         if not exists(folder / NAME):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from d2v_fast.log import tell
+from d2v_fast.streams import SteadyStream
 
 
 class Display:
@@ -23,9 +24,10 @@ class Display:
     happens to the terminal stops the run: the bar is switched off, and lines are logged instead.
     """
 
-    def __init__(self, steps: int, first: int, stream: TextIO | None = None) -> None:
+    def __init__(self, steps: int, first: int, stream: TextIO | SteadyStream | None = None) -> None:
         self.steps = steps
-        self._screen = _Screen(stream or sys.stdout)
+        stream = stream or sys.stdout
+        self._screen = stream if isinstance(stream, SteadyStream) else SteadyStream(stream)
         self._bar: Progress | None = None
         self._begun: tuple[int, float] | None = None  # step and time from which on the time left is estimated
         console = Console(file=cast(TextIO, self._screen))
@@ -68,7 +70,7 @@ class Display:
 
     def _left(self, step: int) -> str:
         """How long the rest will take at the rate of the steps so far, but for the first, which is slower."""
-        if self._begun is None or step <= self._begun[0]:
+        if self._begun is None or not self._begun[0] < step < self.steps:
             return ""
         each = (time.monotonic() - self._begun[1]) / (step - self._begun[0])
         return f"  {timedelta(seconds=round(each * (self.steps - step)))} left"
@@ -88,39 +90,6 @@ class Display:
             with contextlib.suppress(Exception):  # of a bar that is broken; this gives stdout and stderr back
                 bar.stop()
             tell(f"the progress bar is off, lines follow instead ({type(problem).__name__}: {problem})")
-
-
-class _Screen:
-    """A text stream that rich may write to from two threads: nothing raises, and the first problem is kept."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self.problem: Exception | None = None
-        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
-
-    def isatty(self) -> bool:
-        """Whether somebody looks at it."""
-        try:
-            return self._stream is not None and self._stream.isatty()
-        except ValueError:  # it is closed
-            return False
-
-    def write(self, text: str) -> int:
-        """Write what the encoding can show; the rest as escapes."""
-        if self._stream is not None and self.problem is None:
-            try:
-                self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
-            except (OSError, ValueError) as error:
-                self.problem = error
-        return len(text)
-
-    def flush(self) -> None:
-        """Write out."""
-        if self._stream is not None and self.problem is None:
-            try:
-                self._stream.flush()
-            except (OSError, ValueError) as error:
-                self.problem = error
 
 
 def describe(line: dict[str, Any]) -> str:

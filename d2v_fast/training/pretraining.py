@@ -12,9 +12,10 @@ from d2v_fast.config import Config
 from d2v_fast.config_json import differences, dotted, field_of, with_overrides
 from d2v_fast.data import Openable
 from d2v_fast.errors import RunError
+from d2v_fast.files import exists
 from d2v_fast.log import tell
 from d2v_fast.presets.scaling import BATCH_FIELDS, follow
-from d2v_fast.run.directory import evidence
+from d2v_fast.run.directory import evidence, folder_of
 from d2v_fast.run.reader import Run
 from d2v_fast.run.settings import Notes
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -90,7 +91,7 @@ def settle(preset: str, given: Mapping[str, Any], out: str | Path, *, scale: boo
         RunError: The run in the folder is one of another preset, or cannot be read.
     """
     recipe = presets.preset(preset)
-    run = _begun(Path(out).expanduser())
+    run = _begun(folder_of(out))
     if run is not None:
         _check_preset(run, preset, with_overrides(recipe, given))
         notes = run.notes if run.notes.preset is not None else Notes(preset=preset, derived=run.notes.derived)
@@ -137,7 +138,7 @@ def _shown(value: float) -> str:
 
 def _begun(folder: Path) -> Run | None:
     """The run in a folder; None if there is none, or one that ended before its first checkpoint."""
-    if not (folder / "config.json").exists() or evidence(folder) is None:
+    if evidence(folder) is None or not exists(folder / "config.json"):
         return None
     return Run(folder)
 

@@ -13,7 +13,7 @@ from d2v_fast.data import DataSource, Loader, Openable
 from d2v_fast.data.source import check_given
 from d2v_fast.modalities import check_engine, open_data, open_loader
 from d2v_fast.models import Data2Vec
-from d2v_fast.run.directory import evidence
+from d2v_fast.run.directory import evidence, folder_of
 from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import load_student
 from d2v_fast.training.fit import Engine, Fit, Resume
@@ -73,7 +73,7 @@ class Data2VecTrainer:
         with explained("while the model was built"):
             self.task = PretrainingTask(config)
             # A run that has checkpoints continues with its own weights; what it once began from may be gone.
-            if init_from is not None and evidence(self.out.expanduser()) is None:
+            if init_from is not None and evidence(folder_of(self.out)) is None:
                 load_student(self.task.model, init_from)
             self.task.to(self.device)
         self.loop = Loop(config, self.task, self.device)

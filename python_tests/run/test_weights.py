@@ -13,6 +13,7 @@ from d2v_fast.modalities.speech.encoder import SpeechEncoder
 from d2v_fast.modalities.text.encoder import TextEncoder
 from d2v_fast.modalities.vision.encoder import VisionEncoder
 from d2v_fast.models import build_encoder
+from d2v_fast.run import checkpoint
 from d2v_fast.training.trainer import Data2VecTrainer
 
 INPUTS = {
@@ -104,3 +105,31 @@ def test_an_encoder_of_no_run_says_what_it_lacks(make_config):
         encoder.prepare(np.zeros((8, 8), np.uint8))
     with pytest.raises(ValueError, match="extract needs `inputs`"):
         extract(encoder, [np.zeros((8, 8), np.uint8)])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.pop("encoder.blocks.0.ffn.up.bias"), r"blocks\.0\.ffn\.up\.bias is missing"),
+        (lambda t: t.update({"encoder.extra": torch.ones(1)}), "extra is not part of this model"),
+        (lambda t: t.update({"encoder.blocks.0.ffn.up.bias": torch.ones(3)}), r"has shape \[3\], this model \[64\]"),
+        (lambda t: t["encoder.blocks.0.ffn.up.bias"].fill_(torch.nan), r"up\.bias has values that are not finite"),
+        (lambda t: t["encoder.blocks.0.ffn.up.bias"][0].fill_(-torch.inf), r"up\.bias has values that are not finite"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(make_config, make_data, train, tmp_path, change, words):
+    run = train(make_config("vision", steps=1), tmp_path / "run")
+    newest = d2v_fast.Run(run).newest()
+    tensors = {name: newest.tensors(name) for name in ("student", "teacher", "optimizer")}
+    change(tensors["student"])
+    checkpoint.save(run / "checkpoints", 2, tensors, newest.state, keep=1)
+    with pytest.raises(
+        RunError, match="the student's weights in .*step_00000002 cannot be used for this model: .*" + words
+    ):
+        d2v_fast.load(run)
+    d2v_fast.load(run, "teacher")
+    with pytest.raises(RunError, match=words):
+        Data2VecTrainer(make_config("vision"), data=make_data("vision"), out=tmp_path / "two", init_from=run)
+    if "finite" not in words:
+        with pytest.raises(RunError, match=words):
+            train(make_config("vision", steps=4), run)
