@@ -107,7 +107,7 @@ def given_fields(options: Sequence[str], config: Any) -> dict[str, Any]:
     """
     named = {option[2:].split("=", 1)[0].replace("-", "_") for option in options if option.startswith("--")}
     given = {}
-    for name, value in _fields(config):
+    for name, value in fields_of(config):
         section, _, field = name.rpartition(".")
         switched_off = f"{section}.no_{field}" if section else f"no_{field}"
         if name in named or (isinstance(value, bool) and switched_off in named):
@@ -115,11 +115,11 @@ def given_fields(options: Sequence[str], config: Any) -> dict[str, Any]:
     return given
 
 
-def _fields(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def fields_of(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted name, value) of each field."""
     found = []
     for field in fields(config):
         value = getattr(config, field.name)
         name = f"{prefix}{field.name}"
-        found += _fields(value, f"{name}.") if is_dataclass(value) else [(name, value)]
+        found += fields_of(value, f"{name}.") if is_dataclass(value) else [(name, value)]
     return found

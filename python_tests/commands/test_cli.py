@@ -13,7 +13,7 @@ from PIL import Image
 
 from d2v_fast import presets
 from d2v_fast.commands.cli import main
-from d2v_fast.commands.pretrain import _fields as fields_of
+from d2v_fast.commands.pretrain import fields_of
 from d2v_fast.config import Config
 from d2v_fast.run.directory import RunDirectory, read_config
 

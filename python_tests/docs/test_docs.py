@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from d2v_fast import registry
+from d2v_fast import presets, registry
 from d2v_fast.commands import cli
+from d2v_fast.commands.pretrain import fields_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -76,7 +77,7 @@ def test_every_other_block_says_who_runs_it(page):
         assert mark[1] == "not run" or f"readme {mark[2]}" in script, f"{page.name}, line {line}: no stage runs it"
 
 
-@pytest.mark.parametrize("page", [DOCS / "data.md", *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [DOCS / "data.md", DOCS / "settings.md", *PAGES], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
     text = page.read_text()
     for target, _, anchor in (link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text)):
@@ -89,3 +90,12 @@ def test_links_lead_somewhere(page):
             for title in re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
         ]
         assert not anchor or anchor in titles, f"{page.name}: {target}#{anchor}; there are {titles}"
+
+
+def test_fields_that_settings_names_are_fields():
+    """In the page's tables, by their dotted names; a short one follows a long one of the same section."""
+    known = {name for preset in presets.NAMES.values() for name, _ in fields_of(preset())}
+    text = (DOCS / "settings.md").read_text()
+    named = set(re.findall(r"`((?:model|mask|inputs|loader|optim|ema|monitor)\.[a-z_.]+)", text))
+    assert named
+    assert named <= known
