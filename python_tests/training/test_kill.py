@@ -56,7 +56,7 @@ class Process:
     """`d2v-fast pretrain` in a process of its own."""
 
     def __init__(self, data: Path, out: Path) -> None:
-        arguments = ["pretrain", "vision-tiny", "--data", str(data), "--out", str(out), *flags(OVERRIDES)]
+        arguments = ["pretrain", "vision-tiny", "--data", str(data), "--out", str(out), "--no-scale", *flags(OVERRIDES)]
         self.metrics = out / "metrics.jsonl"
         self.process = subprocess.Popen(
             [sys.executable, "-c", MAIN, *arguments],
