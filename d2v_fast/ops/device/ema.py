@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,8 @@ class _Plan:
 
 
 _plans: dict[object, _Plan] = {}
+_changing = threading.Lock()
+"""Held while a plan is looked for: it is taken out and put back as the latest."""
 
 
 def update_(teacher: list[Tensor], student: list[Tensor], decay: float | Tensor, shadow: list[Tensor]) -> None:
@@ -106,6 +109,20 @@ def _find(
     strides = None if all(map(Tensor.is_contiguous, tensors)) else tuple(map(Tensor.stride, tensors))
     addresses, formats = tuple(map(Tensor.data_ptr, tensors)), tuple(tensor.dtype for tensor in tensors)
     key = (device, by_cuda, addresses, formats, tuple(tensor.shape for tensor in teacher), strides)
+    with _changing:
+        return _latest(key, device, teacher, student, shadow, by_cuda=by_cuda)
+
+
+def _latest(
+    key: object,
+    device: torch.device,
+    teacher: list[Tensor],
+    student: list[Tensor],
+    shadow: list[Tensor],
+    *,
+    by_cuda: bool,
+) -> _Plan:
+    """The plan kept under this key, or a new one; it is the last of those kept then."""
     plan = _plans.pop(key, None)
     captured = launching.capturing()
     if plan is None:
