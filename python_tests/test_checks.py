@@ -288,10 +288,11 @@ def test_parts_of_another_modality_are_refused():
 
 
 def docstrings(cls: type) -> dict[str, str]:
-    """Field to the string that follows it in the source."""
+    """Field to the string that follows it in the source, its base classes' fields included."""
+    inherited = docstrings(base) if is_dataclass(base := cls.__base__) else {}
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     pairs = itertools.pairwise(body)
-    return {
+    return inherited | {
         node.target.id: " ".join(text.value.value.split())  # type: ignore[union-attr]
         for node, text in pairs
         if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr)

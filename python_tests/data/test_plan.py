@@ -7,10 +7,10 @@ from loading import make_plan
 from d2v_fast.data import DataError, LoaderConfig
 from d2v_fast.data.plan import VALIDATION_EPOCH
 from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.speech.sampling import ClipPlan
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.sampling import PicturePlan
+from d2v_fast.modalities.windows import WindowPlan
 
 RATE = 1000
 SPEECH = SpeechInputs(sample_rate=RATE, min_seconds=1, max_seconds=20)
@@ -18,7 +18,7 @@ SPEECH = SpeechInputs(sample_rate=RATE, min_seconds=1, max_seconds=20)
 
 def spans(batch):
     """What is used of each sample: samples of clips, tokens of texts."""
-    return batch.details.windows if isinstance(batch.details, ClipPlan) else batch.details.counts
+    return batch.details.windows if isinstance(batch.details, WindowPlan) else batch.details.counts
 
 
 def text_plan(count, batch_size, seed=0, ids=None, **config):
@@ -350,6 +350,6 @@ def test_validation_takes_every_sample_once_in_a_fixed_way():
 def test_each_modality_has_its_details():
     config = LoaderConfig(batch_size=2)
     assert isinstance(make_plan(np.ones((3, 2)), np.arange(3), VisionInputs(), config, 0).batch(0).details, PicturePlan)
-    assert isinstance(speech_plan(lognormal(3)).batch(0).details, ClipPlan)
+    assert isinstance(speech_plan(lognormal(3)).batch(0).details, WindowPlan)
     assert text_plan(3, 2).batch(0).details.counts.tolist() == [64, 64]
     assert text_plan(3, 2).batch(0).details.lengths is None

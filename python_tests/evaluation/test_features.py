@@ -9,7 +9,6 @@ from PIL import Image
 from d2v_fast import presets, registry
 from d2v_fast.data import ArraySource, SampleError, open_source
 from d2v_fast.evaluation import extract
-from d2v_fast.modalities.speech.encoder import seen_samples
 from d2v_fast.models import build_encoder, token_count
 
 RNG = np.random.default_rng(0)
@@ -131,7 +130,7 @@ def test_clips_of_any_length_do_not_depend_on_their_neighbours():
 def test_samples_behind_the_last_frame_are_not_needed():
     _, config = network("speech-tiny")
     for samples in (4000, 4321, 16000):
-        needed = seen_samples(config.model.embedding, samples)
+        needed = config.model.embedding.seen(samples)
         frames = token_count(config.model, samples)
         assert needed <= samples
         assert token_count(config.model, needed) == frames

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 from d2v_fast.config import Config
-from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import SpanMask
+from d2v_fast.modalities.frames import check_frames, check_spans
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
+from d2v_fast.modalities.windows import check_budget
 
 
 def check(config: Config) -> None:
@@ -18,35 +19,6 @@ def check(config: Config) -> None:
             cannot hold a clip, or the position convolutions do not fit the width.
     """
     embedding, inputs = cast(SpeechEmbedding, config.model.embedding), cast(SpeechInputs, config.inputs)
-    mask, loader = cast(SpanMask, config.mask), config.loader
-    dim, groups = config.model.transformer.dim, embedding.position_groups
-    if dim % groups:
-        raise ConfigError(
-            f"model.embedding.position_groups is {groups}, but it must divide model.transformer.dim, which is {dim}"
-        )
-    if loader.batch_seconds is not None and loader.batch_seconds < inputs.min_seconds:
-        raise ConfigError(
-            f"loader.batch_seconds is {loader.batch_seconds}, less than one clip of inputs.min_seconds "
-            f"{inputs.min_seconds}: raise it"
-        )
-    field = embedding.receptive_field
-    shortest = int(inputs.min_seconds * inputs.sample_rate)
-    if shortest < field:
-        raise ConfigError(
-            f"inputs.min_seconds is {inputs.min_seconds}: {shortest} samples are too few for one frame of the model, "
-            f"which needs {field}; the least is {_seconds(field, inputs.sample_rate)}"
-        )
-    longest = embedding.frames(round(inputs.max_seconds * inputs.sample_rate))
-    if mask.length > longest:
-        raise ConfigError(
-            f"mask.length is {mask.length}, but the longest clip (inputs.max_seconds {inputs.max_seconds}) has only "
-            f"{longest} frames: lower mask.length or raise inputs.max_seconds"
-        )
-    if mask.probability == 0 and mask.min_spans == 0:
-        raise ConfigError("mask.probability and mask.min_spans are 0: nothing would be masked; raise one of them")
-
-
-def _seconds(samples: int, rate: int) -> float:
-    """The least number of seconds, in steps of 0.1 ms, that is at least so many samples."""
-    tenths = -(-samples * 10_000 // rate)
-    return tenths / 10_000
+    check_budget(config.loader, inputs)
+    check_frames(embedding, inputs, config.model.transformer.dim)
+    check_spans(cast(SpanMask, config.mask), embedding.frames(round(inputs.max_seconds * inputs.sample_rate)))

@@ -15,7 +15,7 @@ from nvidia.dali.types import DALIDataType
 from d2v_fast.data.engines.dali_graph import Sample, external, put_on
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.speech.dali_screen import is_plain_clip
-from d2v_fast.modalities.speech.sampling import ClipPlan
+from d2v_fast.modalities.windows import WindowPlan
 
 
 class ClipGraph:
@@ -38,7 +38,7 @@ class ClipGraph:
         soundfile.write(file, np.arange(8, dtype=np.int16), self._inputs.sample_rate, format="WAV")
         return clip(np.frombuffer(file.getvalue(), np.uint8), 0, 8)
 
-    def feed(self, encoded: bytes, details: ClipPlan, row: int, size: np.ndarray) -> Sample | None:
+    def feed(self, encoded: bytes, details: WindowPlan, row: int, size: np.ndarray) -> Sample | None:
         """The file's bytes and its window."""
         start, length = int(details.starts[row]), int(details.windows[row])
         padded = length < details.width and start + length == int(size)

@@ -12,7 +12,7 @@ from d2v_fast.data import DataSource
 from d2v_fast.modalities.drawing import Drawing, Row, Spectrogram, Waveform
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.speech.mel import log_mel
-from d2v_fast.modalities.speech.sampling import plan_clips
+from d2v_fast.modalities.windows import plan_windows
 from d2v_fast.models import token_count
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
         length = valid[i]
         raw = torch.as_tensor(source.read(sample))
         whole = (raw / 32768 if raw.dtype == torch.int16 else raw.float()).numpy()
-        start = int(plan_clips(np.array([len(whole)]), ids[i : i + 1], np.array([length]), config.seed, 0).starts[0])
+        start = int(plan_windows(np.array([len(whole)]), ids[i : i + 1], np.array([length]), config.seed, 0).starts[0])
         name, seconds = source.name(sample), len(whole) / rate
         shown = name if len(name) <= 90 else f"...{name[-87:]}"
         title = f"{shown} ({seconds:.1f} s, framed: the window)"

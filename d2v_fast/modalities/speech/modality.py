@@ -9,17 +9,16 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from d2v_fast import masking
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph
-from d2v_fast.masking import Masks
 from d2v_fast.masking.config import SpanMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
+from d2v_fast.modalities.frames import span_maker
 from d2v_fast.modalities.speech import clips
 from d2v_fast.modalities.speech.check import check
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
@@ -85,16 +84,8 @@ class Speech(Modality):
 
     def mask_maker(self, config: Config, source: DataSource) -> MaskMaker:
         """Spans of frames."""
-        mask, embedding = cast(SpanMask, config.mask), cast(SpeechEmbedding, config.model.embedding)
-
-        def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
-            width = embedding.frames(inputs.shape[1])
-            frames = [width] * len(inputs)
-            if lengths is not None:
-                frames = embedding.frames(lengths)
-            return masking.span_masks(mask, frames, width=width, seed=config.seed, epoch=epoch, sample_ids=sample_ids)
-
-        return make
+        embedding = cast(SpeechEmbedding, config.model.embedding)
+        return span_maker(cast(SpanMask, config.mask), embedding, config.seed)
 
     def check(self, config: Config) -> None:
         """See `check.check`."""

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from d2v_fast.errors import SampleError
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
-from d2v_fast.modalities.speech.encoder import samples_of, seen_samples
 from d2v_fast.modalities.speech.transforms import clip_into
 
 
@@ -27,8 +26,8 @@ def prepare(clip: np.ndarray | Tensor, inputs: SpeechInputs, embedding: SpeechEm
     Raises:
         SampleError: It has another shape or number format, samples that are not finite, or is too short for a frame.
     """
-    if clip.ndim == 1 and len(clip) < (least := samples_of(embedding, 1)):
+    if clip.ndim == 1 and len(clip) < (least := embedding.receptive_field):
         raise SampleError(name, f"has {len(clip)} samples; the first frame of this model needs {least}")
     out = torch.empty(len(clip))
     clip_into(out, clip, 0, len(clip), normalize=inputs.normalize, name=name)
-    return out[: seen_samples(embedding, len(clip))]
+    return out[: embedding.seen(len(clip))]

@@ -18,10 +18,10 @@ from d2v_fast.data import ArraySource, DataError, SampleError
 from d2v_fast.data.plan import BatchPlan
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.speech.sampling import ClipPlan
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.pictures import decode
 from d2v_fast.modalities.vision.sampling import PicturePlan
+from d2v_fast.modalities.windows import WindowPlan
 
 pytest.importorskip("nvidia.dali", reason='NVIDIA DALI is not installed (pip install "d2v_fast[dali]")')
 
@@ -167,7 +167,7 @@ def test_a_clip_at_another_rate_is_made_natively(engine_of):
             self.read_natively.append(index)
             return np.full(800, 0.25, np.float32)
 
-    plan = BatchPlan(np.arange(2), 0, ClipPlan(np.array([0, 500]), np.array([800, 300])))
+    plan = BatchPlan(np.arange(2), 0, WindowPlan(np.array([0, 500]), np.array([800, 300])))
     inputs = SpeechInputs(normalize=False)
     batch = engine_of(clips := Clips(), inputs=inputs).begin(lambda: plan).result(30).batch
     assert clips.read_natively == [1]

@@ -16,10 +16,10 @@ from d2v_fast.data.engines.native import NativeEngine
 from d2v_fast.data.plan import BatchPlan
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.speech.sampling import ClipPlan
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.sampling import PicturePlan
+from d2v_fast.modalities.windows import WindowPlan
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 ARRAYS = ArraySource("vision", np.zeros((3, 8, 8), np.uint8))
@@ -137,7 +137,7 @@ def test_the_cpu_has_the_native_engine():
 
 def clip_plan(*lengths):
     lengths = np.array(lengths)
-    return BatchPlan(np.arange(10, 10 + len(lengths)), 7, ClipPlan(np.zeros_like(lengths), lengths))
+    return BatchPlan(np.arange(10, 10 + len(lengths)), 7, WindowPlan(np.zeros_like(lengths), lengths))
 
 
 def test_failed_rows_are_taken_out_with_their_lengths():
@@ -181,7 +181,7 @@ def test_speech_on_the_native_engine():
     clip = np.linspace(-1, 1, 40, dtype=np.float32)
     source = ArraySource("speech", [clip, clip[:20]])
     native = engine_of("native", source, SpeechInputs(normalize=False), no_masks, None, 1, CPU)
-    plan = BatchPlan(np.array([1, 0]), 0, ClipPlan(np.array([4, 10]), np.array([12, 15])))
+    plan = BatchPlan(np.array([1, 0]), 0, WindowPlan(np.array([4, 10]), np.array([12, 15])))
     batch = native.begin(lambda: plan).result(30).batch
     native.close()
     assert torch.equal(batch.inputs[0], torch.tensor([*clip[4:16], 0, 0, 0]))

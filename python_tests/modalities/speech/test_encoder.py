@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from d2v_fast.modalities.speech.config import SpeechEmbedding
-from d2v_fast.modalities.speech.encoder import seen_samples
 from d2v_fast.models import build_encoder
 from d2v_fast.models.config import ModelConfig, TargetConfig, TransformerConfig
 
@@ -15,11 +14,11 @@ def test_a_clip_that_is_too_short_is_named_by_its_own_length():
     encoder = build_encoder(ModelConfig(embedding=embedding, transformer=network, target=target))
     clip = torch.zeros(100)
     with pytest.raises(ValueError, match="clips of 100 samples are too short: one frame needs 400"):
-        encoder(clip[: seen_samples(embedding, len(clip))][None])
+        encoder(clip[: embedding.seen(len(clip))][None])
 
 
 @pytest.mark.parametrize(("samples", "seen"), [(399, 399), (400, 400), (719, 400), (720, 720), (16000, 15760)])
 def test_the_samples_that_the_frames_look_at(samples, seen):
     embedding = SpeechEmbedding()
-    assert seen_samples(embedding, samples) == seen
+    assert embedding.seen(samples) == seen
     assert embedding.frames(seen) == embedding.frames(samples) or samples < 400

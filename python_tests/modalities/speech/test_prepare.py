@@ -8,7 +8,6 @@ import torch
 
 from d2v_fast import presets, registry
 from d2v_fast.errors import SampleError
-from d2v_fast.modalities.speech.encoder import samples_of
 
 CONFIG = presets.speech_tiny()
 
@@ -32,7 +31,7 @@ def test_int16_is_the_same_sound():
 
 
 def test_a_clip_too_short_for_a_frame_says_how_long_it_is():
-    least = samples_of(CONFIG.model.embedding, 1)
+    least = CONFIG.model.embedding.receptive_field
     assert len(prepare(np.ones(least, np.float32))) == least
     with pytest.raises(SampleError, match=rf"a\.wav: has 100 samples; the first frame of this model needs {least}"):
         prepare(np.ones(100, np.float32))
