@@ -152,8 +152,7 @@ def _class_of(base: type, value: Any, name: str) -> type:
     if base not in BASES:
         return base
     kind = value.get(KIND) if isinstance(value, Mapping) else None
-    registry.every()  # the classes of a modality are there when it has been imported
-    derived: dict[str, type] = {each.__name__: each for each in _derived(base)}
+    derived = {each.__name__: each for each in _classes(base)}
     if kind not in derived:
         raise ConfigError(
             f"{join(name, KIND)}: expected one of {', '.join(derived)}, got {kind!r}; if it comes from another "
@@ -162,11 +161,12 @@ def _class_of(base: type, value: Any, name: str) -> type:
     return derived[kind]
 
 
-def _derived(base: type) -> Iterator[type]:
-    children: list[type] = base.__subclasses__()
-    for child in children:
-        yield child
-        yield from _derived(child)
+def _classes(base: type) -> Iterator[type]:
+    """The classes of all modalities that are derived from `base`."""
+    for modality in registry.every():
+        for cls in (modality.embedding, modality.inputs, *modality.masks):
+            if issubclass(cls, base):
+                yield cls
 
 
 def _lists(value: Any) -> Any:

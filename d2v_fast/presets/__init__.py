@@ -17,12 +17,14 @@ from collections.abc import Callable
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
 from d2v_fast.presets.scaling import global_batch, scale_to_batch
+from d2v_fast.presets.series import series_tiny
 from d2v_fast.presets.speech import speech_base, speech_large
 from d2v_fast.presets.text import text_base, text_large
 from d2v_fast.presets.tiny import speech_tiny, text_tiny, vision_tiny
 from d2v_fast.presets.vision import vision_base, vision_large
 
 NAMES: dict[str, Callable[[], Config]] = {
+    "series-tiny": series_tiny,
     "speech-base": speech_base,
     "speech-large": speech_large,
     "speech-tiny": speech_tiny,
@@ -60,6 +62,7 @@ __all__ = [
     "global_batch",
     "preset",
     "scale_to_batch",
+    "series_tiny",
     "speech_base",
     "speech_large",
     "speech_tiny",

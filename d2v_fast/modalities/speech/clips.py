@@ -230,7 +230,12 @@ def open_audio(found: Collection, inputs: SpeechInputs, *, run: Path | None, thr
 
 
 def read_length(store: Store, index: int) -> tuple[int, int]:
-    """(frames, sample rate in Hz) from the header of an audio file; what needs torchcodec is decoded.
+    """(frames, sample rate in Hz) from the header of an audio file; see `read_header`."""
+    return read_header(store, index)[:2]
+
+
+def read_header(store: Store, index: int) -> tuple[int, int, int]:
+    """(frames, sample rate in Hz, channels) from the header of an audio file; what needs torchcodec is decoded.
 
     Raises:
         SampleError: The header cannot be read, there is no sound, or more than fits into memory.
@@ -256,7 +261,7 @@ def read_length(store: Store, index: int) -> tuple[int, int]:
     if frames * channels > _MAX_SAMPLES:
         hours = frames / rate / 3600
         raise SampleError(label, f"has {frames * channels} samples, {hours:.1f} h (at most {_MAX_SAMPLES}): cut it")
-    return frames, rate
+    return frames, rate, channels
 
 
 def _by_torchcodec(extension: str) -> bool:

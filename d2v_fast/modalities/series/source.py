@@ -1,0 +1,129 @@
+"""Recordings of many channels from files: .npy, Parquet with a column for each channel, WAV and other sound files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2v_fast.data.arrays import as_tensor
+from d2v_fast.data.formats import manifest
+from d2v_fast.data.formats.kinds import Kind
+from d2v_fast.data.index import Collection
+from d2v_fast.data.store import Store
+from d2v_fast.errors import SampleError
+from d2v_fast.modalities import npy, recordings
+from d2v_fast.modalities.recordings import FIELDS, MATRICES, Reader, Recordings
+from d2v_fast.modalities.scaling import check_whole, is_transposed
+from d2v_fast.modalities.series.config import SeriesInputs
+from d2v_fast.modalities.speech import clips
+
+FORMATS = ".npy, Parquet or WAV"
+
+PARQUET = ".parquet"
+
+
+def kind(inputs: SeriesInputs | None) -> Kind:
+    """Recordings as the formats see them."""
+    readers = _readers(() if inputs is None else inputs.channels)
+    rate = None if inputs is None else inputs.sample_rate
+
+    def look(store: Store, index: int) -> tuple[int, ...]:
+        return recordings.header(store, index, readers)
+
+    def deep(store: Store, index: int, sizes: tuple[int, ...]) -> None:
+        found = as_tensor(recordings.decode(store, index, sizes, readers)).float()
+        # how many channels there should be is not known here, so the longer axis is time
+        whole = found.T if is_transposed(tuple(found.shape), 0) else found
+        check_whole(whole, sizes[2] or rate, store.label(index))
+
+    return Kind(
+        "series",
+        (*readers, *clips.extensions()),
+        clips.remedies(),
+        FORMATS,
+        FIELDS,
+        header=look,
+        decode=deep,
+        amount=lambda sizes: f"{sizes[:, :2].max(axis=1).sum():,} samples over time",
+        feature="Audio",
+        segments=True,
+        guessed=False,  # sound is taken for speech, matrices may be anything
+    )
+
+
+def open_series(
+    found: Collection, inputs: SeriesInputs, channels: int | None, *, run: Path | None, threads: int
+) -> Recordings:
+    """Indexes recordings; those with another number of channels than the model takes cannot be read.
+
+    Args:
+        found: Files.
+        inputs: How they become inputs.
+        channels: Of the model, if there is one.
+        run: Folder for the index; None keeps it in memory.
+        threads: Threads that read headers.
+    """
+    source = Recordings(
+        "series",
+        found,
+        rate=inputs.sample_rate,
+        mono=False,
+        readers=_readers(inputs.channels),
+        run=run,
+        threads=threads,
+    )
+    if channels is not None:
+        for i, (rows, columns) in enumerate(source.sizes.tolist()):
+            have = rows if is_transposed((rows, columns), channels) else columns
+            if i not in source.problems and have != channels:
+                source.refuse(i, f"has {have} channels, but model.embedding.channels is {channels}")
+    return source
+
+
+def _readers(columns: tuple[str, ...]) -> Mapping[str, Reader]:
+    return {**MATRICES, PARQUET: _parquet(columns)}
+
+
+def _parquet(columns: tuple[str, ...]) -> Reader:
+    """Reads Parquet files, a row for each point in time."""
+
+    def shape(store: Store, index: int) -> tuple[int, int]:
+        with store.open(index) as file:
+            table = manifest.parquet(file)
+            names = _columns(table.schema_arrow.names, columns, store.label(index))
+            rows = table.metadata.num_rows
+        if rows == 0 or rows * len(names) > npy.MOST:
+            raise SampleError(store.label(index), f"has {rows} rows (at least 1, and at most {npy.MOST} numbers)")
+        return rows, len(names)
+
+    def load(store: Store, index: int, expected: tuple[int, int]) -> np.ndarray:
+        label = store.label(index)
+        table: Any = manifest.parquet(BytesIO(store.read(index).data))
+        names = _columns(table.schema_arrow.names, columns, label)
+        read: Callable[..., Any] = table.read
+        values = read(columns=names)
+        for name in names:
+            kind = str(values.schema.field(name).type)
+            if not kind.startswith(("int", "uint", "float", "double", "halffloat")):
+                raise SampleError(
+                    label, f"column {name!r} holds {kind}, no numbers: name the channels by inputs.channels"
+                )
+        # a null becomes NaN, so that it is a gap like any other
+        parts = [values.column(name).cast("float32").to_numpy() for name in names]
+        found = np.stack(parts, axis=1).astype(np.float32)
+        if found.shape != expected:
+            raise SampleError(label, f"is {list(found.shape)}, but was {list(expected)} when the data was indexed")
+        return found
+
+    return shape, load
+
+
+def _columns(there: list[str], wanted: tuple[str, ...], label: str) -> list[str]:
+    lacking = [name for name in wanted if name not in there]
+    if lacking:
+        raise SampleError(label, f"lacks the channel {', '.join(map(repr, lacking))}; it has {', '.join(there)}")
+    return list(wanted) or there
