@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from d2v_fast import rng
+from d2v_fast import registry, rng
 from d2v_fast.data import DataError
 from d2v_fast.errors import RunError
 from d2v_fast.run import checkpoint
@@ -16,7 +16,7 @@ from d2v_fast.training import loop
 from d2v_fast.training.pretraining_task import PretrainingTask
 from d2v_fast.training.trainer import Data2VecTrainer
 
-MODALITIES = ("speech", "vision", "text")
+MODALITIES = registry.BUILT_IN
 
 
 class Killed(BaseException):
