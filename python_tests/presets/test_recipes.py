@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from d2v_fast import presets
+from d2v_fast import presets, registry
 from d2v_fast.config import Config
 from d2v_fast.config_json import from_dict, to_dict
 from d2v_fast.masking.config import BlockMask
@@ -229,7 +229,8 @@ def test_63_minutes_of_speech():
 
 
 def test_names():
-    assert set(presets.NAMES) == {f"{m}-{s}" for m in ("speech", "text", "vision") for s in ("base", "large", "tiny")}
+    published = {f"{m}-{s}" for m in ("speech", "text", "vision") for s in ("base", "large")}
+    assert set(presets.NAMES) == published | {f"{m}-tiny" for m in registry.BUILT_IN}
     for name, preset in presets.NAMES.items():
         assert preset().model.modality == name.split("-")[0]
         assert getattr(presets, name.replace("-", "_")) is preset

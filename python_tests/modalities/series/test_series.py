@@ -104,9 +104,7 @@ def test_columns_that_are_no_numbers(tmp_path):
     from pyarrow.parquet import write_table
 
     write_table(pa.table({"x": [1.0] * 200, "who": ["me"] * 200}), tmp_path / "a.parquet")
-    with pytest.raises(
-        SampleError, match=r"column .who. holds string, no numbers"
-    ):
+    with pytest.raises(SampleError, match=r"column .who. holds string, no numbers"):
         opened(tmp_path, channels=2).read(0)
 
 
