@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from d2v_fast.data import open_source
-from d2v_fast.training.modalities import open_loader
+from d2v_fast.modalities.opening import open_data, open_loader
 from d2v_fast.training.trainer import Data2VecTrainer
 
 CPU = torch.device("cpu")
@@ -129,8 +128,7 @@ def test_the_debug_mode_finds_a_wait(gpu):
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_batches_reach_the_device_from_pinned_memory(device, tiny, sources, modality):
     config = tiny(modality, loader={"prefetch": 1})
-    vocabulary = config.model.embedding.vocab_size if modality == "text" else None
-    source = open_source(sources[modality], modality, config.inputs, vocab_size=vocabulary)
+    source = open_data(sources[modality], config, None)
     with open_loader(config, source, device=device) as loader:
         (batch,) = loader.step(0)
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}

@@ -21,6 +21,6 @@ def parameter(file: Path) -> ParameterSet:
     return pytest.param(file, id=name, marks=pytest.mark.long if name in LONG else ())
 
 
-@pytest.mark.parametrize("file", map(parameter, FILES))
+@pytest.mark.parametrize("file", [parameter(file) for file in FILES])
 def test_in_the_interpreter(file):
     run_interpreted(file)
