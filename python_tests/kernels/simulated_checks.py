@@ -72,8 +72,8 @@ def ema(run: Run, no_worse_than: NoWorse) -> Moved:
 
 # A row is gone through 256 channels at a time, in two halves: none of the second half, a part of it, all of it.
 LOSS = [(2, 224), (3, 272), (2, 16), (2, 0), (2, 384), (2, 640), (16, 768)]
-# The same with each remainder of a thread's four channels, in both halves.
-ODD_LOSS = [(5, 333), (3, 7), (2, 0), (1, 258), (1, 260), (1, 385), (1, 386), (1, 388), (2, 223)]
+# The same for numbers that no vector can hold, with an end in each 32 of the 256 channels.
+ODD_LOSS = [(5, 333), (3, 7), (2, 0), (1, 300), (1, 363), (1, 385), (1, 423), (1, 493), (2, 223)]
 
 
 def loss(run: Run, no_worse_than: NoWorse) -> Moved:

@@ -39,22 +39,22 @@ HIGH = "the upper halves of the numbers of samples, which are 0"
 ROW = "the length of sample 0, read for rows that are not there"
 SAME = "all lanes store the same number"
 SURVIVORS = {
-    "ema_update": [Survivor("bound", r"setp\.ge\.s32", 1, ENTRY), Survivor("jump", r"bra", 1, ENTRY)],
+    "ema_update": [Survivor("bound", r"setp\.ge\.s32", 1, ENTRY), Survivor("jump", r"@!?%p\d+ bra", 1, ENTRY)],
     "smooth_l1_forward": [
         Survivor("bound", r"setp\.lt\.s32 \S+ \S+ 1;", 1, ENTRY),
-        Survivor("jump", r"bra", 1, ENTRY),
+        Survivor("jump", r"@!?%p\d+ bra", 1, ENTRY),
         Survivor("bound", r"setp\.lt\.s32 \S+ %r\d+, %r\d+;", 1, LOOP),
         Survivor("guard", r"st\.global\.b32", 1, SAME),
     ],
     "smooth_l1_backward": [
         Survivor("bound", r"setp\.lt\.s32 \S+ \S+ 1;", 1, ENTRY),
-        Survivor("jump", r"bra", 1, ENTRY),
+        Survivor("jump", r"@!?%p\d+ bra", 1, ENTRY),
         Survivor("bound", r"setp\.lt\.s32 \S+ %r\d+, %r\d+;", 1, LOOP),
     ],
-    "row_targets": [Survivor("jump", r"bra", 1, DIVISION)],
+    "row_targets": [Survivor("jump", r"@!?%p\d+ bra", 1, DIVISION)],
     "column_statistics": [
         Survivor("bound", r"setp\.lt\.s32 \S+ \S+ 33;", 1, ENTRY),
-        Survivor("jump", r"bra", 1, ENTRY),
+        Survivor("jump", r"@!?%p\d+ bra", 1, ENTRY),
         Survivor("bound", r"setp\.lt\.s32 \S+ %r\d+, %r\d+;", 1, LOOP),
     ],
     "merge_samples": [],
