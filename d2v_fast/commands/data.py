@@ -115,6 +115,7 @@ def _build(asked: BuildArguments) -> None:
 def _show(asked: ShowArguments) -> None:
     from d2v_fast import presets, registry
     from d2v_fast.data.build import guess
+    from d2v_fast.data.own import PICTURE
     from d2v_fast.errors import DataError
     from d2v_fast.modalities import open_data
     from d2v_fast.report.data import describe
@@ -133,7 +134,7 @@ def _show(asked: ShowArguments) -> None:
     source = open_data(asked.path, config, None)
     lines, histograms = describe(source, config.inputs)
     _print(asked.path, lines, histograms)
-    picture = Path(asked.picture or "data-show.png").expanduser()
+    picture = Path(asked.picture or PICTURE).expanduser()
     if asked.picture == "none":
         return
     from d2v_fast.report.samples import draw

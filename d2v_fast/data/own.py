@@ -9,8 +9,8 @@ from typing import BinaryIO
 PICTURE = "data-show.png"
 """What `data show` calls its picture if nobody says."""
 
-SOFTWARE = "d2v-fast data show"
-"""The software that its pictures name, whatever they are called."""
+SOFTWARE = "d2v-fast"
+"""The software that its pictures name (the PNG text chunk "Software"), whatever they are called."""
 
 HEAD = "d2v_fast"
 """The key that tells the first line of a JSONL manifest, or the metadata of a Parquet one, from those of others."""
@@ -27,9 +27,9 @@ _FIRST = 256
 
 
 def is_own_picture(label: str, file: BinaryIO) -> bool:
-    """Whether `data show` has drawn a picture; reads from the beginning of the file."""
+    """Whether this program has drawn a picture; reads from the beginning of the file."""
     head = file.read(_FIRST)
-    return os.path.basename(label) == PICTURE or (head.startswith(_PNG) and SOFTWARE.encode() in head)
+    return os.path.basename(label) == PICTURE or (head.startswith(_PNG) and f"Software\0{SOFTWARE}".encode() in head)
 
 
 def is_own_list(label: str, first: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from d2v_fast.data.own import SOFTWARE
 from d2v_fast.demo.outcome import Outcome
 from d2v_fast.demo.report import PROBE_NAMES, names, summary
 from d2v_fast.demo.task import require
@@ -60,7 +61,7 @@ def draw(outcome: Outcome, path: Path) -> None:
     handles, legend = axes.get_legend_handles_labels()
     style = {"frameon": False, "fontsize": "small", "markerscale": 2}
     figure.legend(handles, legend, loc="outside lower right", ncols=count, **style)
-    figure.savefig(path, dpi=DPI)
+    figure.savefig(path, dpi=DPI, metadata={"Software": SOFTWARE})
 
 
 def _size(outcome: Outcome) -> str:

@@ -11,6 +11,7 @@ from d2v_fast import registry
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource
+from d2v_fast.data.own import SOFTWARE
 from d2v_fast.modalities import open_loader
 from d2v_fast.modalities.drawing import Drawing, Picture
 from d2v_fast.report import panels, plots
@@ -78,4 +79,4 @@ def render(seen: Drawing, path: Path, name: str) -> None:
             panels.render(axes, panel)
             if i == 0 and row.label:
                 axes.set_ylabel(row.label, fontsize=9)
-    figure.savefig(path, dpi=_DPI, format="png")
+    figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": SOFTWARE})

@@ -176,3 +176,12 @@ def test_histograms_count_everything():
 def test_broken_samples_are_shown(photos):
     lines, _ = describe(open_source(photos, "vision", VisionInputs()), VisionInputs())
     assert dict(lines)["unreadable"].startswith("1 ")
+
+
+def test_what_is_written_beside_the_data_is_not_data(photos, tmp_path):
+    before = open_source(photos, "vision", VisionInputs(), run=tmp_path / "run")
+    run("build", photos, "--out", photos / "photos.jsonl")
+    run("show", photos, "--preset", "vision-tiny", "--picture", photos / "seen.png")
+    run("show", photos, "--preset", "vision-tiny", "--picture", photos / "data-show.png")
+    assert open_source(photos, "vision", VisionInputs(), run=tmp_path / "run").fingerprint == before.fingerprint
+    assert open_source(photos, "vision", VisionInputs()).fingerprint == before.fingerprint
