@@ -28,7 +28,7 @@ def clip_into(out: Tensor, clip: np.ndarray | Tensor, start: int, size: int, *, 
         name: For messages.
 
     Raises:
-        SampleError: A clip of another length, of another number format, or with samples that are not finite, or so large
+        SampleError: A clip of another length or number format, or with samples that are not finite, or so large
             that their variance is not.
     """
     raw = as_tensor(clip)
