@@ -1,1 +1,1 @@
-"""Pretraining: configuration, loop, checkpoints, monitors and what a run writes."""
+"""The loop of optimizer steps, the tasks that it runs, and the update of the parameters."""

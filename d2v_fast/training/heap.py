@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+
+CHOICE = "D2V_FAST_KEEP_MEMORY"
+"""Environment variable: 0 leaves the process's heap as it is."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt in glibc's malloc.h."""
@@ -22,10 +26,12 @@ def keep_freed_memory() -> bool:
     a page fault for every 4 kB, which takes longer than most operations do to fill it. Whether that happens depends on
     what else was allocated, so that a run may be slow for no visible reason (docs/measured.md).
 
+    It holds for the whole process and cannot be taken back. The environment variable D2V_FAST_KEEP_MEMORY=0 says no.
+
     Returns:
-        Whether the C library is one that can be told.
+        Whether the C library was told: it is one that can be, and nobody said no.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or os.environ.get(CHOICE) == "0":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl

@@ -31,3 +31,12 @@ def test_tensors_reuse_touched_memory():
         pytest.skip("this C library has no mallopt")
     assert int(before) > 10_000
     assert int(after) < 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is of glibc, on Linux")
+def test_the_environment_can_say_no():
+    surely = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 10), "D2V_FAST_KEEP_MEMORY": "0"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=surely, capture_output=True, text=True, check=True)
+    before, told, after = done.stdout.split()
+    assert told == "False"
+    assert int(after) > 0.9 * int(before) > 9_000

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from d2v_fast.errors import ConfigError, RunStopped
 from d2v_fast.run import checkpoint
 from d2v_fast.run.metrics import NON_FINITE_LIMIT
 from d2v_fast.run.metrics_file import MetricsFile
+from d2v_fast.training import fit, loop
 from d2v_fast.training.trainer import Data2VecTrainer
 
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0, "drop_path": 0.0}
@@ -317,12 +320,57 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint(
     assert_same_run(tmp_path / "whole", one.out, 8)
 
 
-def test_random_state_of_the_caller_is_left_alone(trainer):
-    torch.manual_seed(5)
-    expected = torch.rand(1)
-    torch.manual_seed(5)
-    trainer(steps=1).fit()
-    assert torch.equal(torch.rand(1), expected)
+def test_the_process_is_as_before(trainer, run_python, monkeypatch):
+    """Neither making a trainer nor a run changes what others in the process see: random numbers, settings, signals."""
+
+    def state():
+        return (
+            *(torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_num_interop_threads()),
+            *(torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")),
+            *(
+                torch.get_float32_matmul_precision(),
+                torch.backends.cudnn.benchmark,
+                torch.are_deterministic_algorithms_enabled(),
+            ),
+            *(signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), dict(os.environ)),
+        )
+
+    told, before = [], state()
+    monkeypatch.setattr(fit, "keep_freed_memory", lambda: told.append(1))
+    one = trainer(steps=1)
+    assert (state(), told) == (before, [])  # nothing that cannot be taken back
+    one.fit()
+    assert (state(), told) == (before, [1])
+
+
+def test_other_gpus_are_not_seeded(monkeypatch):
+    """`torch.manual_seed` would seed all of them, and only that of the run is put back."""
+    seeds, devices = [], []
+
+    class Device:
+        def __init__(self, device):
+            devices.append(device)
+
+        __enter__ = __exit__ = lambda self, *error: None
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs are seeded"))
+    with torch.random.fork_rng(devices=[]):
+        loop.seed_generators(5, torch.device("cuda", 1))
+        ours = torch.rand(3)
+        torch.default_generator.manual_seed(5)
+        assert torch.equal(ours, torch.rand(3))
+    assert (seeds, devices) == ([5], [torch.device("cuda", 1)])
+
+
+def test_a_model_that_does_not_fit_into_memory_is_told(make_config, make_data, tmp_path, monkeypatch):
+    def full(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(RunStopped, match=r"out of memory while the model was built: CUDA out of memory"):
+        Data2VecTrainer(make_config("vision"), data=make_data("vision"), out=tmp_path / "run")
 
 
 def test_pretrain_by_name(make_data, tmp_path, read_lines):
