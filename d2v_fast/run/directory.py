@@ -47,6 +47,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self._lock = Lock(self.path)
         self._about: dict[str, Any] = {}
+        self._pending: dict[str, Any] | None = None  # config.json of this start, until there is something to go with it
 
     def __enter__(self) -> RunDirectory:
         """Create the folder if it is not there, and lock it.
@@ -113,7 +114,9 @@ class RunDirectory:
         return None
 
     def write_config(self, config: Config, notes: Notes | None = None) -> None:
-        """Write config.json, whole or not at all.
+        """Write config.json, whole or not at all. For a run that has trained this waits for its next checkpoint.
+
+        So a start that fails leaves no trace: its `steps`, for example, can be taken back.
 
         Args:
             config: What is trained.
@@ -124,7 +127,11 @@ class RunDirectory:
         """
         if notes is None:
             notes = read_settings(self.path)[1] if self._about["trained"] and exists(self.config_file) else Notes()
-        _write(self.config_file, encode(config, notes))
+        content = encode(config, notes)
+        if self._about["trained"]:
+            self._pending = content
+        else:
+            _write(self.config_file, content)
 
     def forget_index(self) -> bool:
         """Delete the index of the data that a start without a checkpoint has left behind.
@@ -138,11 +145,14 @@ class RunDirectory:
     def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
         """Write a checkpoint, see `checkpoint.save`; from then on the folder holds a run."""
         folder = checkpoints.save(self.checkpoints, step, tensors, state, keep)
-        if not self._about["trained"]:
-            try:
+        try:
+            if not self._about["trained"]:
                 self._write_about({**self._about, "trained": True})
-            except RunStopped as error:  # the checkpoint itself says it as well
-                tell_once("about", self.path, str(error))
+            if self._pending is not None:
+                _write(self.config_file, self._pending)
+                self._pending = None
+        except RunStopped as error:  # the checkpoint itself says all of it as well
+            tell_once("about", self.path, str(error))
         return folder
 
     def _check_config(self, config: Config, last: Checkpoint) -> None:
@@ -309,7 +319,7 @@ def _read_about(run: Path) -> dict[str, Any]:
     path = run / ABOUT
     try:
         about = _read_json(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise RunError(f"{path} cannot be read just now: {error.strerror}") from error

@@ -93,8 +93,8 @@ class Data2VecTrainer:
         """Train up to `config.steps`, from the newest checkpoint if there is one.
 
         A run that grows (`steps` larger than before) follows the schedule of its new length from there on.
-        SIGINT and SIGTERM stop the run after the current step, which is saved; so is the last whole step when anything
-        else ends it. Torch's random state and its TF32 settings are put back at the end.
+        SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 stop the run after the current step, which is saved; so is the last
+        whole step when anything else ends it. Torch's random state and its TF32 settings are put back at the end.
 
         Args:
             resume: "auto" continues a run that is there and begins one that is not; "never" refuses a folder with a
@@ -107,7 +107,7 @@ class Data2VecTrainer:
             RunError: The folder is in use, holds another run, or cannot be continued.
             DataError: The data cannot be used, or is not what the run was begun with.
             RunStopped: The run collapsed, had no finite step for a while, or memory or disk are full.
-            Interrupted: SIGINT or SIGTERM came; a checkpoint was written first.
+            Interrupted: One of these signals came; a checkpoint was written first.
         """
         return self._fit(resume)
 

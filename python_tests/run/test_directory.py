@@ -170,8 +170,10 @@ def test_after_a_start_without_a_checkpoint_the_folder_is_free(tmp_path, make_co
 
 def test_steps_of_a_start_that_failed_can_be_taken_back(tmp_path, make_config):
     with RunDirectory(tmp_path) as run:
+        run.write_config(make_config("vision", steps=8))
         save(run, make_config("vision", steps=8))
         run.write_config(make_config("vision", steps=1000))
+    assert read_config(tmp_path).steps == 8
     assert start(tmp_path, make_config("vision", steps=8)) == 5
     with pytest.raises(RunError, match=r"steps: the run has 8, this command 7 \(it may only grow\)"):
         start(tmp_path, make_config("vision", steps=7))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2v_fast import pretrain
+from d2v_fast import Run, pretrain
 from d2v_fast.errors import CheckpointUnreadable, DataError, RunError
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -58,8 +58,10 @@ def test_larger_steps_of_a_start_that_failed_are_taken_back(make_config, train, 
         fail(patch, torch.OutOfMemoryError("out of memory"))
         with pytest.raises((torch.OutOfMemoryError, RunError)):
             train(make_config("vision", steps=900), out)
+    assert Run(out).config.steps == 2
     train(make_config("vision", steps=3), out)
     assert (out / "checkpoints/step_00000003").is_dir()
+    assert Run(out).config.steps == 3
 
 
 def test_weights_to_begin_from_are_not_needed_again(make_config, make_data, train, tmp_path, assert_same_run):
