@@ -65,12 +65,12 @@ def extract(
             if positions is None:
                 wanted = output.mean(1)
             else:
-                places = torch.as_tensor([int(positions[i]) for i in chosen])
+                places = torch.tensor([int(positions[i]) for i in chosen], device="cpu")
                 if int(places.min()) < 0 or int(places.max()) >= output.shape[1]:
                     raise ValueError(
                         f"positions {places.tolist()} were asked for of samples {chosen}, which have {output.shape[1]}"
                     )
-                wanted = output[torch.arange(len(chosen)), places]
+                wanted = output[torch.arange(len(chosen), device="cpu"), places]
             if features is None:
                 features = np.empty((count, wanted.shape[1]), dtype=np.float32)
             features[chosen] = wanted.cpu().numpy()

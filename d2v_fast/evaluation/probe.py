@@ -65,10 +65,12 @@ def knn_correct(
     x, y, z, wanted = _checked(train, train_labels, test, test_labels, standardize)
     x, z = F.normalize(x, dim=1), F.normalize(z, dim=1)
     classes, correct, step = int(y.max()) + 1, [], max(1, PIECE // len(x))
-    room = torch.empty(min(step, len(z)), len(x), dtype=x.dtype)  # one for all pieces: freed ones would pile up
+    room = torch.empty(
+        min(step, len(z)), len(x), dtype=x.dtype, device=x.device
+    )  # one for all pieces: freed ones would pile up
     for some, names in zip(z.split(step), wanted.split(step), strict=True):
         similarity, nearest = torch.mm(some, x.T, out=room[: len(some)]).topk(min(k, len(x)), dim=1)
-        votes = torch.zeros(len(some), classes, dtype=similarity.dtype)
+        votes = torch.zeros(len(some), classes, dtype=similarity.dtype, device=x.device)
         votes.scatter_add_(1, y[nearest], similarity)
         correct.append(votes.argmax(1) == names)
     return torch.cat(correct).numpy()
@@ -109,8 +111,8 @@ def logistic_correct(
 def fit_logistic(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     """Weights [C, classes] and biases [classes] of the regression in `logistic_correct`."""
     classes = int(y.max()) + 1
-    weight = torch.zeros(x.shape[1], classes, dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(classes, dtype=x.dtype, requires_grad=True)
+    weight = torch.zeros(x.shape[1], classes, dtype=x.dtype, device=x.device, requires_grad=True)
+    bias = torch.zeros(classes, dtype=x.dtype, device=x.device, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weight, bias], max_iter=_ITERATIONS, history_size=10, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
     )

@@ -41,12 +41,12 @@ class MaskRequest:
         """
         self.ids = ids_array(sample_ids, "sample_ids")
         self.views = at_least(views, 1, "views")
-        self.mask = torch.empty(len(self.ids) * self.views, positions, dtype=torch.bool)
+        self.mask = torch.empty(len(self.ids) * self.views, positions, dtype=torch.bool, device="cpu")
         self.key = (natural(seed, "seed"), natural(epoch, "epoch"), self.ids, self.views)
 
     def result(self, masked: int, inputs: Tensor | None = None) -> Masks:
         """The masks with their rows; `masked` is the number of True positions that the kernel wrote."""
-        rows = torch.empty(masked, dtype=torch.int64)
+        rows = torch.empty(masked, dtype=torch.int64, device="cpu")
         _C.flat_rows(self.mask.data_ptr(), masked, rows.data_ptr())
         return Masks(self.mask, rows, inputs)
 

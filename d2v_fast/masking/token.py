@@ -71,7 +71,7 @@ def token_masks(
         raise ValueError(f"lengths has {len(valid)} entries for {samples} rows of tokens; pass one length for each row")
     tokens = tokens.contiguous()
     request = MaskRequest(seed, epoch, sample_ids, views, width)
-    masked_tokens = torch.empty(samples * views, width, dtype=torch.int64)
+    masked_tokens = torch.empty(samples * views, width, dtype=torch.int64, device="cpu")
     masked = _C.token_masks(
         *request.key,
         tokens.data_ptr(),

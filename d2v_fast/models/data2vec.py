@@ -257,6 +257,6 @@ def _check(batch: Batch, config: ModelConfig, local: Tensor, lengths: Tensor | N
         if count != rows.numel() or not bool(mask.flatten()[rows].all()):
             raise ValueError(f"batch.rows ({rows.numel()} positions) and batch.mask ({count} positions) differ")
         if lengths is not None and lengths.is_cpu:  # blocks that leave the padding out have nothing to predict there
-            valid = torch.arange(length) < lengths.repeat_interleave(batch.views).unsqueeze(1)
+            valid = torch.arange(length, device="cpu") < lengths.repeat_interleave(batch.views).unsqueeze(1)
             if bool((mask & ~valid).any()):
                 raise ValueError("batch.mask masks padding: make masks for the valid lengths of the samples")

@@ -45,7 +45,7 @@ def ema_update_(
     if shadow is not None and len(shadow) != len(teacher):
         raise ValueError(f"shadow has {len(shadow)} tensors and teacher {len(teacher)}: they go in pairs")
     if not isinstance(decay, Tensor):
-        decay = torch.tensor(decay, dtype=torch.float64)
+        decay = torch.tensor(decay, dtype=torch.float64, device="cpu")
     with torch.no_grad():
         _ema_update(list(teacher), list(student), decay, list(shadow or ()))
 

@@ -34,7 +34,8 @@ def load(run: str | Path, network: Literal["student", "teacher"] = "student") ->
     if network not in ("student", "teacher"):
         raise ValueError(f"network must be 'student' or 'teacher', got {network!r}")
     opened = Run(run)
-    encoder = build_encoder(opened.config.model)
+    with torch.device("cpu"):
+        encoder = build_encoder(opened.config.model)
     fill(encoder, opened.newest(), network, prefix="encoder." if network == "student" else "", finite=True)
     encoder.inputs = opened.config.inputs
     return encoder.eval()

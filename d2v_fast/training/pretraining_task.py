@@ -41,7 +41,7 @@ class PretrainingTask:
             ConfigError: The section `model` contradicts itself.
         """
         self.config = config
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the same weights for every device
             torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
             try:
                 self.model = Data2Vec(config.model)
@@ -82,7 +82,7 @@ class PretrainingTask:
         skipped: tuple[bool, ...] | Tensor | None
         skipped = skipped_blocks(self.config.model.transformer, self.config.seed, step)
         if skipped is not None and self.config.precision.compile:
-            skipped = to_device(torch.tensor(skipped), batch.inputs.device)
+            skipped = to_device(torch.tensor(skipped, device="cpu"), batch.inputs.device)
         output = self._forward(batch, skipped)
         self._seen = step, replace(output, losses={}, prediction=output.prediction.detach())
         return output.losses

@@ -40,7 +40,7 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
     rows, masked, all_frames = [], 0, 0
     for i, sample in enumerate(ids.tolist()):
         length = valid[i]
-        raw = torch.as_tensor(source.read(sample))
+        raw = torch.as_tensor(source.read(sample), device="cpu")
         whole = (raw / 32768 if raw.dtype == torch.int16 else raw.float()).numpy()
         start = int(plan_windows(np.array([len(whole)]), ids[i : i + 1], np.array([length]), config.seed, 0).starts[0])
         name, seconds = source.name(sample), len(whole) / rate

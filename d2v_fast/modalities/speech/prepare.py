@@ -28,6 +28,6 @@ def prepare(clip: np.ndarray | Tensor, inputs: SpeechInputs, embedding: SpeechEm
     """
     if clip.ndim == 1 and len(clip) < (least := embedding.receptive_field):
         raise SampleError(name, f"has {len(clip)} samples; the first frame of this model needs {least}")
-    out = torch.empty(len(clip))
+    out = torch.empty(len(clip), dtype=torch.float32, device="cpu")
     clip_into(out, clip, 0, len(clip), normalize=inputs.normalize, name=name)
     return out[: embedding.seen(len(clip))]

@@ -59,7 +59,9 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
 
 def _as_seen(images: Tensor, inputs: VisionInputs) -> np.ndarray:
     """The standardisation taken back: float [B, S, S] or [B, S, S, 3], in [0, 1]."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (inputs.mean, inputs.std))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None] for values in (inputs.mean, inputs.std)
+    )
     seen = (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     return _three(seen)
 

@@ -29,7 +29,8 @@ def prepare(picture: np.ndarray | Tensor, inputs: VisionInputs, embedding: Visio
     """
     planar = isinstance(picture, Tensor) and picture.ndim == 3
     size = np.array(picture.shape[1:] if planar else picture.shape[:2])
-    out = torch.empty(embedding.channels, embedding.image_size, embedding.image_size)
+    shape = (embedding.channels, embedding.image_size, embedding.image_size)
+    out = torch.empty(shape, dtype=torch.float32, device="cpu")
     box = np.concatenate([np.zeros_like(size), size])
     still = replace(inputs, jitter=0.0)
     picture_into(out, picture, box, False, np.ones(3, np.float32), size, still, name)

@@ -80,7 +80,7 @@ def _grey(image: Tensor) -> Tensor:
 @lru_cache(maxsize=16)
 def _column(values: tuple[float, ...]) -> Tensor:
     """Values in [0, 1] for each channel, on the scale of 0 to 255: float32 [C, 1, 1]."""
-    return (torch.tensor(values, dtype=torch.float64) * 255).to(torch.float32)[:, None, None]
+    return (torch.tensor(values, dtype=torch.float64, device="cpu") * 255).to(torch.float32)[:, None, None]
 
 
 def planes(picture: np.ndarray | Tensor, name: str) -> Tensor:

@@ -160,7 +160,7 @@ def _make(
             plan.groups.append((None, torch.from_numpy(table).to(device)))
     else:
         for group in launch.ema_groups(map(_named, fast)):
-            plan.groups.append((group, torch.tensor(group.table, dtype=torch.int64).to(device)))
+            plan.groups.append((group, torch.tensor(group.table, dtype=torch.int64, device="cpu").to(device)))
     return plan
 
 
