@@ -7,7 +7,7 @@ from sources import imports_of, room_of, trees
 
 LEVELS = [
     {"errors"},
-    {"log", "rng", "registry", "reference", "batch", "checks"},
+    {"log", "streams", "rng", "registry", "reference", "batch", "checks"},
     {"files"},
     {"ops"},
     {"modules", "masking"},

@@ -70,7 +70,7 @@ def test_notes_of_a_run_that_has_trained_stay(make_config, train, tmp_path):
         folder.write_config(make_config("vision"))  # nothing was trained yet: another start
         assert read_settings(run)[1] == Notes()
     train(make_config("vision", steps=1), run)
-    with RunDirectory(run) as folder:
-        folder.write_config(make_config("vision"), Notes("a-preset", ("steps",)))
-    train(make_config("vision", steps=2), run)
+    train(make_config("vision", steps=2), run, notes=Notes("a-preset", ("steps",)))
+    assert Run(run).notes == Notes("a-preset", ("steps",))
+    train(make_config("vision", steps=3), run)
     assert Run(run).notes == Notes("a-preset", ("steps",))
