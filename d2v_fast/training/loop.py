@@ -69,7 +69,7 @@ class Loop:
         """Do the steps from number `first`, counted from 0, to the last.
 
         Whatever ends the run leaves a checkpoint of the last whole step: a signal, an error of the loader, of the task,
-        of a log line or of a validation. Only an error in the middle of `Update.step` does not.
+        of a log line or of a validation. Only an error while the parameters are written does not.
 
         Args:
             first: Steps that are done.
@@ -89,6 +89,7 @@ class Loop:
                 with out_of_memory.explained(f"in step {n + 1}"):
                     self.step(n, loader.step(n), clock)
                 done = step = n + 1
+                self.update.whole = True  # after the line above: a signal may come between any two
                 last = step == config.steps
                 journal.display.advance(step)
                 problem: BaseException | None = None

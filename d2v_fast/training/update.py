@@ -34,7 +34,8 @@ class Update:
     on a GPU. So `grad_scale` = loss scale * max(1, norm / clip_norm) unscales and clips in the same pass over memory.
 
     Attributes:
-        whole: False while `step` writes: an error in there leaves parameters of two different steps.
+        whole: False from when `step` begins to write until its caller has counted the step and says so. An error in
+            between leaves parameters of two different steps, or of one that is not counted: nothing to save.
     """
 
     def __init__(
@@ -109,7 +110,6 @@ class Update:
         if self.averages is not None and decay is not None:
             keep = torch.full((), decay, dtype=torch.float64, device=found_inf.device).masked_fill_(found_inf > 0, 1.0)
             ops.ema_update_(*self.averages, keep)
-        self.whole = True
         return norm, found_inf
 
     def clear(self) -> None:

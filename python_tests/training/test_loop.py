@@ -15,9 +15,11 @@ from d2v_fast.data.loader import split
 from d2v_fast.errors import RunStopped
 from d2v_fast.models import Loss, encoder
 from d2v_fast.run.journal import Journal
+from d2v_fast.run.metrics import Window
 from d2v_fast.run.progress import Display
 from d2v_fast.training import loop as loop_module
 from d2v_fast.training import out_of_memory
+from d2v_fast.training.precision import LossScale
 from d2v_fast.training.pretraining_task import PretrainingTask
 from d2v_fast.training.trainer import Data2VecTrainer
 from d2v_fast.training.update import Update
@@ -112,10 +114,11 @@ def test_an_error_before_the_first_step_saves_nothing(trainer, monkeypatch):
     assert saved(one.out) == []
 
 
-def test_an_error_while_parameters_are_written_saves_nothing(trainer, monkeypatch):
-    """Some of them would be a step ahead of the others."""
+@pytest.mark.parametrize(("owner", "name"), [(torch.optim.AdamW, "step"), (LossScale, "update"), (Window, "add")])
+def test_an_error_while_parameters_are_written_saves_nothing(trainer, monkeypatch, owner, name):
+    """Some of them would be a step ahead of the others, or all of them ahead of the number of the step."""
     one = trainer()
-    fail(monkeypatch, torch.optim.AdamW, "step", ValueError("torn"), 2)
+    fail(monkeypatch, owner, name, ValueError("torn"), 2)
     with pytest.raises(ValueError, match="torn"):
         one.fit()
     assert saved(one.out) == []
