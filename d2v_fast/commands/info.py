@@ -41,6 +41,10 @@ REQUIRED = (
 )
 
 
+_VARIABLES = ("D2V_FAST_ISA", "D2V_FAST_GPU", "D2V_FAST_DEBUG", "D2V_FAST_KEEP_MEMORY")
+"""What a user can say by the environment."""
+
+
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -71,7 +75,7 @@ def collect() -> dict[str, Any]:
             "torch threads": torch.get_num_threads(),
             "instruction set": _C.isa(),
             "GPUs": devices,
-            **{name: os.environ.get(name) for name in ("D2V_FAST_ISA", "D2V_FAST_GPU", "D2V_FAST_DEBUG")},
+            **{name: os.environ.get(name) for name in _VARIABLES},
         },
         "operations": {
             operation: {device: backend._asdict() for device, backend in served.items()}

@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 
+from d2v_fast.batch import Batch
 from d2v_fast.modalities.opening import open_data, open_loader
+from d2v_fast.training.prefetch import Prefetch
 from d2v_fast.training.trainer import Data2VecTrainer
 
 CPU = torch.device("cpu")
@@ -140,3 +142,18 @@ def test_batches_reach_the_device_from_pinned_memory(device, tiny, sources, moda
             assert moved.device.type == device.type
         assert torch.equal(moved.cpu(), value), name
     assert torch.equal(there.rows.cpu(), there.mask.flatten().cpu().nonzero().flatten())
+
+
+def test_copies_ahead_of_the_work_give_the_same_numbers(device):
+    """Memory of the copies is used again while the work before them is still going on."""
+    batches = [
+        Batch(inputs=torch.full((256, 1024), float(i)), sample_ids=torch.arange(256), labels=torch.full((256,), i))
+        for i in range(50)
+    ]
+    if device.type == "cuda":
+        batches = [batch.pin() for batch in batches]
+    weight, sums = torch.eye(1024, device=device), []
+    for batch in Prefetch(device)(batches):
+        assert batch.inputs.device.type == batch.labels.device.type == device.type
+        sums.append(((batch.inputs @ weight).mean() + batch.labels.float().mean()) / 2)
+    assert torch.stack(sums).tolist() == pytest.approx(list(range(50)))

@@ -343,6 +343,23 @@ def test_the_process_is_as_before(trainer, run_python, monkeypatch):
     assert (state(), told) == (before, [1])
 
 
+def test_parameters_that_were_replaced_are_the_ones_that_are_trained(trainer, read_weights):
+    """`load_state_dict(assign=True)` puts other objects in the place of those that the trainer was made with."""
+    one = trainer(steps=2)
+    given = {name: value.clone() for name, value in one.model.student.state_dict().items()}
+    one.model.student.load_state_dict({name: value.clone() for name, value in given.items()}, assign=True)
+    for parameter in one.model.student.parameters():
+        parameter.requires_grad_(True)
+    out = one.fit()
+    after = read_weights(out, 2)
+    moved = [name for name, value in given.items() if not torch.equal(after[f"student/{name}"], value)]
+    assert len(moved) > 20
+    teacher = [name for name in moved if f"teacher/{name.removeprefix('encoder.')}" in after]
+    unmoved = [n for n in teacher if torch.equal(after[f"teacher/{n.removeprefix('encoder.')}"], given[n])]
+    assert teacher
+    assert unmoved == []
+
+
 def test_other_gpus_are_not_seeded(monkeypatch):
     """`torch.manual_seed` would seed all of them, and only that of the run is put back."""
     seeds, devices = [], []
