@@ -14,6 +14,7 @@ from d2v_fast.masking import SpanMask, TokenMask, span_masks, token_masks
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.sampling import PictureSampling
 
 
 def bits(batches):
@@ -295,3 +296,13 @@ def test_small_pictures_are_told(vision, pictures, capsys):
             source, inputs=VisionInputs(), config=config, seed=0, masks=lambda *_: None, image_size=size
         ).close()
         assert ("smaller than the model's input of 64 pixels" in capsys.readouterr().err) == told
+
+
+def test_pictures_that_lose_most_of_their_detail_are_told():
+    def remarks(side, image_size):
+        return PictureSampling(VisionInputs(), image_size).remarks(np.full((9, 2), side), 9)
+
+    assert remarks(28, 8)[0].startswith("most pictures are shrunk to 8 pixels")
+    assert "about 28): a larger model.embedding.image_size" in remarks(28, 8)[0]
+    assert remarks(16, 8) == []
+    assert remarks(2000, 224) == []  # a photograph, and the usual input

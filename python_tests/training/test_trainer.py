@@ -409,3 +409,13 @@ def test_a_format_that_the_device_lacks_is_refused_before_anything_is_written(ma
     with pytest.raises(ConfigError, match="needs CUDA"):
         Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_less_than_an_epoch_says_so(make_config, make_data, tmp_path, capsys):
+    config = make_config("vision", steps=1, loader={"batch_size": 4, "accumulation": 1})
+    Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run").fit()
+    told = capsys.readouterr().err
+    assert "1 steps see " in told
+    assert "of the samples; an epoch has " in told
+    Data2VecTrainer(make_config("vision", steps=40), data=make_data("vision"), out=tmp_path / "long").fit()
+    assert "of the samples" not in capsys.readouterr().err

@@ -17,6 +17,10 @@ from d2v_fast.modalities.vision.crops import ATTEMPTS, crop_boxes
 from d2v_fast.modalities.vision.transforms import picture_into
 
 
+_COARSE, _SHRUNK = 64, 3
+"""Inputs of fewer pixels than the first are coarse, and pictures that are larger by the second factor lose most."""
+
+
 @dataclass(frozen=True)
 class PicturePlan:
     """How pictures are cut: whole pixels, so that every engine cuts the same."""
@@ -87,7 +91,13 @@ class PictureSampling:
         picture_into(out, sample, box, flip, colours, size, self.inputs, name)
 
     def remarks(self, sizes: np.ndarray, used: int) -> Sequence[str]:
-        """Whether pictures are enlarged."""
-        if np.median(sizes.min(axis=-1)) < self.image_size:
-            return [f"most pictures are smaller than the model's input of {self.image_size} pixels and are enlarged"]
+        """Whether pictures are enlarged, or shrunk so far that little is left of them."""
+        side, typical = self.image_size, int(np.median(sizes.min(axis=-1)))
+        if typical < side:
+            return [f"most pictures are smaller than the model's input of {side} pixels and are enlarged"]
+        if side < _COARSE and typical >= _SHRUNK * side:
+            return [
+                f"most pictures are shrunk to {side} pixels, a small part of their detail (their shorter side is about "
+                f"{typical}): a larger model.embedding.image_size shows more"
+            ]
         return []
