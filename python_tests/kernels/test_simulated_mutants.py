@@ -113,6 +113,7 @@ def spaced(mutant: Mutant) -> str:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mutant_is_seen(name, no_worse_than):
     text = ptx_of(name, 90)
