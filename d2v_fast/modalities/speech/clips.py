@@ -175,12 +175,15 @@ def load(store: Store, index: int, length: tuple[int, int]) -> np.ndarray:
                 if file.format == _MP3:  # may say less or more than it has
                     frames = length[0]
                 _check_length((frames, rate), length, label)  # before memory is taken for it
-                if start:
-                    file.seek(start)
+                if file.format == _MP3:  # would be sought to about the place only: what lies before is read with it
+                    _check_most((start + frames) * file.channels, (start + frames) / rate, label)
+                elif start:
+                    _skip(file, start)
+                    start = 0
                 # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
                 dtype = "int16" if file.subtype == "PCM_16" else "float32"
                 # the number of frames is given: without it a format that cannot seek (GSM 6.10) is refused
-                raw = file.read(frames, dtype=dtype, always_2d=True)
+                raw = file.read(start + frames, dtype=dtype, always_2d=True)[start:]
         except (soundfile.SoundFileError, OSError) as error:
             raise SampleError(label, _reason(error, path)) from error
     _check_length((len(raw), rate), length, label)
@@ -202,6 +205,16 @@ def check_decoded(store: Store, index: int, length: tuple[int, ...]) -> None:
             raise SampleError(store.label(index), "has samples that are not finite numbers")
         if peak > LOUDEST:
             raise SampleError(store.label(index), "has samples too large to be normalised")
+
+
+def _skip(file: soundfile.SoundFile, count: int) -> None:
+    """Goes to a frame; what cannot seek (GSM 6.10) is read up to it."""
+    if file.seekable():
+        file.seek(count)
+        return
+    piece = np.empty((1 << 16, file.channels), dtype=np.float32)
+    while count and (got := len(file.read(out=piece[: min(count, len(piece))]))):
+        count -= got
 
 
 def _part(span: tuple[float, float], frames: int, rate: int, label: str) -> tuple[int, int]:
@@ -258,10 +271,13 @@ def read_header(store: Store, index: int) -> tuple[int, int, int]:
         raise SampleError(label, "does not say how long it is: encode it again")
     if span is not None:
         frames = _part(span, frames, rate, label)[1]
-    if frames * channels > _MAX_SAMPLES:
-        hours = frames / rate / 3600
-        raise SampleError(label, f"has {frames * channels} samples, {hours:.1f} h (at most {_MAX_SAMPLES}): cut it")
+    _check_most(frames * channels, frames / rate, label)
     return frames, rate, channels
+
+
+def _check_most(samples: int, seconds: float, label: str) -> None:
+    if samples > _MAX_SAMPLES:
+        raise SampleError(label, f"has {samples} samples, {seconds / 3600:.1f} h (at most {_MAX_SAMPLES}): cut it")
 
 
 def _by_torchcodec(extension: str) -> bool:

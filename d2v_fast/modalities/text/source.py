@@ -65,7 +65,10 @@ def open_text(
             "add text or lower inputs.block_size"
         )
     tokens = np.memmap(stored, dtype=dtype, mode="r", shape=(count,))
-    return TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed, lost=lost)
+    blocks = TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed, lost=lost)
+    if not index.notes:  # a run of a version that drew replacements from as many ids as there are tokens goes on so
+        blocks.vocab_size, blocks.special_ids = tokenizer.get_vocab_size(), vocabulary.specials(tokenizer).all
+    return blocks
 
 
 def _pieces(index: Index, store: Store) -> Iterator[corpus.Piece]:

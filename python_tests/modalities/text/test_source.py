@@ -180,6 +180,18 @@ def test_ids_with_gaps(folder, tmp_path):
     assert int(source.tokens.max()) == 70_010
 
 
+def test_an_older_run_draws_replacements_as_it_did(folder, tmp_path):
+    inputs = replace(INPUTS, tokenizer=str(word_level(tmp_path / "gaps.json", hole=100)))
+    run = tmp_path / "run"
+    open_source(folder, "text", inputs, vocab_size=111, run=run)
+    lines = (run / "index.jsonl").read_text().splitlines()
+    head = json.loads(lines[0])
+    del head["notes"]
+    (run / "index.jsonl").write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    old = open_source(folder, "text", inputs, vocab_size=111, run=run)
+    assert (old.vocab_size, old.special_ids) == (11, (0, 1, 2, 3, 4))
+
+
 def test_a_run_keeps_to_its_tokenizer(folder, tmp_path):
     first, other = word_level(tmp_path / "a.json"), word_level(tmp_path / "b.json", hole=1)
     run = tmp_path / "run"
