@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 
-from d2v_fast.log import tell
+from d2v_fast.log import logger, tell
+from d2v_fast.streams import SteadyStream
 
 if TYPE_CHECKING:  # rich is only loaded when there is something to show
     from rich.progress import Progress as Bar
@@ -84,17 +86,18 @@ class Progress:
         """Counts on."""
         self._done += count
         now = time.monotonic()
-        if now - self._began < _PATIENCE:
+        if now - self._began < _PATIENCE or not logger.isEnabledFor(logging.INFO):
             return
-        if sys.stderr.isatty():
-            self._show()
+        stream = SteadyStream(sys.stderr)  # a terminal that goes away is no reason to stop reading
+        if stream.isatty():
+            self._show(stream)
         elif now - self._shown > _LINE_EVERY:
             self._shown = now
             rate = self._done / (now - self._began)
             left = (self._total - self._done) / rate
-            tell(f"{self._what}: {self._done:,} of {self._total:,}, {rate:,.0f}/s, {left:,.0f} s left")
+            tell(f"{self._what}: {self._done:,} of {self._total:,}, {rate:,.0f}/s, {left:,.0f} s left", logging.INFO)
 
-    def _show(self) -> None:
+    def _show(self, stream: SteadyStream) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
@@ -107,7 +110,7 @@ class Progress:
                 TextColumn("{task.fields[rate]:,.0f}/s"),
                 TimeRemainingColumn(),
             )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Bar(*columns, console=Console(file=cast(TextIO, stream)), transient=True)
             self._bar.start()
             self._task = self._bar.add_task(self._what, total=self._total, rate=0.0)
         rate = self._done / (time.monotonic() - self._began)

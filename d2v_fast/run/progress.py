@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from d2v_fast.log import tell
+from d2v_fast.log import logger, tell
 from d2v_fast.streams import SteadyStream
 
 
@@ -31,7 +31,8 @@ class Display:
         self._bar: Progress | None = None
         self._begun: tuple[int, float] | None = None  # step and time from which on the time left is estimated
         console = Console(file=cast(TextIO, self._screen))
-        if self._screen.isatty() and console.is_terminal and not console.is_dumb_terminal:
+        wanted = logger.isEnabledFor(logging.INFO)  # a log that is quiet about progress has no bar either
+        if wanted and self._screen.isatty() and console.is_terminal and not console.is_dumb_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import sys
 import threading
 
@@ -55,6 +56,30 @@ def test_nothing_is_shown_if_it_is_soon_over_and_lines_otherwise(clock, capsys):
         clock[0] = 25.0
         progress.advance(100)
         assert capsys.readouterr().err == ""
+
+
+def test_a_quiet_log_shows_no_progress(clock, monkeypatch, capsys, caplog):
+    with caplog.at_level("WARNING", "d2v_fast"), Progress("reading", 1000) as progress:
+        clock[0] = 20.0
+        progress.advance(70)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        progress.advance(70)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_that_goes_away_stops_no_reading(clock, monkeypatch):
+    class Gone(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with Progress("reading", 1000) as progress:
+        clock[0] = 10.0
+        progress.advance(400)
+        progress.advance(100)
 
 
 def test_a_bar_in_a_terminal(clock, monkeypatch, capsys):

@@ -72,6 +72,17 @@ def a_real_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
+def test_a_quiet_log_has_no_bar(caplog):
+    with caplog.at_level("WARNING", "d2v_fast"):
+        screen = Terminal()
+        display = Display(20, 5, screen)
+        display.start()
+        display.advance(6)
+        display.log(10, LINE)
+        display.stop()
+    assert screen.shown == ""
+
+
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1", "FORCE_COLOR": "3"}])
 def test_plain_lines_without_a_terminal(capsys, monkeypatch, variables):
     for name, value in variables.items():

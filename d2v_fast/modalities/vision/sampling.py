@@ -16,7 +16,6 @@ from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.crops import ATTEMPTS, crop_boxes
 from d2v_fast.modalities.vision.transforms import picture_into
 
-
 _COARSE, _SHRUNK = 64, 3
 """Inputs of fewer pixels than the first are coarse, and pictures that are larger by the second factor lose most."""
 
