@@ -71,7 +71,9 @@ def test_a_log_file_has_no_bar_whatever_the_variables_say(command):
     result = command("", *pretrain("run"), FORCE_COLOR="1", TTY_COMPATIBLE="1")
     assert result.returncode == 0
     assert result.stdout == ""
-    assert [line.split()[1] for line in result.stderr.splitlines()] == ["step", "finished"]
+    scaled, *lines = result.stderr.splitlines()
+    assert "2 steps instead of the 1,800 of vision-tiny" in scaled
+    assert [line.split()[1] for line in lines] == ["step", "finished"]
     assert "\x1b" not in result.stderr
 
 
