@@ -21,12 +21,10 @@ from d2v_fast.files import DISK_FULL, delete, exists, tell_once, write_whole
 from d2v_fast.log import tell
 from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.evidence import ABOUT, evidence, folder_of, read_about, read_json
 from d2v_fast.run.lock import Lock
 from d2v_fast.run.metrics_file import read_metrics
 from d2v_fast.run.settings import Notes, decode, encode
-
-ABOUT = "run.json"
-"""The file in a run's folder that says what became of it."""
 
 _MEDIA = ("image/", "audio/", "video/")
 
@@ -63,7 +61,7 @@ class RunDirectory:
             reason = error.strerror if isinstance(error, OSError) else error
             raise RunError(f"{self.path} cannot be used for a run: {reason}; choose another folder") from error
         try:
-            self._about = _read_about(self.path)
+            self._about = read_about(self.path)
             if "id" not in self._about:
                 self._write_about({"id": secrets.token_hex(8), "trained": evidence(self.path) is not None})
         except BaseException:
@@ -193,7 +191,7 @@ class RunDirectory:
         if ABOUT in names or checkpoints.steps(self.checkpoints):
             return
         if self.config_file.name in names:
-            if not {"model", "loader", "checkpoint", "steps"} <= _read_json(self.config_file).keys():
+            if not {"model", "loader", "checkpoint", "steps"} <= read_json(self.config_file).keys():
                 raise RunError(
                     f"{self.config_file} is not the configuration of a run; give the run a new or an empty folder"
                 )
@@ -208,47 +206,6 @@ class RunDirectory:
     def _write_about(self, about: dict[str, Any]) -> None:
         _write(self.path / ABOUT, about)
         self._about = about
-
-
-def folder_of(path: str | Path) -> Path:
-    """The path of a run's folder, absolute, without links.
-
-    Raises:
-        RunError: It is none: too long, with a zero byte, or of an unknown user.
-    """
-    try:
-        folder = Path(path).expanduser().resolve()
-        exists(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise RunError(f"{str(path)!r} cannot be the folder of a run: {error}") from error
-    return folder
-
-
-def evidence(run: Path) -> str | None:
-    """What shows that the run in the folder `run` has trained and could lose something; None if it has not.
-
-    Raises:
-        RunError: It cannot be known just now.
-    """
-    root = run / "checkpoints"
-    if steps := checkpoints.steps(root):
-        return f"its last checkpoint is step_{steps[-1]:08d}"
-    if aside := checkpoints.aside(root):
-        name = aside[-1].removeprefix("damaged_")
-        return f"checkpoints/{aside[-1]} was set aside; if it is good, give it its name back: {name}"
-    about = _read_about(run)
-    if "trained" in about:
-        return f"{ABOUT} says that it has had a checkpoint" if about["trained"] else None
-    lines = read_metrics(run / "metrics.jsonl")  # a run of a version that had no run.json
-    if not lines:
-        return None
-    try:
-        config = _read_json(run / "config.json")
-        first = min(config["steps"], config["checkpoint"]["every"])
-        begun = lines[-1]["step"] >= first
-    except (OSError, KeyError, TypeError):
-        begun = True
-    return f"metrics.jsonl goes to step {lines[-1]['step']}" if begun else None
 
 
 def read_config(run: Path) -> Config:
@@ -308,37 +265,6 @@ def config_of(checkpoint: Checkpoint) -> Config:
         return from_dict(Config, checkpoint.state["config"])
     except (KeyError, ConfigError) as error:
         raise RunError(f"the configuration in {checkpoint.folder} cannot be used: {error}") from error
-
-
-def _read_about(run: Path) -> dict[str, Any]:
-    """run.json; empty if it is not there.
-
-    Raises:
-        RunError: It cannot be read, or is not a run's.
-    """
-    path = run / ABOUT
-    try:
-        about = _read_json(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise RunError(f"{path} cannot be read just now: {error.strerror}") from error
-    if not isinstance(about.get("id"), str) or not isinstance(about.get("trained"), bool):
-        raise RunError(f"{path} is damaged, or is not a run's: delete it, and it is written again")
-    return about
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is something else in it.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from d2v_fast.errors import RunError
 from d2v_fast.files import exists
 from d2v_fast.log import tell
 from d2v_fast.presets.scaling import BATCH_FIELDS, follow
-from d2v_fast.run.directory import evidence, folder_of
+from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.reader import Run
 from d2v_fast.run.settings import Notes
 from d2v_fast.training.trainer import Data2VecTrainer

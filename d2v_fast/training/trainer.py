@@ -13,7 +13,7 @@ from d2v_fast.data import DataSource, Loader, Openable
 from d2v_fast.data.source import check_given
 from d2v_fast.modalities import check_engine, open_data, open_loader
 from d2v_fast.models import Data2Vec
-from d2v_fast.run.directory import evidence, folder_of
+from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import load_student
 from d2v_fast.training.fit import Engine, Fit, Resume

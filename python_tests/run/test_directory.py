@@ -14,7 +14,8 @@ import torch
 
 from d2v_fast.config_json import to_dict, with_overrides
 from d2v_fast.errors import RunError, RunStopped
-from d2v_fast.run.directory import RunDirectory, evidence, read_config
+from d2v_fast.run.directory import RunDirectory, read_config
+from d2v_fast.run.evidence import evidence
 from d2v_fast.run.lock import refuse_if_in_use
 
 HOLD = """
