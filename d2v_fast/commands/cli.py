@@ -154,8 +154,10 @@ def _value_of(option: str, arguments: Sequence[str]) -> str:
 
 def _data(arguments: list[str]) -> None:
     from d2v_fast.commands import data as data_cli
+    from d2v_fast.commands.entry_points import import_modalities
 
     with _expected_errors():
+        import_modalities()
         data_cli.main(arguments, _parse)
 
 

@@ -365,8 +365,9 @@ def test_modalities_of_other_packages_are_found(monkeypatch, fails):
             raise ImportError("no module named numbers2")
 
     monkeypatch.setattr("d2v_fast.commands.entry_points.entry_points", lambda group: [Point()])
-    message = fails(["pretrain", "vision-tiny", "--data", "x", "--out", "y"])
-    assert "the modality 'points' of the package unknown cannot be imported (points.modality): ImportError" in message
+    for command in (["pretrain", "vision-tiny", "--data", "x", "--out", "y"], ["data", "show", "x"]):
+        told = fails(command)
+        assert "the modality 'points' of the package unknown cannot be imported (points.modality): ImportError" in told
 
 
 @pytest.mark.parametrize(
