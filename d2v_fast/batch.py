@@ -79,6 +79,6 @@ _ON_THE_HOST = ("lengths", "kept", "label_lengths")
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.is_cuda and device.type == "cuda":
-        # An engine made it on a stream of its own: its memory must not be used again before this stream is done with it.
+        # An engine made it on a stream of its own: its memory must wait for this stream before it is used again.
         tensor.record_stream(torch.cuda.current_stream(tensor.device))
     return tensor.to(device, non_blocking=True)

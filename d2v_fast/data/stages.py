@@ -1,4 +1,4 @@
-"""Stages: what is added to a batch when its inputs are there, in the thread that finished it. Masks and labels are stages."""
+"""Stages: what is added to a batch when its inputs are there, in the thread that finished it, such as masks and labels."""
 
 from __future__ import annotations
 

@@ -131,6 +131,8 @@ def config_for(config: ModelConfig) -> PreTrainedConfig:
             hidden_dropout_prob=transformer.dropout,
             attention_probs_dropout_prob=transformer.attention_dropout,
         )
+    if not isinstance(embedding, VisionEmbedding):
+        raise ValueError(f"transformers has no data2vec model of the modality {config.modality}")
     return transformers.Data2VecVisionConfig(
         **shared,
         image_size=embedding.image_size,

@@ -48,7 +48,7 @@ def test_arrays_and_tensors_are_opened_as_they_are(tmp_path):
         assert source.sizes.tolist() == [[8, 8]] * 10
     with pytest.raises(DataError, match="is not what this run began with"):
         open_source(digits(9), "vision", VisionInputs(), run=tmp_path)
-    with pytest.raises(DataError, match="texts are not taken as arrays: write them to a .jsonl file"):
+    with pytest.raises(DataError, match=r"texts are not taken as arrays: write them to a \.jsonl file"):
         open_source(digits(), "text", TextInputs())
 
 
