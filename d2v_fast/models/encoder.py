@@ -20,9 +20,10 @@ from torch.utils.checkpoint import checkpoint
 
 from d2v_fast import registry
 from d2v_fast.models.config import ModelConfig
+from d2v_fast.models.seen import seen_tokens, valid_tokens
 from d2v_fast.modules.block import Block, BlockOutput
-from d2v_fast.ops.attention import KERNELS, Choice, biased, choose
-from d2v_fast.ops.packing import Packing, plan_kept, plan_packing, to_device
+from d2v_fast.ops.attention import Choice, biased, choose
+from d2v_fast.ops.packing import Packing
 
 
 class Layers(NamedTuple):
@@ -154,23 +155,14 @@ class Encoder(nn.Module):
             ValueError: if a kernel was asked for that does not work here, or `kept` does not fit.
             IndexError: if `kept` is out of range, not ascending or not unique.
         """
-        samples, width = x.shape[:2]
-        compiling = torch.compiler.is_compiling()  # a graph has fixed shapes: everything is computed
-        if kept is not None:
-            if compiling:
-                visible = torch.zeros(samples * width, dtype=torch.bool, device=x.device)
-                return visible.index_fill(0, to_device(kept, x.device), True).view(samples, width)
-            _check_kept(kept, lengths, width)
-            return plan_kept(kept, samples, width, x.device, KERNELS[self._kernel(x, bias)], self._extra_tokens())
-        if lengths is None:
-            return None
-        if lengths.is_cpu and not compiling:  # known without waiting
-            if lengths.numel() and lengths.min() >= width:
-                return None
-            kernel = "sdpa" if padding else self._kernel(x, bias)
-            if kernel != "sdpa":
-                return plan_packing(lengths, width, x.device, KERNELS[kernel], self._extra_tokens())
-        return _valid(lengths, x)
+        return seen_tokens(
+            x,
+            lengths,
+            kept,
+            kernel=lambda: self._kernel(x, bias),
+            extra=0 if (extra := self.extra()) is None else len(extra),
+            padding=padding,
+        )
 
     def run(
         self,
@@ -293,7 +285,7 @@ class Encoder(nn.Module):
         if mask is not None:
             token = self.embedding.get_parameter("mask_token")
             x = torch.where(mask.unsqueeze(2), token.to(x.dtype), x)
-        x, bias = self.place(x, None if lengths is None else _valid(lengths, x))
+        x, bias = self.place(x, None if lengths is None else valid_tokens(lengths, x))
         seen = self.keep(x, lengths, kept, bias=bias is not None, padding=padding)
         return self.run(x, bias, seen, rows=rows, last=last, feature=feature, skipped=skipped)
 
@@ -305,10 +297,6 @@ class Encoder(nn.Module):
         dropout = self.training and self.attention_dropout > 0
         return choose(self.attention, x.device, dtype, x.shape[2] // self.heads, dropout=dropout, bias=bias).name
 
-    def _extra_tokens(self) -> int:
-        extra = self.extra()
-        return 0 if extra is None else len(extra)
-
     def _block(self, block: nn.Module, x: Tensor, scores: Tensor | Packing | None, rows: Tensor | None) -> BlockOutput:
         """One block; its activations are computed again in the backward pass if that was asked for."""
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
@@ -316,25 +304,6 @@ class Encoder(nn.Module):
             return again
         result: BlockOutput = block(x, scores, rows)
         return result
-
-
-def _valid(lengths: Tensor, x: Tensor) -> Tensor:
-    """Bool [N, T], False at the padding of x [N, T, C]."""
-    places = torch.arange(x.shape[1], dtype=torch.int64, device=x.device)
-    return places < to_device(lengths, x.device).unsqueeze(1)
-
-
-def _check_kept(kept: Tensor, lengths: Tensor | None, width: int) -> None:
-    """Refuse kept tokens that are padding."""
-    if lengths is None or not (lengths.is_cpu and kept.is_cpu) or not kept.numel():
-        return
-    padding = kept % width >= lengths[(kept // width).clamp(0, len(lengths) - 1)]
-    if bool(padding.any()):
-        at = int(padding.nonzero()[0])
-        raise ValueError(
-            f"kept[{at}] is {int(kept[at])}, token {int(kept[at]) % width} of row {int(kept[at]) // width}, which is "
-            "padding: keep valid tokens only"
-        )
 
 
 def require_floating(inputs: Tensor, shape: str, dims: int) -> None:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from d2v_fast.batch import Batch
 from d2v_fast.config import PrecisionConfig
 from d2v_fast.models import Data2Vec
-from d2v_fast.models import encoder as encoder_module
+from d2v_fast.models import seen as seen_module
 from d2v_fast.models.config import TargetConfig
 from d2v_fast.training import loop as loop_module
 from d2v_fast.training import trainer as trainer_module
@@ -127,8 +127,8 @@ def test_nothing_waits_with_sequences_of_different_lengths(
     corpus, packed = tmp_path / "corpus.txt", []
     corpus.write_text("\n\n".join("a student guesses the part".ljust(26 + n, "!")[: 3 + n] for n in range(20)))
     data = corpus if modality == "text" else make_data(modality)
-    original = encoder_module.plan_packing
-    monkeypatch.setattr(encoder_module, "plan_packing", lambda *a: (packed.append(a[0].tolist()), original(*a))[1])
+    original = seen_module.plan_packing
+    monkeypatch.setattr(seen_module, "plan_packing", lambda *a: (packed.append(a[0].tolist()), original(*a))[1])
     config = make_config(
         modality, steps=6, log={"every": 5}, checkpoint={"every": 1000}, precision={"attention": "blocks"}, **lengths
     )
