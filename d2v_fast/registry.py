@@ -11,7 +11,7 @@ from typing import Any
 
 from d2v_fast.errors import ConfigError
 
-BUILT_IN = ("speech", "vision", "text", "series")
+BUILT_IN = ("speech", "vision", "text", "series", "spectrogram")
 """Rooms of d2v_fast.modalities; each registers its modality, of the same name, when it is imported."""
 
 _registered: dict[str, Any] = {}

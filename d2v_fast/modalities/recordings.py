@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from d2v_fast.data.arrays import as_tensor
+from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index, open_index
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError, reading
 from d2v_fast.modalities import npy
+from d2v_fast.modalities.scaling import check_whole, is_transposed
 from d2v_fast.modalities.speech import clips
 
 FIELDS = ("length", "width", "rate")
@@ -54,6 +57,48 @@ def decode(store: Store, index: int, sizes: tuple[int, ...], readers: Mapping[st
     if raw.shape[1] != width:
         raise SampleError(store.label(index), f"has {raw.shape[1]} channels, but had {width} when the data was indexed")
     return raw.astype(np.float32) / 32768 if raw.dtype == np.int16 else raw
+
+
+def kind(modality: str, wanted: str, rate: float | None, readers: Mapping[str, Reader] = MATRICES) -> Kind:
+    """Recordings as the formats see them.
+
+    Args:
+        modality: Its name.
+        wanted: The files, for messages.
+        rate: Entries in a second of files that name no rate, if it is known.
+        readers: Of files that name no rate, by ending.
+    """
+
+    def look(store: Store, index: int) -> tuple[int, ...]:
+        return header(store, index, readers)
+
+    def deep(store: Store, index: int, sizes: tuple[int, ...]) -> None:
+        found = as_tensor(decode(store, index, sizes, readers)).float()
+        # how many channels there should be is not known here, so the longer axis is time
+        whole = found.T if is_transposed(tuple(found.shape), 0) else found
+        check_whole(whole, sizes[2] or rate, store.label(index))
+
+    return Kind(
+        modality,
+        (*readers, *clips.extensions()),
+        clips.remedies(),
+        wanted,
+        FIELDS,
+        header=look,
+        decode=deep,
+        amount=_amount,
+        feature="Audio",
+        segments=True,
+        guessed=False,  # sound is taken for speech, matrices may be anything
+    )
+
+
+def _amount(sizes: np.ndarray) -> str:
+    sound = sizes[:, 2] > 0
+    parts = [f"{(sizes[sound, 0] / sizes[sound, 2]).sum() / 3600:,.2f} h of sound"] if sound.any() else []
+    if not sound.all():
+        parts.append(f"{sizes[~sound, :2].max(axis=1).sum():,} entries over time")
+    return ", ".join(parts)
 
 
 class Recordings:
@@ -111,6 +156,19 @@ class Recordings:
         """Makes a recording one that cannot be read."""
         self.problems[index] = reason
         self.sizes[index] = 0
+
+    def expect(self, channels: int, field: str, what: str = "channels") -> None:
+        """Refuses matrices with another number of channels; a waveform has none to count.
+
+        Args:
+            channels: Of the model.
+            field: What says so, for messages.
+            what: The channels are called.
+        """
+        for i, (rows, columns) in enumerate(self.sizes.tolist()):
+            have = rows if is_transposed((rows, columns), channels) else columns
+            if i not in self.problems and have != channels and not (self._mono and self.rates[i]):
+                self.refuse(i, f"has {have} {what}, but {field} is {channels}")
 
     def read(self, index: int) -> np.ndarray:
         """Decodes a recording: sound resampled, a waveform [samples] or float32 [samples, channels]; else its matrix.

@@ -72,17 +72,18 @@ class WindowSampling(ABC):
     Args:
         inputs: Shortest and longest window.
         rate: Entries in a second, in which windows are counted: samples, frames.
+        least: Entries of the shortest clip that is used; by default those of `inputs.min_seconds`.
         pad: Rows are filled up with silence to the longest, not cropped to the shortest.
     """
 
-    def __init__(self, inputs: WindowInputs, rate: float, *, pad: bool) -> None:
+    def __init__(self, inputs: WindowInputs, rate: float, *, least: int | None = None, pad: bool) -> None:
         self._window, self._rate, self._pad = inputs, rate, pad
+        self._least = max(1, round(inputs.min_seconds * rate)) if least is None else least
 
     def usable(self, sizes: np.ndarray) -> np.ndarray:
         """All but clips that are too short."""
         sizes, seconds = self.count(sizes), self._window.min_seconds
-        least = max(1, round(seconds * self._rate))
-        usable = np.flatnonzero((sizes >= least) | (sizes == 0)).astype(np.int64)
+        usable = np.flatnonzero((sizes >= self._least) | (sizes == 0)).astype(np.int64)
         if not (sizes[usable] > 0).any():
             longest = sizes.max() / self._rate
             raise DataError(

@@ -11,7 +11,7 @@ class Patches(nn.Module):
     """Image to patch embeddings: one convolution with kernel = stride = patch size; also the class and mask tokens."""
 
     def __init__(self, size: tuple[int, int], patch: tuple[int, int], channels: int, dim: int) -> None:
-        """An image of `size` (height, width) is cut into patches of `patch` (height, width).
+        """An image of at most `size` (height, width) is cut into patches of `patch` (height, width).
 
         Raises:
             ValueError: if a side of the image is not a multiple of the patch's.
@@ -28,7 +28,7 @@ class Patches(nn.Module):
         """[B, channels, height, width] to [B, T, C], row by row; a product of the flattened patches."""
         high, wide = self.patches.kernel_size
         batch, channels = images.shape[:2]
-        height, width = self.grid
+        height, width = images.shape[2] // high, images.shape[3] // wide
         cut = images.view(batch, channels, height, high, width, wide).permute(0, 2, 4, 1, 3, 5)
         flat = cut.reshape(batch, height * width, channels * high * wide)
         return F.linear(flat, self.patches.weight.flatten(1), self.patches.bias)

@@ -105,8 +105,8 @@ class SinCosPositions(_OnGrid):
         return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, T, C] to the same."""
-        return x + self.table.to(x.dtype)
+        """[N, T, C] to the same; T may be less than the grid has, if its last rows are left out."""
+        return x + self.table[: x.shape[1]].to(x.dtype)
 
 
 class PositionConvolutions(nn.Module):

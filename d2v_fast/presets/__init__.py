@@ -18,6 +18,7 @@ from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
 from d2v_fast.presets.scaling import global_batch, scale_to_batch
 from d2v_fast.presets.series import series_tiny
+from d2v_fast.presets.spectrogram import spectrogram_tiny
 from d2v_fast.presets.speech import speech_base, speech_large
 from d2v_fast.presets.text import text_base, text_large
 from d2v_fast.presets.tiny import speech_tiny, text_tiny, vision_tiny
@@ -25,6 +26,7 @@ from d2v_fast.presets.vision import vision_base, vision_large
 
 NAMES: dict[str, Callable[[], Config]] = {
     "series-tiny": series_tiny,
+    "spectrogram-tiny": spectrogram_tiny,
     "speech-base": speech_base,
     "speech-large": speech_large,
     "speech-tiny": speech_tiny,
@@ -63,6 +65,7 @@ __all__ = [
     "preset",
     "scale_to_batch",
     "series_tiny",
+    "spectrogram_tiny",
     "speech_base",
     "speech_large",
     "speech_tiny",

@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.arrays import as_tensor
 from d2v_fast.data.formats import manifest
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError
 from d2v_fast.modalities import npy, recordings
-from d2v_fast.modalities.recordings import FIELDS, MATRICES, Reader, Recordings
-from d2v_fast.modalities.scaling import check_whole, is_transposed
+from d2v_fast.modalities.recordings import MATRICES, Reader, Recordings
 from d2v_fast.modalities.series.config import SeriesInputs
-from d2v_fast.modalities.speech import clips
 
 FORMATS = ".npy, Parquet or WAV"
 
@@ -28,31 +25,9 @@ PARQUET = ".parquet"
 
 def kind(inputs: SeriesInputs | None) -> Kind:
     """Recordings as the formats see them."""
-    readers = _readers(() if inputs is None else inputs.channels)
-    rate = None if inputs is None else inputs.sample_rate
-
-    def look(store: Store, index: int) -> tuple[int, ...]:
-        return recordings.header(store, index, readers)
-
-    def deep(store: Store, index: int, sizes: tuple[int, ...]) -> None:
-        found = as_tensor(recordings.decode(store, index, sizes, readers)).float()
-        # how many channels there should be is not known here, so the longer axis is time
-        whole = found.T if is_transposed(tuple(found.shape), 0) else found
-        check_whole(whole, sizes[2] or rate, store.label(index))
-
-    return Kind(
-        "series",
-        (*readers, *clips.extensions()),
-        clips.remedies(),
-        FORMATS,
-        FIELDS,
-        header=look,
-        decode=deep,
-        amount=lambda sizes: f"{sizes[:, :2].max(axis=1).sum():,} samples over time",
-        feature="Audio",
-        segments=True,
-        guessed=False,  # sound is taken for speech, matrices may be anything
-    )
+    if inputs is None:
+        return recordings.kind("series", FORMATS, None, _readers(()))
+    return recordings.kind("series", FORMATS, inputs.sample_rate, _readers(inputs.channels))
 
 
 def open_series(
@@ -77,10 +52,7 @@ def open_series(
         threads=threads,
     )
     if channels is not None:
-        for i, (rows, columns) in enumerate(source.sizes.tolist()):
-            have = rows if is_transposed((rows, columns), channels) else columns
-            if i not in source.problems and have != channels:
-                source.refuse(i, f"has {have} channels, but model.embedding.channels is {channels}")
+        source.expect(channels, "model.embedding.channels")
     return source
 
 

@@ -20,12 +20,13 @@ from d2v_fast.masking import Masks
 from d2v_fast.masking.config import BlockMask, InverseBlockMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
+from d2v_fast.modalities.patches import initialise_head
 from d2v_fast.modalities.vision import pictures
 from d2v_fast.modalities.vision.check import check
 from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
 from d2v_fast.modalities.vision.describe import describe
 from d2v_fast.modalities.vision.draw import draw
-from d2v_fast.modalities.vision.encoder import VisionEncoder, truncated_normal_
+from d2v_fast.modalities.vision.encoder import VisionEncoder
 from d2v_fast.modalities.vision.prepare import prepare
 from d2v_fast.modalities.vision.sampling import PictureSampling
 from d2v_fast.models.config import ModelConfig
@@ -47,10 +48,7 @@ class Vision(Modality):
 
     def initialise_head(self, head: nn.Module) -> None:
         """Normal(0, 0.02) cut at one standard deviation, biases zero."""
-        for module in head.modules():
-            if isinstance(module, nn.Linear):
-                truncated_normal_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise_head(head)
 
     def token_count(self, embedding: Any, size: Any) -> Any:
         """The grid (height, width) in patches."""

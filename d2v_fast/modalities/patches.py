@@ -1,0 +1,60 @@
+"""What encoders of patches on a grid share: pictures, spectrograms."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from d2v_fast.models.config import ModelConfig
+from d2v_fast.models.encoder import Encoder
+from d2v_fast.modules.embedding import Patches
+
+
+class PatchEncoder(Encoder):
+    """Patches, a class token, context network; a subclass has the positions.
+
+    Args:
+        config: Of the model.
+        size: Height and width of the largest input.
+        patch: Height and width of a patch.
+        channels: Of the input.
+    """
+
+    def __init__(self, config: ModelConfig, size: tuple[int, int], patch: tuple[int, int], channels: int) -> None:
+        patches = Patches(size, patch, channels, config.transformer.dim)
+        super().__init__(config, patches, norm=True)
+        self.grid = patches.grid
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Normal(0, 0.02) cut at one standard deviation; ends of branches are scaled down with depth, as in BEiT."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                truncated_normal_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        truncated_normal_(self.embedding.get_parameter("class_token"))
+        truncated_normal_(self.embedding.get_parameter("mask_token"))
+        with torch.no_grad():
+            for number, block in enumerate(self.blocks, start=1):
+                for name in ("attention.out.weight", "ffn.down.weight"):
+                    block.get_parameter(name).div_(math.sqrt(2 * number))
+
+    def extra(self) -> Tensor:
+        """The class token."""
+        return self.embedding.get_parameter("class_token").unsqueeze(0)
+
+
+def initialise_head(head: nn.Module) -> None:
+    """Normal(0, 0.02) cut at one standard deviation, biases zero."""
+    for module in head.modules():
+        if isinstance(module, nn.Linear):
+            truncated_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def truncated_normal_(weight: Tensor, std: float = 0.02) -> None:
+    """Fill from a normal distribution of deviation `std`, cut at -std and std, as the released vision code does."""
+    nn.init.trunc_normal_(weight, std=std, a=-std, b=std)

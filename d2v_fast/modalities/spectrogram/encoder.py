@@ -1,0 +1,46 @@
+"""Spectrograms: patches on a grid of time and frequency, class token, fixed positions, context network."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from d2v_fast.modalities.patches import PatchEncoder
+from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding
+from d2v_fast.models.config import ModelConfig
+from d2v_fast.models.encoder import require_floating
+from d2v_fast.modules.positions import SinCosPositions
+
+
+class SpectrogramEncoder(PatchEncoder):
+    """Spectrograms float32 [B, frames, bins] to [B, T, C]: all patches of one time, lowest bins first, then the next.
+
+    So the patches of a shorter input are the first ones of a longer one, and padding comes last.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        assert isinstance(config.embedding, SpectrogramEmbedding)
+        embedding = config.embedding
+        longest = embedding.max_frames // embedding.patch[0] * embedding.patch[0]
+        super().__init__(config, (longest, embedding.bins), embedding.patch, 1)
+        self.config = embedding
+        self.positions = SinCosPositions(self.grid, config.transformer.dim)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Spectrograms to patches; see `Encoder.embed`."""
+        require_floating(inputs, "spectrograms [B, frames, bins]", 3)
+        frames, step = inputs.shape[1] // self.config.patch[0] * self.config.patch[0], self.config.patch[0]
+        if inputs.shape[2] != self.config.bins or not step <= frames <= self.config.max_frames:
+            raise ValueError(
+                f"the model takes {self.config.bins} bins and {step} to {self.config.max_frames} frames, got inputs of "
+                f"{inputs.shape[2]} bins and {inputs.shape[1]} frames"
+            )
+        features: Tensor = self.embedding(inputs[:, None, :frames].contiguous())
+        return features
+
+    def token_lengths(self, lengths: Tensor | None) -> Tensor | None:
+        """Valid patches, from valid frames."""
+        return None if lengths is None else self.config.tokens(lengths)
+
+    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, None]:
+        """Positions of time and frequency are added."""
+        return self.positions(x), None
