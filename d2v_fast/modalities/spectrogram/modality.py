@@ -127,11 +127,12 @@ class Spectrograms(Modality):
             SampleError: It has other bins or gaps, or is too short or too long for the model.
         """
         whole, step = prepared(sample, inputs, embedding, name), embedding.patch[0]
-        if not step <= len(whole) <= embedding.max_frames:
+        seen = len(whole) // step * step
+        if not step <= seen <= embedding.max_frames:
             raise SampleError(
                 name, f"has {len(whole)} frames; the model takes {step} to {embedding.max_frames}: cut it"
             )
-        return whole[: len(whole) // step * step]
+        return whole[:seen]
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """Hours, lengths and rates."""
