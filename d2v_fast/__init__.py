@@ -1,4 +1,4 @@
-"""Fast and exact data2vec pretraining for speech, images and text.
+"""Fast and exact data2vec pretraining for speech, images, text and signals.
 
 Names are imported when they are first used, so that `d2v-fast --help` does not wait for torch.
 """

@@ -22,7 +22,7 @@ T = TypeVar("T")
 HELP = """\
 usage: d2v-fast [--quiet] COMMAND ...
 
-Fast and exact data2vec pretraining for speech, images and text.
+Fast and exact data2vec pretraining for speech, images, text and signals.
 
 commands:
   pretrain PRESET --data PATH --out RUN   train on your own files; the same command again continues the run
@@ -31,7 +31,7 @@ commands:
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
 
-presets: {speech,text,vision}-{base,large,tiny}
+presets: {speech,text,vision}-{base,large,tiny}, series-tiny, spectrogram-tiny
 
 --quiet leaves out progress; warnings and errors stay.
 d2v-fast COMMAND --help explains a command; d2v-fast pretrain PRESET --help lists every field of a preset.
