@@ -32,13 +32,14 @@ class LoaderConfig(Section):
     """Samples in a micro-batch, at most."""
 
     batch_seconds: float | None = None
-    """Speech: a micro-batch holds clips of about equal length, at most this much sound; None: any clips, by number."""
+    """Speech and other signals: a micro-batch holds clips of about equal length, at most so many seconds of them; None:
+    any clips, by number."""
 
     batch_tokens: int | None = None
     """Text: a micro-batch holds sequences of about equal length, at most this many tokens, padding included."""
 
     pad: bool = False
-    """Speech: fill the clips of a batch up with silence to the longest, instead of cropping them to the shortest."""
+    """Speech and other signals: fill a batch up with silence to the longest clip, instead of cropping to the shortest."""
 
     accumulation: int = 1
     """Micro-batches in an optimizer step, on all processes together."""

@@ -48,6 +48,8 @@ class DataSource(Protocol):
     * speech: a clip at `inputs.sample_rate`, an array or tensor [samples], int16 or floating point in [-1, 1];
     * vision: a picture, uint8, an array [height, width] or [height, width, channels], or a tensor
       [channels, height, width];
+    * series: numbers [samples, channels] or [channels, samples]; spectrogram: [frames, bins] or [bins, frames], or a
+      waveform [samples];
     * text: one block of `inputs.block_size` token ids. A text source also has `mask_id`, `pad_id`, `special_ids` and
       `vocab_size`.
     """
@@ -56,7 +58,8 @@ class DataSource(Protocol):
     """Name of its modality."""
 
     sizes: np.ndarray
-    """int64 [N] samples or tokens, or [N, 2] height and width; 0 where a sample is known to be unreadable."""
+    """int64 [N] samples or tokens, [N, 2] height and width, or [N, 2] the shape of a matrix (a waveform: samples, 1); 0
+    where a sample is known to be unreadable."""
 
     fingerprint: str
     """Changes when the data does; a run is continued with the same fingerprint only."""

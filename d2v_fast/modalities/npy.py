@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -28,14 +29,24 @@ def read_shape(store: Store, index: int) -> tuple[int, int]:
     """
     label = store.label(index)
     with store.open(index) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            if version not in _HEADERS:
-                raise ValueError(f"format {version}")
-            shape, _, dtype = _HEADERS[version](file)
-        except ValueError as error:
-            raise SampleError(label, f"is no .npy file that can be read: {str(error).splitlines()[0]}") from error
+        shape, dtype = _header(file, label)
     return checked(shape, dtype, label)
+
+
+def _header(file: BinaryIO, label: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and number format; the file stands at its first number then.
+
+    Raises:
+        SampleError: It is no .npy file.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in _HEADERS:
+            raise ValueError(f"format {version}")
+        shape, _, dtype = _HEADERS[version](file)
+    except ValueError as error:
+        raise SampleError(label, f"is no .npy file that can be read: {str(error).splitlines()[0]}") from error
+    return shape, dtype
 
 
 def checked(shape: tuple[int, ...], dtype: np.dtype, label: str) -> tuple[int, int]:
@@ -59,12 +70,17 @@ def load(store: Store, index: int, shape: tuple[int, int]) -> np.ndarray:
         SampleError: The file is gone, cut off, damaged, or no longer of the shape in the index.
     """
     label = store.label(index)
-    data = store.read(index)
-    try:
-        matrix = np.load(BytesIO(data.data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise SampleError(label, f"cannot be read: {str(error).splitlines()[0]}") from error
-    found = checked(matrix.shape, matrix.dtype, label)
+    file = BytesIO(store.read(index).data)
+    shape_now, dtype = _header(file, label)
+    found = checked(shape_now, dtype, label)
     if found != shape:
         raise SampleError(label, f"is {list(found)}, but was {list(shape)} when the data was indexed")
+    there, needed = file.getbuffer().nbytes - file.tell(), found[0] * found[1] * dtype.itemsize
+    if there < needed:  # before memory is taken for it
+        raise SampleError(label, f"is cut off: {there} of {needed} bytes of numbers are there")
+    file.seek(0)
+    try:
+        matrix = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise SampleError(label, f"cannot be read: {str(error).splitlines()[0]}") from error
     return np.asarray(matrix.reshape(found))

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from d2v_fast.errors import ConfigError
+from d2v_fast.masking.config import InverseBlockMask
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder
 from d2v_fast.modules.embedding import Patches
@@ -45,6 +47,23 @@ class PatchEncoder(Encoder):
     def extra(self) -> Tensor:
         """The class token."""
         return self.embedding.get_parameter("class_token").unsqueeze(0)
+
+
+def check_kept(mask: InverseBlockMask, patches: int, whose: str) -> None:
+    """Some patches are kept, and some are masked.
+
+    Args:
+        mask: How many of them.
+        patches: How many there are.
+        whose: They are, for messages: "of the model".
+
+    Raises:
+        ConfigError: All are kept, or all are masked.
+    """
+    kept = int(patches * (1 - mask.ratio))
+    if not 1 <= kept < patches:
+        what = "nothing would be kept" if kept < 1 else "nothing would be masked"
+        raise ConfigError(f"mask.ratio is {mask.ratio}: of the {patches} patches {whose} {what}")
 
 
 def initialise_head(head: nn.Module) -> None:

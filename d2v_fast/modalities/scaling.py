@@ -61,7 +61,7 @@ def matrix(sample: Any, channels: int, name: str, *, what: str = "channels") -> 
         found = found.T
     if found.shape[1] != channels:
         raise SampleError(name, f"has {found.shape[1]} {what}, but the model takes {channels}")
-    return found.float()
+    return found.float().contiguous()  # so that sums over time have the same bits however it was stored
 
 
 def check_whole(found: Tensor, rate: float | None, name: str, *, what: str = "channel") -> None:

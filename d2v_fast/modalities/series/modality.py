@@ -20,6 +20,7 @@ from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import check_frames, check_spans, span_maker
 from d2v_fast.modalities.npy import checked
+from d2v_fast.modalities.recordings import Recordings
 from d2v_fast.modalities.series import source as files
 from d2v_fast.modalities.series.config import SeriesEmbedding, SeriesInputs
 from d2v_fast.modalities.series.draw import draw
@@ -110,7 +111,10 @@ class Series(Modality):
         sizes = np.asarray(source.sizes)
         known = sizes[(sizes > 0).all(axis=1)]
         time, channels = np.sort(known, axis=1)[:, ::-1].T
-        lines, histograms = signals.describe(source, time / inputs.sample_rate, inputs, "recordings")
+        rates = source.rates if isinstance(source, Recordings) else None
+        lines, histograms = signals.describe(
+            time / inputs.sample_rate, inputs, rates, hours_of="recordings", what="recordings"
+        )
         counts, numbers = np.unique(channels, return_counts=True)
         lines.append(("channels", ", ".join(f"{count} in {n:,}" for count, n in zip(counts, numbers, strict=True))))
         return lines, histograms

@@ -20,7 +20,7 @@ from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import check_spans
 from d2v_fast.modalities.npy import checked
-from d2v_fast.modalities.patches import initialise_head
+from d2v_fast.modalities.patches import check_kept, initialise_head
 from d2v_fast.modalities.recordings import Recordings
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, SpectrogramInputs
 from d2v_fast.modalities.spectrogram.draw import draw
@@ -111,14 +111,8 @@ class Spectrograms(Modality):
         if isinstance(config.mask, SpanMask):
             check_spans(config.mask, longest // embedding.patch[0])
         elif isinstance(config.mask, InverseBlockMask):
-            patches = int(embedding.tokens(shortest))
-            kept = int(patches * (1 - config.mask.ratio))
-            if not 1 <= kept < patches:
-                what = "nothing would be kept" if kept < 1 else "nothing would be masked"
-                raise ConfigError(
-                    f"mask.ratio is {config.mask.ratio}: of the {patches} patches of the shortest clip "
-                    f"(inputs.min_seconds {inputs.min_seconds}) {what}"
-                )
+            clip = f"of the shortest clip (inputs.min_seconds {inputs.min_seconds})"
+            check_kept(config.mask, int(embedding.tokens(shortest)), clip)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """The whole spectrogram, normalised, without the frames at its end that fill no patch: [frames, bins].
@@ -139,7 +133,8 @@ class Spectrograms(Modality):
         sizes = np.asarray(source.sizes)
         known = sizes[(sizes > 0).all(axis=1)]
         seconds = frames(known, inputs, 0) / inputs.frame_rate
-        return signals.describe(source, seconds, inputs, "clips")
+        rates = source.rates if isinstance(source, Recordings) else None
+        return signals.describe(seconds, inputs, rates, hours_of="clips")
 
     def draw(self, source: DataSource, config: Config, batch: Batch) -> Drawing:
         """See `draw.draw`."""

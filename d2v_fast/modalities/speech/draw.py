@@ -10,6 +10,7 @@ import torch
 from d2v_fast.batch import Batch
 from d2v_fast.data import DataSource
 from d2v_fast.modalities.drawing import Drawing, Row, Spectrogram, Waveform
+from d2v_fast.modalities.signals import shown
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.speech.mel import log_mel
 from d2v_fast.modalities.windows import plan_windows
@@ -44,8 +45,7 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
         whole = (raw / 32768 if raw.dtype == torch.int16 else raw.float()).numpy()
         start = int(plan_windows(np.array([len(whole)]), ids[i : i + 1], np.array([length]), config.seed, 0).starts[0])
         name, seconds = source.name(sample), len(whole) / rate
-        shown = name if len(name) <= 90 else f"...{name[-87:]}"
-        title = f"{shown} ({seconds:.1f} s, framed: the window)"
+        title = f"{shown(name)} ({seconds:.1f} s, framed: the window)"
         frames = int(token_count(config.model, length))
         mask = batch.mask[i * batch.views, :frames].numpy()
         masked, all_frames = masked + int(mask.sum()), all_frames + frames

@@ -116,7 +116,7 @@ def test_columns_that_are_no_numbers(tmp_path):
         ("cube.npy", np.zeros((5, 5, 5)), "it should be numbers"),
         ("objects.npy", np.array([{}] * 300), "is object"),
         ("text.npy", b"no array at all", r"is no \.npy file"),
-        ("cut.npy", 900, "cannot be read"),
+        ("cut.npy", 900, r"is cut off: 772 of 8000 bytes of numbers are there"),
         ("cut.parquet", b"PAR1 and no more", "not a Parquet file"),
         ("noise.wav", b"RIFF????", "Format not recognised"),
     ],
@@ -335,3 +335,25 @@ def test_a_loaded_run_knows_its_modality(make_config, make_data, tmp_path):
     assert json.loads((run / "config.json").read_text())["modality"]["name"] == "series"
     features = extract(load(run), [recording(200, 3)], config.inputs)
     assert np.isfinite(features).all()
+
+
+def test_a_header_asks_for_no_more_than_the_file_holds(folder):
+    """A damaged header says two gigabytes; no memory is taken for them."""
+    with (folder / "huge.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": ((1 << 26), 4)})
+        file.write(bytes(1000))
+    source = opened(folder)
+    with pytest.raises(SampleError, match=r"huge\.npy: is cut off: 1000 of 2147483648 bytes of numbers are there"):
+        source.read(3)
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f2", "u2", "i8", "u1"])
+def test_number_formats_and_orders_of_memory(tmp_path, dtype):
+    whole = (recording() * 20 + 100).clip(0, 250).astype(dtype)
+    np.save(tmp_path / "a.npy", whole)
+    np.save(tmp_path / "b.npy", np.asfortranarray(whole))
+    source = opened(tmp_path)
+    expected = SERIES.prepare(whole.astype(np.float32), INPUTS, SeriesEmbedding(channels=4))
+    for i in range(2):
+        assert np.array_equal(source.read(i).astype(float), whole.astype(float))
+        assert torch.equal(made(source, i), expected)
