@@ -39,7 +39,7 @@ class LoaderConfig(Section):
     """Text: a micro-batch holds sequences of about equal length, at most this many tokens, padding included."""
 
     pad: bool = False
-    """Speech and other signals: fill a batch up with silence to the longest clip, instead of cropping to the shortest."""
+    """Speech and other signals: fill batches up with silence to the longest clip; False crops to the shortest."""
 
     accumulation: int = 1
     """Micro-batches in an optimizer step, on all processes together."""
