@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,13 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.data import DataSource, InputsConfig
 from d2v_fast.models import Encoder
-
-_AHEAD = 8
-"""Batches whose samples may be in memory while they wait for others of their shape."""
+from d2v_fast.models.grouping import grouped
 
 
 @torch.no_grad()
 def extract(
     encoder: Encoder,
-    samples: DataSource | Sequence[np.ndarray | Tensor],
+    samples: DataSource | Sequence[Any],
     inputs: InputsConfig | None = None,
     *,
     batch_size: int = 64,
@@ -34,7 +33,8 @@ def extract(
     Args:
         encoder: On any device.
         samples: A source, or its samples as a source reads them: pictures uint8, arrays [H, W] or [H, W, channels] or
-            tensors [channels, H, W]; clips [samples] at `inputs.sample_rate`; or token ids [T].
+            tensors [channels, H, W]; clips [samples] at `inputs.sample_rate`; token ids [T]; or paths of files, or
+            texts, see `Encoder.features`.
         inputs: How samples become inputs; by default as the encoder's run did, which `d2v_fast.load` knows.
         batch_size: Samples in a batch. Only samples of one shape are batched together, nothing is padded.
         positions: [N], the position of each sample whose feature is wanted; None for the mean over all.
@@ -60,7 +60,8 @@ def extract(
     features: np.ndarray | None = None
     encoder.eval()
     try:
-        for chosen, batch in _batches(samples, _Preparation(encoder, inputs, samples), batch_size):
+        prepare = _Preparation(encoder, inputs, samples)
+        for chosen, batch in grouped(((i, prepare(i)) for i in _order(samples)), batch_size):
             output = encoder(batch.to(device)).float()
             if positions is None:
                 wanted = output.mean(1)
@@ -83,9 +84,7 @@ def extract(
 class _Preparation:
     """Reads one sample of those given, and makes the encoder's input of it."""
 
-    def __init__(
-        self, encoder: Encoder, inputs: InputsConfig, samples: DataSource | Sequence[np.ndarray | Tensor]
-    ) -> None:
+    def __init__(self, encoder: Encoder, inputs: InputsConfig, samples: DataSource | Sequence[Any]) -> None:
         self._modality: Any = registry.get(inputs.modality)
         self._embedding, self._inputs, self._samples = encoder.config, inputs, samples
 
@@ -93,47 +92,20 @@ class _Preparation:
         if isinstance(self._samples, DataSource):
             sample, name = self._samples.read(i), self._samples.name(i)
         else:
-            sample, name = self._samples[i], f"sample {i}"
+            name = f"sample {i}"
+            sample = self._modality.read(self._samples[i], self._inputs, self._embedding, name=name)
         prepared: Tensor = self._modality.prepare(sample, self._inputs, self._embedding, name=name)
         return prepared
 
 
-def _batches(
-    samples: DataSource | Sequence[np.ndarray | Tensor], prepare: _Preparation, batch_size: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    """(numbers, inputs) of samples of one shape.
-
-    Nothing is padded: the released position convolutions let padding leak into the frames before it, so with padding
-    a clip's features would depend on its neighbours in the batch.
-    """
-    waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}
-    held = 0
-    for i in _order(samples):
-        sample = prepare(i)
-        group = waiting.setdefault(sample.shape, [])
-        group.append((i, sample))
-        held += 1
-        if len(group) < batch_size and held < _AHEAD * batch_size:
-            continue
-        shape = max(waiting, key=lambda shape: len(waiting[shape]))
-        group = waiting.pop(shape)
-        held -= len(group)
-        yield _stacked(group)
-    for group in waiting.values():
-        yield _stacked(group)
-
-
-def _stacked(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
-    return [i for i, _ in group], torch.stack([sample for _, sample in group])
-
-
-def _order(samples: DataSource | Sequence[np.ndarray | Tensor]) -> Sequence[int]:
+def _order(samples: DataSource | Sequence[Any]) -> Sequence[int]:
     """Samples of equal length after each other, as far as that is known without reading."""
     if isinstance(samples, DataSource):
         sizes = np.asarray(samples.sizes)
         lengths = sizes if sizes.ndim == 1 else None
     else:
-        lengths = np.array([len(sample) for sample in samples]) if isinstance(samples, (list, tuple)) else None
+        known = isinstance(samples, (list, tuple)) and not any(isinstance(one, Path) for one in samples)
+        lengths = np.array([len(sample) for sample in samples]) if known else None
     if lengths is None:
         return range(len(samples))
     order: list[int] = np.argsort(lengths, kind="stable").tolist()

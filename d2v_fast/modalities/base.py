@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data.config import InputsConfig, LoaderConfig
+from d2v_fast.data.formats.find import one_file
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.source import DataSource
 from d2v_fast.data.stages import MaskMaker
-from d2v_fast.errors import DataError
+from d2v_fast.errors import DataError, SampleError
 from d2v_fast.masking.config import MaskConfig
 from d2v_fast.modalities.drawing import Drawing, Histogram, histogram
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
@@ -131,6 +132,35 @@ class Modality(ABC):
         """
 
     # Features and people ------------------------------------------------------------------------------------------
+
+    def for_features(self, inputs: Any, run: Path) -> Any:
+        """The inputs of a run for whole samples after the training.
+
+        Args:
+            inputs: Those of its configuration.
+            run: Its folder, where the modality may have kept something that belongs to them.
+        """
+        return inputs
+
+    def read(self, given: Any, inputs: Any, embedding: Any, *, name: str = "sample") -> Any:
+        """A sample as a `DataSource` of this modality reads it, from what a person has at hand.
+
+        Args:
+            given: The path of a file, which is read; anything else is returned as it is.
+            inputs: How samples become inputs.
+            embedding: What the model takes.
+            name: For messages.
+
+        Raises:
+            SampleError: It cannot be read.
+        """
+        if not isinstance(given, (str, Path)):
+            return given
+        try:
+            source = self.open(one_file(given, self.kind(inputs)), inputs, embedding, run=None, threads=1)
+        except DataError as error:
+            raise SampleError(str(given), str(error)) from error
+        return source.read(0)
 
     @abstractmethod
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:

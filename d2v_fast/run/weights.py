@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from d2v_fast.errors import RunError
+from d2v_fast import rng
+from d2v_fast.config import Config
+from d2v_fast.errors import ConfigError, RunError
+from d2v_fast.modalities import modality_of
 from d2v_fast.models import Data2Vec, Encoder, build_encoder
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.reader import Run
@@ -18,26 +21,51 @@ _SHOWN = 3
 """How many tensors that do not fit a message names."""
 
 
-def load(run: str | Path, network: Literal["student", "teacher"] = "student") -> Encoder:
+Network = Literal["student", "teacher", "initial"]
+"""Which weights of a run are meant."""
+
+
+def new_model(config: Config) -> Data2Vec:
+    """The pair with the random weights of a run's start: a function of `seed` and `model` alone, on the CPU.
+
+    Raises:
+        ConfigError: The section `model` contradicts itself.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the same weights for every device
+        torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
+        try:
+            return Data2Vec(config.model)
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+
+
+def load(run: str | Path, network: Network = "student") -> Encoder:
     """The encoder of a run, in eval mode on the CPU: `encoder(inputs, lengths)` gives features [B, T, C].
 
-    `encoder.prepare(sample)` makes inputs [...] of a sample as the run did; `evaluation.extract` does both for many.
+    Preprocessing comes along: `encoder.features(samples)` gives features of paths, arrays, or texts (with the tokenizer
+    that the run keeps); `encoder.prepare(sample)` makes inputs [...] of a sample as the run did.
 
     Args:
         run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint.
-        network: The student, which the papers fine-tune, or the teacher, its moving average.
+        network: The student, which the papers fine-tune; the teacher, its moving average; or the initial one, the
+            random start that belongs to the run's seed, bit for bit, which needs no checkpoint (also of a run that
+            `init_from` started elsewhere: its start without that).
 
     Raises:
         RunError: There is no run, no good checkpoint in it, or its weights cannot be used; the message says why.
         ValueError: `network` is something else.
     """
-    if network not in ("student", "teacher"):
-        raise ValueError(f"network must be 'student' or 'teacher', got {network!r}")
+    if network not in get_args(Network):
+        raise ValueError(f"network must be 'student', 'teacher' or 'initial', got {network!r}")
     opened = Run(run)
-    with torch.device("cpu"):
-        encoder = build_encoder(opened.config.model)
-    fill(encoder, opened.newest(), network, prefix="encoder." if network == "student" else "", finite=True)
-    encoder.inputs = opened.config.inputs
+    config = opened.config
+    if network == "initial":
+        encoder = new_model(config).student.encoder
+    else:
+        with torch.device("cpu"):
+            encoder = build_encoder(config.model)
+        fill(encoder, opened.newest(), network, prefix="encoder." if network == "student" else "", finite=True)
+    encoder.inputs = modality_of(config).for_features(config.inputs, opened.path)
     return encoder.eval()
 
 

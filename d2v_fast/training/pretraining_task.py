@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from d2v_fast import rng
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
-from d2v_fast.errors import ConfigError
-from d2v_fast.models import Data2Vec, skipped_blocks
+from d2v_fast.models import skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.monitors import CollapseWatch, effective_rank, explained, mean_std
-from d2v_fast.run.weights import fill
+from d2v_fast.run.weights import fill, new_model
 from d2v_fast.training.schedules import ema_decay
 from d2v_fast.training.task import Losses, Metrics
 from d2v_fast.training.update import Averages
@@ -41,12 +39,7 @@ class PretrainingTask:
             ConfigError: The section `model` contradicts itself.
         """
         self.config = config
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the same weights for every device
-            torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
-            try:
-                self.model = Data2Vec(config.model)
-            except ValueError as error:
-                raise ConfigError(f"model: {error}") from error
+        self.model = new_model(config)
         self._watch = CollapseWatch(config.monitor)
         self._seen: tuple[int, Data2VecOutput] | None = None  # the step of the last forward pass, and what came out
 

@@ -76,7 +76,7 @@ def test_errors_of_load(make_config, train, tmp_path, capsys):
     with pytest.raises(RunError, match=r"is not a run: it has no config\.json"):
         d2v_fast.load(tmp_path)
     run = train(make_config("vision", steps=4), tmp_path / "run")
-    with pytest.raises(ValueError, match="network must be 'student' or 'teacher', got 'both'"):
+    with pytest.raises(ValueError, match="network must be 'student', 'teacher' or 'initial', got 'both'"):
         d2v_fast.load(run, network="both")
     (run / "checkpoints/step_00000004/student.safetensors").write_bytes(b"short")
     assert isinstance(d2v_fast.load(run), VisionEncoder)

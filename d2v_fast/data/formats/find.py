@@ -91,6 +91,22 @@ def together(names: Sequence[str], kind: Kind) -> Collection:
     return archives.shards(Path(folder), [os.path.relpath(name, folder) for name in names], kind)
 
 
+def one_file(path: str | Path, kind: Kind) -> Collection:
+    """A file that is one sample.
+
+    Raises:
+        DataError: There is no such file, or it is none of this kind.
+    """
+    root = expanded(path)
+    if "\0" in str(root) or not root.is_file():
+        raise DataError(f"there is no file {str(path)!r}")
+    listing = Listing([root.name], np.array([root.stat().st_size], dtype=np.int64))
+    check_formats(root.parent, listing, kind.remedies, kind.wanted)
+    if root.suffix.lower() not in kind.extensions:
+        raise DataError(f"{root} is no {kind.wanted} file")
+    return _files(root.parent, listing, kind)
+
+
 def _folder(root: Path, kind: Kind, run: Path | None) -> Collection:
     listing = list_files(root, (*kind.extensions, archives.EXTENSION), run)
     packed = [archives.is_archive(name) for name in listing.names]

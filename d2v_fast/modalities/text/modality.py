@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +26,9 @@ from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
 from d2v_fast.modalities.text.describe import describe
 from d2v_fast.modalities.text.draw import draw
 from d2v_fast.modalities.text.encoder import TextEncoder, initialise_text
-from d2v_fast.modalities.text.prepare import prepare
+from d2v_fast.modalities.text.prepare import prepare, read
 from d2v_fast.modalities.text.sampling import TokenSampling
-from d2v_fast.modalities.text.source import open_text
+from d2v_fast.modalities.text.source import TOKENIZER, open_text
 from d2v_fast.models.config import ModelConfig
 
 
@@ -102,6 +103,17 @@ class Text(Modality):
     def check(self, config: Config) -> None:
         """See `check.check`."""
         check(config)
+
+    def for_features(self, inputs: Any, run: Path) -> Any:
+        """With the tokenizer that the run keeps, and each document by itself."""
+        kept = run / TOKENIZER
+        return replace(inputs, packed=False, tokenizer=str(kept) if kept.is_file() else inputs.tokenizer)
+
+    def read(self, given: Any, inputs: Any, embedding: Any, *, name: str = "sample") -> Any:
+        """A `str` is a text, a `Path` a file of it: the begin token, its tokens, the end token, cut to the longest."""
+        if not isinstance(given, (str, Path)):
+            return given
+        return read(given, inputs, embedding, name)
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """See `d2v_fast.modalities.text.prepare`."""

@@ -1,12 +1,18 @@
-"""Token ids as the encoder wants them."""
+"""Texts as token ids, and token ids as the encoder wants them."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from d2v_fast.data.store import expanded
 from d2v_fast.errors import SampleError
+from d2v_fast.modalities.text import tokenizer as vocabulary
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
 
 
@@ -26,9 +32,7 @@ def prepare(tokens: np.ndarray | Tensor, inputs: TextInputs, embedding: TextEmbe
         SampleError: They are no ids of this vocabulary, or more than the model has positions for.
     """
     if isinstance(tokens, str):
-        raise SampleError(
-            name, "is a string; give token ids, the begin token first (the run's tokenizer.json has them)"
-        )
+        raise SampleError(name, "is a string; give token ids, the begin token first, or see `read`")
     ids = tokens.cpu().numpy() if isinstance(tokens, Tensor) else np.asarray(tokens)
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) == 0:
         raise SampleError(name, f"is {ids.dtype} {list(ids.shape)}; token ids are integers [T]")
@@ -40,3 +44,42 @@ def prepare(tokens: np.ndarray | Tensor, inputs: TextInputs, embedding: TextEmbe
             name, f"has ids from {low} to {high}; the model's vocabulary has 0 to {embedding.vocab_size - 1}"
         )
     return torch.from_numpy(ids.astype(np.int64))
+
+
+def read(text: str | Path, inputs: TextInputs, embedding: TextEmbedding, name: str) -> np.ndarray:
+    """Tokenises a text as a document of a run is: begin token, tokens, end token.
+
+    Args:
+        text: The text, or the path of a file of it in UTF-8.
+        inputs: Name the tokenizer, and how long a sequence may be.
+        embedding: Says how many tokens the model has positions for.
+        name: For messages.
+
+    Returns:
+        int64 [T]; what is longer than the model takes is cut off, the end token with it.
+
+    Raises:
+        SampleError: The file cannot be read, or nothing names a tokenizer.
+    """
+    if isinstance(text, Path):
+        try:
+            name, text = str(text), text.expanduser().read_text(encoding="utf-8")
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise SampleError(name, f"cannot be read as text: {error}") from error
+    if inputs.tokenizer is None:
+        raise SampleError(
+            name,
+            "is a text, but this run's tokenizer.json is not there: put it into the run's folder, or give token ids, "
+            "the begin token first",
+        )
+    path = expanded(inputs.tokenizer, "inputs.tokenizer")
+    tokenizer = _tokenizer(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    special = vocabulary.specials(tokenizer)
+    ids = [special.begin, *tokenizer.encode(text, add_special_tokens=False).ids, special.end]
+    return np.array(ids[: min(inputs.block_size, embedding.max_length)], dtype=np.int64)
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(path: Path, changed: int) -> Tokenizer:
+    """The tokenizer of a file as it was at that time."""
+    return vocabulary.load(path)
