@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from d2v_fast.batch import Batch
     from d2v_fast.config import Config
     from d2v_fast.data import ArraySource, DataSource
+    from d2v_fast.exporting import export
     from d2v_fast.models import Data2Vec
     from d2v_fast.presets import preset
     from d2v_fast.run.reader import Run
@@ -32,6 +33,7 @@ __all__ = [
     "DataSource",
     "Run",
     "__version__",
+    "export",
     "load",
     "ops",
     "preset",
@@ -47,6 +49,7 @@ _HOMES = {
     "Data2VecTrainer": "d2v_fast.training.trainer",
     "DataSource": "d2v_fast.data",
     "Run": "d2v_fast.run.reader",
+    "export": "d2v_fast.exporting",
     "load": "d2v_fast.run.weights",
     "preset": "d2v_fast.presets",
     "pretrain": "d2v_fast.training.pretraining",

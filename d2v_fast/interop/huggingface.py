@@ -93,7 +93,7 @@ def config_for(config: ModelConfig) -> PreTrainedConfig:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("config_for needs transformers: pip install 'd2v_fast[hf]'") from error
+        raise ImportError("transformers is not installed: pip install 'd2v_fast[export]'") from error
     _refuse_what_they_lack(config)
     transformer, embedding = config.transformer, config.embedding
     shared: dict[str, Any] = {

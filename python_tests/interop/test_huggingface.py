@@ -318,5 +318,5 @@ def test_fixed_positions_are_refused():
 
 def test_without_transformers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"d2v_fast\[hf\]"):
+    with pytest.raises(ImportError, match=r"d2v_fast\[export\]"):
         huggingface.config_for(TEXT["small"])

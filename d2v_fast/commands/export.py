@@ -1,0 +1,46 @@
+"""`d2v-fast export RUN`: the encoder of a run, for another library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from d2v_fast.commands.entry_points import import_modalities
+from d2v_fast.errors import ConfigError
+from d2v_fast.exporting import export
+from d2v_fast.exporting.export import Format
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write the encoder of a run as a folder that another library loads, with a model card."""
+
+    to: Format
+    """hf: a model of transformers, for AutoModel.from_pretrained."""
+
+    out: str
+    """The new folder."""
+
+    network: Literal["student", "teacher"] = "student"
+    """The student, which the papers fine-tune, or the teacher, its moving average."""
+
+    overwrite: bool = False
+    """Replace an earlier export; any other folder is never touched."""
+
+
+def main(arguments: list[str], parse: Callable[..., Any]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: No run was named.
+        RunError, OSError: See `export`.
+    """
+    import_modalities()
+    run = None
+    if arguments and not arguments[0].startswith("-"):
+        run, *arguments = arguments
+    parsed = parse(ExportArguments, arguments, "export RUN")
+    if run is None:
+        raise ConfigError("the run comes first: d2v-fast export RUN --to FORMAT --out DIR")
+    print(export(run, parsed.to, parsed.out, network=parsed.network, overwrite=parsed.overwrite))

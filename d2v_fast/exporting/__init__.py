@@ -1,0 +1,7 @@
+"""A run's encoder as a folder that other libraries load: `d2v-fast export`, `d2v_fast.export`."""
+
+from __future__ import annotations
+
+from d2v_fast.exporting.export import FORMATS, export
+
+__all__ = ["FORMATS", "export"]

@@ -1,0 +1,73 @@
+"""What `d2v-fast export` does: weights out of a run, into a folder of another library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, get_args
+
+from d2v_fast.errors import RunError
+from d2v_fast.exporting.card import FILE, card, facts
+from d2v_fast.exporting.folder import new_folder
+from d2v_fast.files import exists
+from d2v_fast.interop import folders
+from d2v_fast.run.reader import Run
+from d2v_fast.run.weights import load
+
+Format = Literal["hf"]
+FORMATS = get_args(Format)
+"""What a run can be exported to."""
+
+
+def export(
+    run: str | Path,
+    to: Format,
+    out: str | Path,
+    *,
+    network: Literal["student", "teacher"] = "student",
+    overwrite: bool = False,
+) -> Path:
+    """Write the encoder of a run as a folder that another library loads, with a model card.
+
+    The folder is there as a whole or not at all. Of the run's place only the folder's name is written.
+
+    Example:
+        >>> d2v_fast.export("runs/photos", "hf", "photos-hf", network="teacher")
+
+    Args:
+        run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint.
+        to: "hf": a data2vec model of transformers, for `AutoModel.from_pretrained`, with the files of its processor or
+            tokenizer.
+        out: The new folder.
+        network: The student, which the papers fine-tune, or the teacher, its moving average.
+        overwrite: Replace an earlier export. A folder that is none is never touched.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RunError: There is no such run, or `out` exists, or the format has no room for a part of the model, or a
+            library that is needed is not installed; the message says which.
+        OSError: The folder cannot be written.
+        ValueError: `to` or `network` is something else.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
+    opened, out = Run(run), Path(out).expanduser()
+    write = {"hf": folders.write_hf}[to]
+    with new_folder(out, FILE, overwrite=overwrite) as folder:
+        encoder = load(run, network)
+        known = facts(opened, to, network, encoder.state_dict())
+        try:
+            written = write(folder, encoder, opened.config, _tokenizer(opened))
+        except (ValueError, ImportError) as error:
+            raise RunError(f"{opened.path} cannot be exported to {to}: {error}") from error
+        (folder / FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card(known, written.usage, written.notes), encoding="utf-8")
+    return out
+
+
+def _tokenizer(run: Run) -> Path | None:
+    """The tokenizer that the run keeps, if it has one."""
+    path = run.path / "tokenizer.json"
+    return path if exists(path) else None

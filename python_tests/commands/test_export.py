@@ -1,0 +1,35 @@
+"""`d2v-fast export`: what it refuses; `python_tests/exporting` has what it writes."""
+
+from __future__ import annotations
+
+import pytest
+
+from d2v_fast.commands import cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "hf", "--out", "x"], "the run comes first"),
+        (["nowhere", "--to", "hf", "--out", "x"], "nowhere is not a run"),
+        (["nowhere", "--to", "tflite", "--out", "x"], "tflite"),
+        (["nowhere", "--to", "hf"], "missing --out"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["export", *arguments])
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_prints_the_folder(train, make_config, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed (extra export)")
+    run = train(make_config("speech", steps=1), tmp_path / "run")
+    cli.main(["export", str(run), "--to", "hf", "--out", str(tmp_path / "model"), "--network", "teacher"])
+    assert capsys.readouterr().out == f"{tmp_path / 'model'}\n"
+    assert (tmp_path / "model" / "model.safetensors").exists()
