@@ -1,4 +1,4 @@
-"""Stages: what is added to a batch when its inputs are there, in the thread that finished it, such as masks and labels."""
+"""Stages: what is added to a batch when its inputs are there, in the thread that finished it: masks, labels."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from loading import make_loader
 from PIL import Image
 
-from loading import make_loader
 from d2v_fast.data import LoaderConfig, open_source
 from d2v_fast.masking import BlockMask, SpanMask, block_masks, span_masks
 from d2v_fast.modalities.speech.config import SpeechInputs

@@ -56,7 +56,8 @@ def test_parameters_of_the_student(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("series-tiny", 1e6), ("spectrogram-tiny", 1e6), ("speech-tiny", 2e6), ("text-tiny", 3e6), ("vision-tiny", 1e6)]
+    ("name", "most"),
+    [("series-tiny", 1e6), ("spectrogram-tiny", 1e6), ("speech-tiny", 2e6), ("text-tiny", 3e6), ("vision-tiny", 1e6)],
 )
 def test_tiny_models_are_tiny(name, most):
     with torch.device("meta"):
