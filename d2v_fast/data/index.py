@@ -158,6 +158,10 @@ class Collection:
     endings: tuple[str, ...] = ()
     """What the names of the files end in, where they were found by that."""
 
+    fields: Callable[[], dict[str, dict[str, Any]]] | None = None
+    """Reads what else is said about the samples, by their names: the other columns of a manifest or a table, the files
+    or members beside a sample, its folder. Only labels need it."""
+
 
 def open_index(
     found: Collection,

@@ -199,9 +199,12 @@ def split(source: DataSource, usable: np.ndarray, share: float) -> tuple[np.ndar
         return usable, usable[:0]
     if len(usable) < 2:
         raise DataError(f"loader.holdout is {share}, but there is only {len(usable)} sample")
-    names = [source.name(i).encode("utf-8", "surrogateescape") for i in usable.tolist()]
-    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in names)
-    hashes = np.frombuffer(digests, dtype="<u8")
     count = min(max(1, round(share * len(usable))), len(usable) - 1)
-    order = np.argsort(hashes, kind="stable")
+    order = np.argsort(hashes([source.name(i) for i in usable.tolist()]), kind="stable")
     return np.sort(usable[order[count:]]), np.sort(usable[order[:count]])
+
+
+def hashes(names: Sequence[str]) -> np.ndarray:
+    """uint64 [N], numbers that stay with names and have no order of their own."""
+    encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+    return np.frombuffer(b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in encoded), dtype="<u8")

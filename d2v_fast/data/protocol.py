@@ -143,6 +143,16 @@ class DataModality(Protocol):
         """Indexes what was found; returns a `DataSource`."""
         ...
 
+    def open_texts(
+        self, names: Sequence[str], texts: Sequence[tuple[str, ...]], inputs: Any, embedding: Any | None
+    ) -> Any:
+        """Single texts, or pairs, each a sample of its own; returns a `DataSource`.
+
+        Raises:
+            DataError: Its samples are no texts.
+        """
+        ...
+
     def array_size(self, number: int, sample: np.ndarray, planar: bool) -> int | tuple[int, ...]:
         """The size of a sample that is given as an array.
 

@@ -16,7 +16,7 @@ from d2v_fast.data.arrays import plain
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.formats import find, tables
 from d2v_fast.data.formats.find import listed, together
-from d2v_fast.data.index import check_fingerprint
+from d2v_fast.data.index import Collection, check_fingerprint
 from d2v_fast.data.protocol import DataModality, modality_of
 from d2v_fast.errors import DataError, SampleError
 
@@ -170,23 +170,34 @@ def open_source(
     Raises:
         DataError: A wrong path, an empty folder, formats that cannot be read, or data that changed since the run began.
     """
-    check_given(data)
+    found = collect(data, modality, inputs, run=run, allow_roots=allow_roots)
     opens = modality_of(modality)
-    if not isinstance(inputs, opens.inputs):
-        raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
-    if isinstance(data, (str, Path)):
-        found = find(data, opens.kind(inputs), run=run, allow_roots=allow_roots)
-    elif tables.is_table(data):
-        found = tables.rows(data, opens.kind(inputs))
-    elif (names := listed(data)) is not None:
-        found = together(names, opens.kind(inputs))
-    else:
+    if found is None:
         own: Any = data
         if isinstance(data, (np.ndarray, Tensor)) or _is_list_of_arrays(data):
             own = ArraySource(modality, own)
         return _own_source(own, opens, run)
     source: DataSource = opens.open(found, inputs, embedding, run=run, threads=threads)
     return source
+
+
+def collect(
+    data: Openable, modality: str, inputs: InputsConfig, *, run: Path | None = None, allow_roots: Sequence[str] = ()
+) -> Collection | None:
+    """Finds files, rows or members without opening any; None for arrays and sources of one's own.
+
+    The arguments and errors are those of `open_source`.
+    """
+    check_given(data)
+    opens = modality_of(modality)
+    if not isinstance(inputs, opens.inputs):
+        raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
+    if isinstance(data, (str, Path)):
+        return find(data, opens.kind(inputs), run=run, allow_roots=allow_roots)
+    if tables.is_table(data):
+        return tables.rows(data, opens.kind(inputs))
+    names = listed(data)
+    return None if names is None else together(names, opens.kind(inputs))
 
 
 def check_given(data: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -99,6 +99,22 @@ class Modality(ABC):
             DataError: They cannot be used.
         """
         raise DataError(f"{self.name} reads no files: give arrays, or a DataSource of your own")
+
+    def open_texts(
+        self, names: Sequence[str], texts: Sequence[tuple[str, ...]], inputs: Any, embedding: Any | None
+    ) -> DataSource:
+        """Texts with labels, each a sample of its own.
+
+        Args:
+            names: A name for each.
+            texts: One text each, or a pair.
+            inputs: How they become inputs.
+            embedding: What the model takes, if there is one.
+
+        Raises:
+            DataError: Samples of this modality are no texts.
+        """
+        raise DataError(f"{self.name} is not made of texts")
 
     @abstractmethod
     def array_size(self, number: int, sample: np.ndarray, planar: bool) -> int | tuple[int, ...]:

@@ -10,13 +10,15 @@ import contextlib
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 
+from d2v_fast.data.formats import beside
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import GONE, Collection, Index
 from d2v_fast.data.listing import Listing, check_formats
@@ -58,7 +60,9 @@ def shards(root: Path, names: Sequence[str], kind: Kind) -> Collection:
             root, known.names, places=known.places, file_bytes=known.file_bytes, containers=known.containers
         )
 
-    return Collection(where, files, lambda: _list(root, names, files, kind), store)
+    return Collection(
+        where, files, lambda: _list(root, names, files, kind), store, fields=lambda: _fields(root, names, files, kind)
+    )
 
 
 def remote_names(pattern: str) -> list[str]:
@@ -136,6 +140,32 @@ def _list(root: Path, names: Sequence[str], files: dict[str, int], kind: Kind) -
     if not samples:
         check_formats(root if len(names) > 1 else root / names[0], listing, kind.remedies, kind.wanted)
     return listing
+
+
+def _fields(root: Path, names: Sequence[str], files: Mapping[str, int], kind: Kind) -> dict[str, beside.Fields]:
+    """What the members beside the samples say, by the names that `_list` gives these."""
+    found: dict[str, beside.Fields] = {}
+    for shard in names:
+        listed, _ = members(root, shard, files[shard])
+        about: dict[str, dict[str, tuple[int, int]]] = {}
+        samples = []
+        for name, start, size, problem in listed:
+            ending = os.path.splitext(name)[1].lower()
+            if ending in kind.extensions:
+                samples.append(name)
+            elif ending in beside.ENDINGS and problem is None and size <= beside.MOST_BYTES:
+                about.setdefault(beside.stem(name), {})[ending] = (start, size)
+        with closing(_open(root, shard)) as file:
+            for name in samples:
+                there = about.get(beside.stem(name), {})
+                found[f"{shard}/{name}"] = beside.fields_of(name, there, partial(_content, file, there))
+    return found
+
+
+def _content(file: IO[bytes], there: Mapping[str, tuple[int, int]], ending: str) -> bytes:
+    start, size = there[ending]
+    file.seek(start)
+    return file.read(size)
 
 
 Member = tuple[str, int, int, str | None]

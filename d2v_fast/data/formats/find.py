@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2v_fast.data.formats import archives, manifest, tables
+from d2v_fast.data.formats import archives, beside, manifest, tables
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing, check_formats, list_files
@@ -121,7 +121,32 @@ def _folder(root: Path, kind: Kind, run: Path | None) -> Collection:
 
 
 def _files(root: Path, listing: Listing, kind: Kind) -> Collection:
-    return Collection(str(root), None, lambda: listing, lambda known: FileStore(root, known.names), kind.extensions)
+    return Collection(
+        str(root),
+        None,
+        lambda: listing,
+        lambda known: FileStore(root, known.names),
+        kind.extensions,
+        lambda: _fields(root, listing.names),
+    )
+
+
+def _fields(root: Path, names: Sequence[str]) -> dict[str, beside.Fields]:
+    """What the files beside those of a folder say."""
+    folders: dict[str, set[str]] = {}
+    found: dict[str, beside.Fields] = {}
+    for name in names:
+        folder, file = os.path.split(beside.stem(name))
+        if folder not in folders:
+            folders[folder] = set(os.listdir(root / folder))
+        there = [e for e in beside.ENDINGS if file + e in folders[folder] and beside.stem(name) + e != name]
+
+        def read(ending: str, name: str = name) -> bytes:
+            with (root / (beside.stem(name) + ending)).open("rb") as text:
+                return text.read(beside.MOST_BYTES)
+
+        found[name] = beside.fields_of(name, there, read)
+    return found
 
 
 def expand(pattern: str) -> list[str]:

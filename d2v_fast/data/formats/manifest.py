@@ -14,10 +14,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,7 +91,15 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
             fence=fence,
         )
 
-    return Collection(str(file), files, lambda: _list(file, kind, root, fence), store)
+    return Collection(
+        str(file),
+        files,
+        lambda: _list(file, kind, root, fence),
+        store,
+        fields=lambda: {
+            sample.name: dict(sample.entry.row) for sample in reversed([*_samples(file, kind, root, fence, True)])
+        },
+    )
 
 
 def check_encoding(file: Path) -> None:
@@ -199,9 +207,18 @@ class Entry:
     span: tuple[float, float] | None = None
     """The part of the file that is meant: first second and seconds, nan for all that follow."""
 
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """The row as it stands there, where its columns have names."""
 
-def entries(file: Path, kind: Kind) -> Iterator[tuple[int, Entry | str]]:
-    """(line, what it says or what is wrong with it), without the head."""
+
+def entries(file: Path, kind: Kind, *, whole: bool = False) -> Iterator[tuple[int, Entry | str]]:
+    """(line, what it says or what is wrong with it), without the head.
+
+    Args:
+        file: The manifest.
+        kind: What it lists.
+        whole: Whether all columns are wanted in `Entry.row`, not only those that describe the file.
+    """
     extension = file.suffix.lower()
     if extension == ".tsv":
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
@@ -209,15 +226,20 @@ def entries(file: Path, kind: Kind) -> Iterator[tuple[int, Entry | str]]:
                 if number > 1 and (line := line.rstrip("\r\n")):
                     yield number, _from_columns(line.split("\t"), kind)
         return
-    for number, row in _rows(file, extension, kind):
-        yield number, row if isinstance(row, str) else _from_fields(row, kind)
+    for number, row in _rows(file, extension, kind, whole):
+        if isinstance(row, str):
+            yield number, row
+        else:
+            entry = _from_fields(row, kind)
+            yield number, replace(entry, row=row) if whole and isinstance(entry, Entry) else entry
 
 
-def _rows(file: Path, extension: str, kind: Kind) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _rows(file: Path, extension: str, kind: Kind, whole: bool) -> Iterator[tuple[int, dict[str, Any] | str]]:
     if extension == ".parquet":
         table = parquet(file)
         wanted = {*PATHS, *kind.fields, "bytes", "member", "offset", "duration"}
-        yield from enumerate(parquet_rows(table, file, [c for c in table.schema_arrow.names if c in wanted]), 1)
+        columns = [column for column in table.schema_arrow.names if whole or column in wanted]
+        yield from enumerate(parquet_rows(table, file, columns), 1)
         return
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         if extension == ".csv":
@@ -338,8 +360,39 @@ def _path_column(columns: Any) -> str | None:
     return next((name for name in PATHS if name in columns), None)
 
 
+class _Sample(NamedTuple):
+    """An entry with the name that its sample has, and where it is."""
+
+    name: str
+    entry: Entry
+    path: str
+    problem: str | None
+
+
+def _samples(file: Path, kind: Kind, root: Path, fence: Fence, whole: bool = False) -> Iterator[_Sample]:
+    """All entries. A line that is not understood is a sample that cannot be read, called after it."""
+    for line, entry in entries(file, kind, whole=whole):
+        if isinstance(entry, Entry) and not is_name(entry.path + (entry.member or "")):
+            entry = "has a name that no file can have"
+        if isinstance(entry, str):
+            path = os.path.relpath(f"{file}, line {line}", root)
+            yield _Sample(path, Entry(path), path, entry)
+            continue
+        path, problem = entry.path, None
+        try:
+            path = fence.entry(entry.path)
+            if entry.member is None:
+                problem = kind.remedies.get(os.path.splitext(path)[1].lower())
+        except SampleError as error:
+            problem = error.reason
+        name = path if entry.member is None else f"{path}/{entry.member}"
+        if entry.span is not None:
+            name += span_name(*entry.span)
+        yield _Sample(name, entry, path, problem)
+
+
 def _list(file: Path, kind: Kind, root: Path, fence: Fence) -> Listing:
-    """All entries as a listing. A line that is not understood is a sample that cannot be read, called after it."""
+    """All entries as a listing."""
     names: list[str] = []
     sizes: list[tuple[int, ...]] = []
     places: list[tuple[int, int]] = []
@@ -349,25 +402,7 @@ def _list(file: Path, kind: Kind, root: Path, fence: Fence) -> Listing:
     problems: dict[int, str] = {}
     seen: set[str] = set()
     twice = 0
-    for line, entry in entries(file, kind):
-        problem: str | None = None
-        if isinstance(entry, Entry) and not is_name(entry.path + (entry.member or "")):
-            entry = "has a name that no file can have"
-        if isinstance(entry, str):
-            problem = entry
-            entry = Entry(os.path.relpath(f"{file}, line {line}", root))
-            name = entry.path
-        else:
-            path = entry.path
-            try:
-                path = fence.entry(entry.path)
-                if entry.member is None:
-                    problem = kind.remedies.get(os.path.splitext(path)[1].lower())
-            except SampleError as error:
-                problem = error.reason
-            name = path if entry.member is None else f"{path}/{entry.member}"
-            if entry.span is not None:
-                name += span_name(*entry.span)
+    for name, entry, path, problem in _samples(file, kind, root, fence):
         if name in seen:
             twice += 1
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,6 +46,15 @@ def saved(folder: Path, kind: Kind, allow_roots: Sequence[str]) -> Collection:
     Raises:
         DataError: `datasets` is not installed, the folder is damaged, or has no column of the modality.
     """
+    return rows(load(folder), kind, where=str(folder), fence=Fence(folder, allow_roots))
+
+
+def load(folder: Path) -> Any:
+    """What `save_to_disk` has written.
+
+    Raises:
+        DataError: `datasets` is not installed, or the folder is damaged.
+    """
     try:
         from datasets import load_from_disk
     except Exception as error:  # not installed; broken; or another module of that name
@@ -53,10 +63,9 @@ def saved(folder: Path, kind: Kind, allow_roots: Sequence[str]) -> Collection:
             f"({type(error).__name__}: {error})"
         ) from error
     try:
-        data = load_from_disk(str(folder))
+        return load_from_disk(str(folder))
     except Exception as error:  # whatever its readers raise
         raise DataError(f"data: {folder} cannot be read by Hugging Face datasets: {error}") from error
-    return rows(data, kind, where=str(folder), fence=Fence(folder, allow_roots))
 
 
 def rows(data: Any, kind: Kind, *, where: str | None = None, fence: Fence | None = None) -> Collection:
@@ -66,15 +75,9 @@ def rows(data: Any, kind: Kind, *, where: str | None = None, fence: Fence | None
         DataError: It is streamed, has no column of the modality, or no split "train".
     """
     where = where or f"the {type(data).__name__}"
-    if isinstance(data, dict):
-        if "train" not in data and len(data) != 1:
-            raise DataError(f"data: {where} has the splits {', '.join(data)}; pass one of them")
-        data = data.get("train", next(iter(data.values())))
-    if not hasattr(data, "__len__"):
-        raise DataError(
-            f"data: {where} is a {type(data).__name__}, which cannot be read at random: load it without streaming=True"
-        )
+    data = split(data, where)
     column = _column(data, kind, where)
+    fields = partial(columns, data, column)
     if not kind.documents:
         feature = type(data.features[column])
         data = data.cast_column(column, feature(decode=False))
@@ -84,7 +87,43 @@ def rows(data: Any, kind: Kind, *, where: str | None = None, fence: Fence | None
         texts = TextStore(column, where, lambda: (text for batch in data.iter(1000) for text in batch[column]))
         return Collection(where, files, lambda: Listing([column], np.array([len(data)])), lambda known: texts)
     store = TableStore(data, column, where, fence)
-    return Collection(where, files, lambda: Listing(store.names, np.full(len(data), -1)), lambda known: store)
+    listing = Listing(store.names, np.full(len(data), -1))
+    return Collection(where, files, lambda: listing, lambda known: store, fields=fields)
+
+
+def split(data: Any, where: str) -> Any:
+    """The table itself, or the split "train" of several.
+
+    Raises:
+        DataError: It is streamed, or there are several splits and none of that name.
+    """
+    if isinstance(data, dict):
+        if "train" not in data and len(data) != 1:
+            raise DataError(f"data: {where} has the splits {', '.join(data)}; pass one of them")
+        data = data.get("train", next(iter(data.values())))
+    if not hasattr(data, "__len__"):
+        raise DataError(
+            f"data: {where} is a {type(data).__name__}, which cannot be read at random: load it without streaming=True"
+        )
+    return data
+
+
+def columns(data: Any, but: str | None = None) -> dict[str, dict[str, Any]]:
+    """The columns of a table without media, by the names of its rows; classes as their names, not their numbers."""
+    features = data.features
+    wanted = [
+        name for name, feature in features.items() if name != but and type(feature).__name__ not in ("Audio", "Image")
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    if not wanted:
+        return found
+    for i, row in enumerate(data.select_columns(wanted).with_format(None)):
+        for name in wanted:
+            if type(features[name]).__name__ == "ClassLabel" and row[name] is not None:
+                # a table without labels for its rows, as some tests are, says -1
+                row[name] = features[name].int2str(row[name]) if row[name] >= 0 else None
+        found[f"row {i}"] = row
+    return found
 
 
 def _column(data: Any, kind: Kind, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
+from d2v_fast.data.store import expanded
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import TokenMask
@@ -28,7 +30,9 @@ from d2v_fast.modalities.text.draw import draw
 from d2v_fast.modalities.text.encoder import TextEncoder, initialise_text
 from d2v_fast.modalities.text.prepare import prepare, read
 from d2v_fast.modalities.text.sampling import TokenSampling
+from d2v_fast.modalities.text.sequences import TextSequences
 from d2v_fast.modalities.text.source import TOKENIZER, open_text
+from d2v_fast.modalities.text.tokenizer import load
 from d2v_fast.models.config import ModelConfig
 
 
@@ -65,6 +69,18 @@ class Text(Modality):
         """Indexes and tokenises documents."""
         vocab_size = None if embedding is None else embedding.vocab_size
         return open_text(found, inputs, vocab_size=vocab_size, run=run, threads=threads)
+
+    def open_texts(
+        self, names: Sequence[str], texts: Sequence[tuple[str, ...]], inputs: Any, embedding: Any | None
+    ) -> DataSource:
+        """See `sequences.TextSequences`."""
+        if inputs.tokenizer is None:
+            raise DataError(
+                "inputs.tokenizer is not given, and labelled texts train none: give the tokenizer.json of the run"
+            )
+        tokenizer = load(expanded(inputs.tokenizer, "inputs.tokenizer"))
+        most = inputs.block_size if embedding is None else min(inputs.block_size, embedding.max_length)
+        return TextSequences(names, texts, tokenizer, most)
 
     def array_size(self, number: int, sample: np.ndarray, planar: bool) -> int:
         """Texts are no arrays."""

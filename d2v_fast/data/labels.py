@@ -1,0 +1,393 @@
+"""Samples with labels: classes, several classes, values or transcripts, from wherever the samples come from."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d2v_fast.data.config import InputsConfig
+from d2v_fast.data.formats.beside import Fields
+from d2v_fast.data.formats.texts import texts as read_texts
+from d2v_fast.data.own import DOCUMENT
+from d2v_fast.data.protocol import modality_of
+from d2v_fast.data.source import DataSource, Openable, collect, open_source
+from d2v_fast.data.subset import Subset
+from d2v_fast.errors import DataError
+from d2v_fast.log import report, tell
+
+LabelKind = Literal["class", "multi", "value", "transcript"]
+"""One class, any number of classes, a number, or a transcript."""
+
+COLUMNS: dict[LabelKind, tuple[str, ...]] = {
+    "class": ("label", "folder"),
+    "multi": ("labels", "label"),
+    "value": ("target", "label"),
+    "transcript": (DOCUMENT,),
+}
+"""Where labels are looked for if nobody says: the first of these that any sample has. "folder" is the first folder
+below the one that was given, or in an archive."""
+
+_SEPARATORS = ("|", ";", ",")
+_SPAN = re.compile(r" \[(?:from )?[^\[\]]+ s(?: \+ [^\[\]]+ s)?\]$")
+"""What the name of a part of a file ends in."""
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A source and what is known about each of its N samples, in its order."""
+
+    source: DataSource
+    kind: LabelKind
+
+    labels: Tensor | None = None
+    """Classes int64 [N], -1 where there is none; several classes float32 [N, classes] of 0 and 1; values float32 [N],
+    nan where there is none. None for transcripts."""
+
+    texts: list[str] | None = None
+    """Transcripts, "" where there is none."""
+
+    classes: tuple[str, ...] = ()
+    """Their names: class i is classes[i]."""
+
+    groups: np.ndarray | None = None
+    """str [N], what belongs together, such as a speaker: samples of one group are never on both sides of a split."""
+
+    problems: Mapping[int, str] | None = None
+    """Why a sample has no label that can be used, by its number."""
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """int64, the samples with a label, ascending."""
+        return np.array([i for i in range(len(self)) if i not in (self.problems or {})], dtype=np.int64)
+
+    def take(self, samples: np.ndarray | Sequence[int]) -> Labelled:
+        """Some of the samples as a source of their own, with their labels.
+
+        Args:
+            samples: int64, numbers of samples, in the order that is wanted.
+        """
+        ids = np.asarray(samples, dtype=np.int64)
+        problems = self.problems or {}
+        return replace(
+            self,
+            source=Subset(self.source, ids),
+            labels=None if self.labels is None else self.labels[torch.from_numpy(ids)],
+            texts=None if self.texts is None else [self.texts[i] for i in ids.tolist()],
+            groups=None if self.groups is None else self.groups[ids],
+            problems={new: problems[old] for new, old in enumerate(ids.tolist()) if old in problems},
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many samples each class has."""
+        if self.labels is None or not self.classes:
+            return {}
+        if self.kind == "multi":
+            found = self.labels.sum(0).long()
+        else:
+            found = torch.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        return dict(zip(self.classes, found.tolist(), strict=True))
+
+    def left_out(self) -> dict[str, int]:
+        """How many samples have no usable label, by the reason, without what is particular to one of them."""
+        return dict(Counter((self.problems or {}).values()).most_common())
+
+
+def open_labelled(
+    data: Openable,
+    modality: str,
+    inputs: InputsConfig,
+    *,
+    kind: LabelKind,
+    label: str | None = None,
+    group: str | None = None,
+    classes: Sequence[str] | None = None,
+    labels: Sequence[Any] | np.ndarray | Tensor | None = None,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    text: str = DOCUMENT,
+    text_pair: str = "text_pair",
+    embedding: Any | None = None,
+    run: Path | None = None,
+    threads: int = 2,
+    allow_roots: Sequence[str] = (),
+) -> Labelled:
+    """Opens samples with their labels. The samples and their order are those of `open_source`.
+
+    Labels come from the columns of a manifest or of a `datasets.Dataset`, from members of archives or files beside a
+    sample (`7.cls`, `7.txt`, `7.json` beside `7.jpg`), from the folder that a sample is in, or as `labels`. A sample
+    without a label that can be used stays in the source and is one of `Labelled.problems`, which are told.
+
+    Args:
+        data: As for `open_source`. Where the samples are texts, it is a table, a folder of .txt files, or a list of
+            texts or pairs, and each text is one sample.
+        modality: Name of the modality.
+        inputs: How files become inputs.
+        kind: What a label is.
+        label: The column, or the key in .json; None: the first of `COLUMNS` that there is. "folder" is the folder.
+        group: A column, "folder", or "file" (parts of one file belong together); None: no groups.
+        classes: The classes in their order, as training had them; None: all that occur, sorted (numbers by value).
+        labels: One label for each sample, in the order of the source; needed for arrays and sources of one's own.
+        groups: One group for each sample, likewise.
+        text: Texts only: the column of the text.
+        text_pair: Texts only: the column of the second text of a pair; not all rows need one.
+        embedding: What the model takes.
+        run: Folder for the index; None keeps it in memory.
+        threads: Threads that read headers.
+        allow_roots: Folders that a manifest may name besides those below its own.
+
+    Raises:
+        DataError: See `open_source`; or there is no such column, no sample has a label, or all are of one class.
+    """
+    opens = modality_of(modality)
+    rows: list[Fields] | None = None
+    bad: dict[int, str] = {}
+    if _reads_texts(data, opens, inputs):
+        named = read_texts(data, opens.kind(inputs))
+        rows = [fields for _, fields in named]
+        pairs = [_pair(fields, text, text_pair) for fields in rows]
+        bad = {i: f"has no text (column {text!r})" for i, pair in enumerate(pairs) if not pair[0].strip()}
+        if len(bad) == len(rows):
+            raise DataError(f"data: no row has a text in a column {text!r}; there are {_names(rows)}")
+        source: DataSource = opens.open_texts([name for name, _ in named], pairs, inputs, embedding)
+    else:
+        found = collect(data, modality, inputs, run=run, allow_roots=allow_roots)
+        source = open_source(
+            data, modality, inputs, embedding=embedding, run=run, threads=threads, allow_roots=allow_roots
+        )
+        if found is not None and found.fields is not None and (labels is None or group is not None):
+            about = found.fields()
+            rows = [about.get(source.name(i), {}) for i in range(len(source))]
+    values = _given(labels, len(source), "labels")
+    if values is None:
+        values = _column(rows, label, kind)
+    result = _labelled(source, kind, values, classes, bad)
+    result = replace(result, groups=_groups(source, rows, group, _given(groups, len(source), "groups")))
+    _tell(result)
+    return result
+
+
+def _reads_texts(data: Any, opens: Any, inputs: InputsConfig) -> bool:
+    """Whether the samples are texts that have to be read one by one, not a source that is ready."""
+    if isinstance(data, (np.ndarray, Tensor)) or all(hasattr(data, name) for name in ("sizes", "fingerprint", "read")):
+        return False
+    try:
+        return bool(opens.kind(inputs).documents)
+    except DataError:  # a modality without files
+        return False
+
+
+def _pair(fields: Fields, text: str, text_pair: str) -> tuple[str, ...]:
+    first, second = fields.get(text), fields.get(text_pair)
+    if not isinstance(first, str):
+        return ("",)
+    return (first, second) if isinstance(second, str) else (first,)
+
+
+def _given(values: Any, count: int, what: str) -> list[Any] | None:
+    if values is None:
+        return None
+    plain = values.tolist() if isinstance(values, (np.ndarray, Tensor)) else list(values)
+    if len(plain) != count:
+        raise DataError(f"{what} has {len(plain)} entries for {count} samples")
+    return plain
+
+
+def _column(rows: list[Fields] | None, label: str | None, kind: LabelKind) -> list[Any]:
+    """The labels of all samples, None where there is none."""
+    if rows is None:
+        raise DataError("labels is not given: arrays and sources of one's own bring none, so pass one for each sample")
+    wanted = COLUMNS[kind] if label is None else (label,)
+    for name in wanted:
+        if any(name in row for row in rows):
+            return [row.get(name) for row in rows]
+    raise DataError(
+        f"data: no sample has a {' or '.join(repr(name) for name in wanted)}; there are {_names(rows)}. Name the "
+        "column of labels (label)"
+    )
+
+
+def _names(rows: Iterable[Fields]) -> str:
+    found = sorted({name for row in rows for name in row})
+    return ", ".join(found[:20]) if found else "no columns, no folders, and no .cls, .txt or .json beside the samples"
+
+
+def _labelled(
+    source: DataSource, kind: LabelKind, values: list[Any], classes: Sequence[str] | None, bad: dict[int, str]
+) -> Labelled:
+    problems = dict(bad)
+
+    def each(read: Callable[[Any], Any]) -> list[Any]:
+        found = []
+        for i, value in enumerate(values):
+            try:
+                # a nan among numbers is a mistake to be named, elsewhere it is an empty field
+                empty = value is None if kind == "value" else missing(value)
+                found.append(None if empty else read(value))
+            except (ValueError, TypeError, OverflowError) as error:
+                problems.setdefault(i, str(error))
+                found.append(None)
+                continue
+            if found[-1] is None:
+                problems.setdefault(i, "has no label")
+        if len(problems) >= len(values):
+            first = min(problems)
+            raise DataError(
+                f"data: none of the {len(values)} samples has a label: {source.name(first)} {problems[first]}"
+            )
+        return found
+
+    if kind == "value":
+        numbers = [math.nan if value is None else value for value in each(_number)]
+        return Labelled(source, kind, torch.tensor(numbers, dtype=torch.float32), problems=problems)
+    if kind == "transcript":
+        written = ["" if value is None else value for value in each(_transcript)]
+        return Labelled(source, kind, texts=written, problems=problems)
+    if kind == "class":
+        names = each(class_name)
+        order = _order(classes, (name for name in names if name is not None))
+        number = {name: i for i, name in enumerate(order)}
+        for i, name in enumerate(names):
+            if name is not None and name not in number:
+                problems.setdefault(i, f"has the class {name!r}, which training does not know")
+        if classes is None and len(order) == 1:
+            raise DataError(
+                f"data: all samples have the class {order[0]!r}: there is nothing to learn. Give the folder that has a "
+                "folder for each class, or name another column (label)"
+            )
+        found = torch.tensor([-1 if name is None else number.get(name, -1) for name in names])
+        return Labelled(source, kind, found, classes=order, problems=problems)
+    separator = next((s for s in _SEPARATORS if any(isinstance(v, str) and s in v for v in values)), None)
+    several = each(lambda value: _several(value, separator))
+    order = _order(classes, (name for names in several for name in names or ()))
+    number = {name: i for i, name in enumerate(order)}
+    table = torch.zeros(len(values), len(order))
+    unknown: Counter[str] = Counter()
+    for i, names in enumerate(several):
+        for name in names or ():
+            if name in number:
+                table[i, number[name]] = 1
+            else:
+                unknown[name] += 1
+    if unknown:
+        shown = ", ".join(f"{name!r} ({count})" for name, count in unknown.most_common(_SHOWN))
+        tell(f"left out {unknown.total()} labels of {len(unknown)} classes that training does not know: {shown}")
+    return Labelled(source, kind, table, classes=order, problems=problems)
+
+
+def missing(value: Any) -> bool:
+    """Whether a field is empty: nothing, or the nan that tables have instead. An empty list is not: it is no class."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def class_name(value: Any) -> str:
+    """What a class is called: numbers without a fraction, however they are written (3, 3.0), have one name.
+
+    Raises:
+        ValueError: It is empty, or neither a name nor a number.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, (str, int, float, bool)):
+        raise ValueError(f"has a {type(value).__name__} for a class")
+    name = str(value).strip()
+    if not name:
+        raise ValueError("has no label")
+    return name
+
+
+def _several(value: Any, separator: str | None) -> list[str]:
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError("has no label")
+        value = value.split(separator) if separator is not None else [value]
+        value = [part for part in value if part.strip()]
+    elif not isinstance(value, (list, tuple)):
+        value = [value]
+    return [class_name(part) for part in value]
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("has no label")
+    try:
+        number = float(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"has the target {value!r}, which is no number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"has the target {number}")
+    return number
+
+
+def _transcript(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"has a {type(value).__name__} for a transcript")
+    if not value.strip():
+        raise ValueError("has an empty transcript")
+    return value
+
+
+def _order(given: Sequence[str] | None, found: Iterable[str]) -> tuple[str, ...]:
+    if given is not None:
+        if len(set(given)) != len(given):
+            raise DataError(f"classes names a class twice: {Counter(given).most_common(1)[0][0]!r}")
+        return tuple(given)
+    names = set(found)
+    if all(re.fullmatch(r"-?\d+", name) for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))
+
+
+def _groups(
+    source: DataSource, rows: list[Fields] | None, group: str | None, given: list[Any] | None
+) -> np.ndarray | None:
+    """The group of each sample. One without a group is a group of its own."""
+    if given is None and group is None:
+        return None
+    names = [source.name(i) for i in range(len(source))]
+    if given is None:
+        if group == "file":
+            given = [_SPAN.sub("", name) for name in names]
+        elif group == "folder":
+            given = [name.rsplit("/", 1)[0] if "/" in name else None for name in names]
+        else:
+            given = [row.get(str(group)) for row in rows or ()]
+            if all(missing(value) for value in given):
+                raise DataError(f"group: no sample has a {group!r}; there are {_names(rows or ())}")
+    alone = [i for i, value in enumerate(given) if missing(value)]
+    if alone:
+        tell(
+            f"{len(alone)} samples have no {group or 'group'} (the first is {names[alone[0]]}): each is one of its own"
+        )
+    # the sample's name could be that of a group: a zero byte is in neither
+    return np.array(
+        [f"\0{n}" if missing(v) else class_name(v) for v, n in zip(given, names, strict=True)], dtype=object
+    )
+
+
+def _tell(result: Labelled) -> None:
+    """Names the first samples without a label, counts all of them, and names classes without a sample."""
+    problems = result.problems or {}
+    for i in list(problems)[:_SHOWN]:
+        report(result.source.name(i), problems[i])
+    if problems:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in list(result.left_out().items())[:_SHOWN])
+        tell(f"{len(problems)} of {len(result)} samples have no label that can be used: {reasons}")
+    if result.classes:
+        tell(f"{len(result.classes)} classes: {', '.join(result.classes[:10])}", logging.INFO)
+
+
+__all__ = ["COLUMNS", "LabelKind", "Labelled", "class_name", "missing", "open_labelled"]

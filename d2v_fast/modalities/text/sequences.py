@@ -1,0 +1,83 @@
+"""Texts with labels: each text, or pair of texts, is one sequence of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from d2v_fast.errors import DataError
+from d2v_fast.log import tell
+from d2v_fast.modalities.text import tokenizer as vocabulary
+
+
+class TextSequences:
+    """Sequences as RoBERTa was fine-tuned on them: `<s> A </s>`, and `<s> A </s> </s> B </s>` of a pair.
+
+    Args:
+        names: A name for each.
+        texts: One or two strings each.
+        tokenizer: Of the run.
+        most: Tokens of a sequence. Of longer ones the end is cut off, of a pair from the longer text first.
+
+    Raises:
+        DataError: `most` leaves no room for a text.
+    """
+
+    modality = "text"
+
+    def __init__(self, names: Sequence[str], texts: Sequence[tuple[str, ...]], tokenizer: Tokenizer, most: int) -> None:
+        special = vocabulary.specials(tokenizer)
+        if most < 6:
+            raise DataError(f"inputs.block_size or the model's max_length is {most}: no pair of texts fits into that")
+        self.tokenizer = tokenizer
+        self.mask_id, self.pad_id = special.mask, special.pad
+        self.special_ids: tuple[int, ...] = (*special.all, *vocabulary.unused(tokenizer))
+        self.vocab_size: int = vocabulary.size(tokenizer)
+        self._names = names
+        encoded = tokenizer.encode_batch([text for pair in texts for text in pair], add_special_tokens=False)
+        digest = hashlib.blake2b(self.modality.encode(), digest_size=16)
+        self._tokens: list[np.ndarray] = []
+        cut, at = 0, 0
+        for pair in texts:
+            parts = [encoding.ids for encoding in encoded[at : at + len(pair)]]
+            at += len(pair)
+            kept = shortened([len(part) for part in parts], most - 2 * len(parts))
+            cut += kept != [len(part) for part in parts]
+            ids: list[int] = []
+            for part, count in zip(parts, kept, strict=True):
+                ids += [special.end if ids else special.begin, *part[:count], special.end]
+            self._tokens.append(np.array(ids, dtype=np.int32))
+            digest.update(len(ids).to_bytes(8, "little") + self._tokens[-1].astype("<i4").tobytes())
+        if cut:
+            tell(f"{cut} of {len(texts)} texts are longer than {most} tokens: their ends are cut off")
+        self.sizes = np.array([len(ids) for ids in self._tokens], dtype=np.int64)
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def name(self, index: int) -> str:
+        """The name given for this text."""
+        return self._names[index]
+
+    def read(self, index: int) -> np.ndarray:
+        """One sequence: int64 [sizes[index]]."""
+        return self._tokens[index].astype(np.int64)
+
+
+def shortened(lengths: Sequence[int], most: int) -> list[int]:
+    """How much of each text is kept: together `most` tokens at the most, cut from the longer one first.
+
+    Args:
+        lengths: Of one or two texts.
+        most: Tokens that there is room for.
+    """
+    if len(lengths) == 1:
+        return [min(lengths[0], most)]
+    first, second = lengths
+    fair = most // 2
+    kept = min(first, max(most - fair, most - second))
+    return [kept, min(second, most - kept)]
