@@ -1,0 +1,146 @@
+"""From the outputs of a recogniser to words with times, and a watch for one that says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from d2v_fast.errors import ConfigError
+from d2v_fast.finetuning.ctc import BeamSearch, align, greedy
+from d2v_fast.finetuning.ngram import read_arpa
+from d2v_fast.finetuning.vocabulary import DELIMITER, Vocabulary
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and when it is said."""
+
+    text: str
+    begin: float
+    """Seconds from the beginning of the recording."""
+
+    end: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said."""
+
+    text: str
+    words: tuple[Word, ...]
+    score: float
+    """ln p of the text given the recording, and what a language model added."""
+
+
+class Transcriber:
+    """Decodes and aligns.
+
+    Args:
+        vocabulary: Of the outputs.
+        frame_seconds: From one frame to the next.
+        language_model: An ARPA file; None: the best symbol of each frame is taken, if `beam` is 1.
+        beam: Prefixes that the search keeps.
+        lm_weight: See `BeamSearch`.
+        word_score: See `BeamSearch`.
+
+    Raises:
+        ConfigError: A language model without a beam.
+        DataError: The file is no language model.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        frame_seconds: float,
+        *,
+        language_model: str | Path | None = None,
+        beam: int = 1,
+        lm_weight: float = 1.0,
+        word_score: float = 0.0,
+    ) -> None:
+        if language_model is not None and beam < 2:
+            raise ConfigError(f"a language model needs a beam, but beam is {beam}: set it to 50, say")
+        self.vocabulary, self.frame_seconds = vocabulary, frame_seconds
+        self._search: BeamSearch | None = None
+        if beam > 1:
+            self._search = BeamSearch(
+                vocabulary.symbols,
+                beam=beam,
+                language_model=None if language_model is None else read_arpa(Path(language_model)),
+                delimiter=vocabulary.delimiter,
+                lm_weight=lm_weight,
+                word_score=word_score,
+            )
+
+    def __call__(self, logits: Tensor) -> Transcript:
+        """Transcribes one recording.
+
+        Args:
+            logits: [frames, symbols], outputs of the valid frames.
+        """
+        log_probs = F.log_softmax(logits.float(), dim=1)
+        best = greedy(log_probs) if self._search is None else self._search(log_probs)[0]
+        return Transcript(self.vocabulary.decode(best.tokens), tuple(self.words(log_probs, best.tokens)), best.score)
+
+    def text(self, logits: Tensor) -> str:
+        """The best text without times, logits as in `__call__`."""
+        log_probs = F.log_softmax(logits.float(), dim=1)
+        best = greedy(log_probs) if self._search is None else self._search(log_probs)[0]
+        return self.vocabulary.decode(best.tokens)
+
+    def words(self, log_probs: Tensor, tokens: Sequence[int]) -> list[Word]:
+        """When the words of a text are said, in its best alignment; a script without a delimiter is one word.
+
+        Args:
+            log_probs: float [frames, symbols].
+            tokens: The text.
+
+        Raises:
+            ValueError: The text does not fit into the frames.
+        """
+        if not tokens:
+            return []
+        first, behind, _ = align(log_probs, tokens)
+        words: list[Word] = []
+        letters, begin, end = "", 0.0, 0.0
+        for token, start, stop in zip([*tokens, 0], [*first.tolist(), 0], [*behind.tolist(), 0], strict=True):
+            symbol = self.vocabulary.symbols[token]
+            if token == 0 or symbol == DELIMITER:
+                if letters:
+                    words.append(Word(letters, begin, end))
+                letters = ""
+            elif len(symbol) == 1:
+                begin = begin if letters else start * self.frame_seconds
+                letters, end = letters + symbol, stop * self.frame_seconds
+        return words
+
+
+class BlankWatch:
+    """Notices that a recogniser says nothing at all, evaluation after evaluation.
+
+    Args:
+        after: Evaluations in a row before it is said.
+    """
+
+    def __init__(self, after: int = 3) -> None:
+        self._after, self.count = after, 0
+
+    def see(self, transcripts: Sequence[str]) -> str | None:
+        """Takes the transcripts of an evaluation.
+
+        Returns:
+            What a person should be told; once, and not again until a word has come.
+        """
+        self.count = 0 if any(transcripts) or not transcripts else self.count + 1
+        if self.count != self._after:
+            return None
+        return (
+            f"every frame of all {len(transcripts)} recordings was blank in {self.count} evaluations in a row. For the "
+            "first thousands of steps that is a stage that recognisers go through. If it stays: raise optim.lr or its "
+            "warmup, give more steps, let more of the encoder learn (encoder.frozen, encoder.freeze_steps), and see "
+            "that transcripts and recordings belong together"
+        )

@@ -1,0 +1,66 @@
+"""Outputs become words with times; one that says nothing is noticed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from d2v_fast.errors import ConfigError
+from d2v_fast.finetuning.transcribe import BlankWatch, Transcriber, Word
+from d2v_fast.finetuning.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(("<pad>", "<unk>", "|", *"abc"))
+
+
+def outputs(path, sure=10.0):
+    """Logits [frames, symbols] of one symbol for each frame: "_" is the blank."""
+    number = {"_": 0, "|": 2, "a": 3, "b": 4, "c": 5}
+    logits = torch.zeros(len(path), 6)
+    for t, symbol in enumerate(path):
+        logits[t, number[symbol]] = sure
+    return logits
+
+
+@pytest.mark.parametrize("beam", [1, 8])
+def test_words_with_their_times(beam):
+    found = Transcriber(VOCABULARY, 0.02, beam=beam)(outputs("_aab_|_c_c"))
+    assert found.text == "ab cc"
+    assert [word.text for word in found.words] == ["ab", "cc"]
+    assert found.words[0] == Word("ab", pytest.approx(0.02), pytest.approx(0.08))
+    assert found.words[1] == Word("cc", pytest.approx(0.14), pytest.approx(0.20))
+    assert found.score == pytest.approx(0, abs=0.05)
+
+
+def test_delimiters_at_the_ends_make_no_words():
+    found = Transcriber(VOCABULARY, 0.02)(outputs("|_a||b|_"))
+    assert found.text == "a b"
+    assert [word.text for word in found.words] == ["a", "b"]
+
+
+def test_silence_is_no_word():
+    found = Transcriber(VOCABULARY, 0.02)(outputs("____"))
+    assert (found.text, found.words) == ("", ())
+
+
+def test_a_language_model_decides_between_likely_words(tmp_path):
+    arpa = tmp_path / "words.arpa"
+    arpa.write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-99 <s>\n-1 </s>\n-3 ab\n-0.2 ac\n\n\\end\\\n")
+    logits = outputs("ab", sure=5.0)
+    logits[1, 5] = 4.5  # c is nearly as likely
+    assert Transcriber(VOCABULARY, 0.02).text(logits) == "ab"
+    assert Transcriber(VOCABULARY, 0.02, beam=20, language_model=arpa).text(logits) == "ac"
+    with pytest.raises(ConfigError, match="a language model needs a beam, but beam is 1"):
+        Transcriber(VOCABULARY, 0.02, language_model=arpa)
+
+
+def test_all_blank_is_said_once_with_a_remedy():
+    watch = BlankWatch(after=2)
+    assert watch.see(["", ""]) is None
+    said = watch.see(["", ""])
+    assert "all 2 recordings was blank in 2 evaluations in a row" in said
+    assert "optim.lr" in said
+    assert watch.see(["", ""]) is None
+    assert watch.see(["", "a"]) is None
+    assert watch.see([""]) is None
+    assert watch.see([""]) is not None
+    assert BlankWatch(after=1).see([]) is None
