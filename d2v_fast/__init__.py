@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from d2v_fast.batch import Batch
     from d2v_fast.config import Config
     from d2v_fast.data import ArraySource, DataSource
+    from d2v_fast.evaluation.embed import embed
     from d2v_fast.exporting import export
     from d2v_fast.models import Data2Vec
     from d2v_fast.presets import preset
@@ -33,6 +34,7 @@ __all__ = [
     "DataSource",
     "Run",
     "__version__",
+    "embed",
     "export",
     "load",
     "ops",
@@ -49,6 +51,7 @@ _HOMES = {
     "Data2VecTrainer": "d2v_fast.training.trainer",
     "DataSource": "d2v_fast.data",
     "Run": "d2v_fast.run.reader",
+    "embed": "d2v_fast.evaluation.embed",
     "export": "d2v_fast.exporting",
     "load": "d2v_fast.run.weights",
     "preset": "d2v_fast.presets",

@@ -28,6 +28,7 @@ commands:
   pretrain PRESET --data PATH --out RUN   train on your own files; the same command again continues the run
   data build PATH --out MANIFEST          look at every file once, list what is broken, write a manifest
   data show PATH                          counts, hours and sizes, and a picture of samples with their masks
+  embed RUN --data PATH --out FILE        the features of every sample, in a file
   export RUN --to FORMAT --out DIR        the encoder of a run as a model that other libraries load
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
@@ -103,6 +104,7 @@ def _dispatch(arguments: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "pretrain": _pretrain,
         "data": _data,
+        "embed": _embed,
         "export": _export,
         "demo": _demo,
         "info": _info,
@@ -161,6 +163,13 @@ def _data(arguments: list[str]) -> None:
     with _expected_errors():
         import_modalities()
         data_cli.main(arguments, _parse)
+
+
+def _embed(arguments: list[str]) -> None:
+    with _expected_errors():
+        from d2v_fast.commands import embed
+
+        embed.main(arguments, _parse)
 
 
 def _export(arguments: list[str]) -> None:

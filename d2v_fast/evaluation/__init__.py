@@ -1,5 +1,6 @@
 """What features are worth: extraction, probes with their standard errors, retrieval."""
 
+from d2v_fast.evaluation.embedded import Embedded, read_embedded
 from d2v_fast.evaluation.features import extract
 from d2v_fast.evaluation.probe import (
     knn_accuracy,
@@ -11,12 +12,14 @@ from d2v_fast.evaluation.probe import (
 from d2v_fast.evaluation.retrieval import ranks, recall
 
 __all__ = [
+    "Embedded",
     "extract",
     "knn_accuracy",
     "knn_correct",
     "logistic_accuracy",
     "logistic_correct",
     "ranks",
+    "read_embedded",
     "recall",
     "standard_error",
 ]

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from d2v_fast.commands.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "features.md"
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("sklearn")
+    datasets = pytest.importorskip("sklearn.datasets")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    exec(compile(code, str(PAGE), "exec"), {"__name__": "__main__"})
+    pictures = datasets.load_digits()  # the folder that the commands read, half of it
+    for i in range(0, 1797, 2):
+        (tmp_path / "digits" / str(pictures.target[i])).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(np.round(pictures.images[i] * (255 / 16)).astype(np.uint8))
+        picture.save(tmp_path / "digits" / str(pictures.target[i]) / f"{i:04}.png")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for language, code in re.findall(r"```(python|bash)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
+        if language == "python":
+            exec(compile(code, str(PAGE), "exec"), names)
+        else:
+            for line in code.splitlines():
+                main(shlex.split(line)[1:])
+    assert names["found"].features.shape == (1797, len(names["encoder"].blocks) + 1, 64)
     printed = capsys.readouterr().out
     accuracy = {
         (kind.strip(), scaled): float(value)

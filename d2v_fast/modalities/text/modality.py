@@ -123,7 +123,9 @@ class Text(Modality):
     def for_features(self, inputs: Any, run: Path) -> Any:
         """With the tokenizer that the run keeps, and each document by itself."""
         kept = run / TOKENIZER
-        return replace(inputs, packed=False, tokenizer=str(kept) if kept.is_file() else inputs.tokenizer)
+        # Never None, which would train another tokenizer where a corpus is opened.
+        given = inputs.tokenizer if inputs.tokenizer is not None and not kept.is_file() else str(kept)
+        return replace(inputs, packed=False, tokenizer=given)
 
     def read(self, given: Any, inputs: Any, embedding: Any, *, name: str = "sample") -> Any:
         """A `str` is a text, a `Path` a file of it: the begin token, its tokens, the end token, cut to the longest."""

@@ -66,14 +66,14 @@ def read(text: str | Path, inputs: TextInputs, embedding: TextEmbedding, name: s
             name, text = str(text), text.expanduser().read_text(encoding="utf-8")
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise SampleError(name, f"cannot be read as text: {error}") from error
-    if inputs.tokenizer is None:
+    path = None if inputs.tokenizer is None else expanded(inputs.tokenizer, "inputs.tokenizer")
+    if path is None or not path.is_file():
         raise SampleError(
             name,
-            "is a text, but this run's tokenizer.json is not there: put it into the run's folder, or give token ids, "
-            "the begin token first",
+            f"is a text, but the run's tokenizer is not there ({path}): put it there, or give token ids, the begin "
+            "token first",
         )
-    path = expanded(inputs.tokenizer, "inputs.tokenizer")
-    tokenizer = _tokenizer(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    tokenizer = _tokenizer(path, path.stat().st_mtime_ns)
     special = vocabulary.specials(tokenizer)
     ids = [special.begin, *tokenizer.encode(text, add_special_tokens=False).ids, special.end]
     return np.array(ids[: min(inputs.block_size, embedding.max_length)], dtype=np.int64)

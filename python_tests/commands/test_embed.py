@@ -1,0 +1,45 @@
+"""`d2v-fast embed`: the same as d2v_fast.embed, with its errors on one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import d2v_fast
+from d2v_fast.commands.cli import main
+from d2v_fast.evaluation import read_embedded
+
+
+def test_it_writes_what_the_function_does(make_config, train, tmp_path, capsys):
+    run = train(make_config("vision", steps=1), tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    for i in range(5):
+        picture = np.random.default_rng(i).integers(0, 256, (18, 18, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "data" / f"{i}.png")
+    capsys.readouterr()
+    options = ["--network", "teacher", "--layers", "0,2", "--batch-size", "2", "--device", "cpu"]
+    main(["embed", str(run), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "a.safetensors"), *options])
+    assert capsys.readouterr().out == f"{tmp_path / 'a.safetensors'}\n"
+    d2v_fast.embed(run, tmp_path / "data", out=tmp_path / "b.npy", network="teacher", layers=[0, 2], batch_size=2)
+    one, other = read_embedded(tmp_path / "a.safetensors"), read_embedded(tmp_path / "b.npy")
+    np.testing.assert_array_equal(one.features, other.features)
+    assert one.names == other.names == [f"{i}.png" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", "--data", "x", "--out", "a.npy"], "nowhere is not a run"),
+        (["nowhere", "--data", "x", "--out", "a.txt"], "ends in one of .safetensors, .npy, .parquet"),
+        (["nowhere", "--out", "a.npy"], "missing --data"),
+        (["nowhere", "--data", "x", "--out", "a.npy", "--network", "both"], "invalid choice"),
+    ],
+)
+def test_errors_are_one_line(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["embed", *arguments])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
