@@ -9,7 +9,7 @@ from typing import Any, Literal
 from d2v_fast.commands.entry_points import import_modalities
 from d2v_fast.errors import ConfigError
 from d2v_fast.exporting import export
-from d2v_fast.exporting.export import Format
+from d2v_fast.exporting.write import Format
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,8 @@ class ExportArguments:
     """Write the encoder of a run as a folder that another library loads, with a model card."""
 
     to: Format
-    """hf: a model of transformers, for AutoModel.from_pretrained."""
+    """hf: a model of transformers, for AutoModel.from_pretrained. torch: a program of torch.export. onnx: for
+    onnxruntime and others. Programs need nothing of d2v_fast."""
 
     out: str
     """The new folder."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from d2v_fast.exporting.export import FORMATS, export
+from d2v_fast.exporting.write import FORMATS, export
 
 __all__ = ["FORMATS", "export"]

@@ -10,11 +10,11 @@ from d2v_fast.errors import RunError
 from d2v_fast.exporting.card import FILE, card, facts
 from d2v_fast.exporting.folder import new_folder
 from d2v_fast.files import exists
-from d2v_fast.interop import folders
+from d2v_fast.interop import folders, programs
 from d2v_fast.run.reader import Run
 from d2v_fast.run.weights import load
 
-Format = Literal["hf"]
+Format = Literal["hf", "torch", "onnx"]
 FORMATS = get_args(Format)
 """What a run can be exported to."""
 
@@ -37,7 +37,7 @@ def export(
     Args:
         run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint.
         to: "hf": a data2vec model of transformers, for `AutoModel.from_pretrained`, with the files of its processor or
-            tokenizer.
+            tokenizer. "torch": a program of torch.export, for `torch.export.load`. "onnx": for onnxruntime and others.
         out: The new folder.
         network: The student, which the papers fine-tune, or the teacher, its moving average.
         overwrite: Replace an earlier export. A folder that is none is never touched.
@@ -54,7 +54,7 @@ def export(
     if to not in FORMATS:
         raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
     opened, out = Run(run), Path(out).expanduser()
-    write = {"hf": folders.write_hf}[to]
+    write = {"hf": folders.write_hf, "torch": programs.write_torch, "onnx": programs.write_onnx}[to]
     with new_folder(out, FILE, overwrite=overwrite) as folder:
         encoder = load(run, network)
         known = facts(opened, to, network, encoder.state_dict())
