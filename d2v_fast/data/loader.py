@@ -105,6 +105,11 @@ class Loader:
         self._engine = make_engine(self.engine, source, sampling, stages, threads, device, dali)
         self._request(first_step)
 
+    @property
+    def validates(self) -> bool:
+        """Whether `validation` gives anything."""
+        return self._held_out is not None
+
     def epoch(self, step: int) -> int:
         """The epoch in which optimizer step `step` begins."""
         return step * self._config.accumulation // self.batches_per_epoch

@@ -66,8 +66,15 @@ class Checkpoint:
             raise _unreadable(self.folder, error) from error
 
 
-def save(root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
-    """Write the checkpoint of `step` and delete all but the newest `keep` of those up to it.
+def save(
+    root: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: dict[str, Any],
+    keep: int,
+    best: int | None = None,
+) -> Path:
+    """Write the checkpoint of `step` and delete all but the newest `keep` of those up to it, and the best one.
 
     Args:
         root: The folder of the checkpoints.
@@ -75,6 +82,7 @@ def save(root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], sta
         tensors: "student", "teacher" and "optimizer", each a mapping from names to tensors on any device.
         state: Everything else, as JSON can hold it.
         keep: Checkpoints to keep, this one included.
+        best: The step of one that stays, whatever its age.
 
     Returns:
         The folder of the new checkpoint.
@@ -99,7 +107,7 @@ def save(root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], sta
             delete(folder)
         clean(root)  # what was replaced gets its name back
         raise RunStopped(_why_not_written(root, final, error)) from error
-    delete_old(root, step, keep)
+    delete_old(root, step, keep, best)
     clean(root)
     return final
 

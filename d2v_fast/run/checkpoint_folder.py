@@ -69,14 +69,19 @@ def clean(root: Path) -> None:
             delete(path)
 
 
-def delete_old(root: Path, step: int, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints up to `step`; what cannot be deleted is told."""
+def delete_old(root: Path, step: int, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints up to `step`, and that of step `best`.
+
+    What cannot be deleted is told.
+    """
     try:
-        old = [path for other, path in checkpoints_in(root) if other <= step][:-keep]
+        old = [(other, path) for other, path in checkpoints_in(root) if other <= step][:-keep]
     except OSError as error:
         tell_once("list", root, f"{root} cannot be listed ({error.strerror}), so nothing is removed from it")
         return
-    for path in old:
+    for other, path in old:
+        if other == best:
+            continue
         # Renamed first: a kill while the files go leaves no half of a checkpoint under its name.
         dying = free_name(root / f"{TEMPORARY}old_{path.name}")
         try:

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from d2v_fast.checks import may_change, younger_fields
-from d2v_fast.config import Config
-from d2v_fast.config_json import differences, field_of, from_dict, with_overrides
+from d2v_fast.config_json import differences, field_of, with_overrides
 from d2v_fast.data.index import FILE as INDEX
 from d2v_fast.errors import ConfigError, RunError, RunStopped
 from d2v_fast.files import DISK_FULL, delete, exists, tell_once, write_whole
@@ -24,7 +23,7 @@ from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.evidence import ABOUT, evidence, folder_of, read_about, read_json
 from d2v_fast.run.lock import Lock
 from d2v_fast.run.metrics_file import read_metrics
-from d2v_fast.run.settings import Notes, decode, encode
+from d2v_fast.run.settings import AnyConfig, Notes, config_from, decode, encode
 
 _MEDIA = ("image/", "audio/", "video/")
 
@@ -77,7 +76,9 @@ class RunDirectory:
         """16 hexadecimal digits, the same as long as the run's folder lives; no other run has them."""
         return str(self._about["id"])
 
-    def last_checkpoint(self, config: Config, resume: Literal["auto", "never", "must"] = "auto") -> Checkpoint | None:
+    def last_checkpoint(
+        self, config: AnyConfig, resume: Literal["auto", "never", "must"] = "auto"
+    ) -> Checkpoint | None:
         """The checkpoint to continue from; None if the folder is free for a new run.
 
         Args:
@@ -111,7 +112,7 @@ class RunDirectory:
             )
         return None
 
-    def write_config(self, config: Config, notes: Notes | None = None) -> None:
+    def write_config(self, config: AnyConfig, notes: Notes | None = None) -> None:
         """Write config.json, whole or not at all. For a run that has trained this waits for its next checkpoint.
 
         So a start that fails leaves no trace: its `steps`, for example, can be taken back.
@@ -140,9 +141,16 @@ class RunDirectory:
         path = self.path / INDEX
         return not self._about["trained"] and exists(path) and delete(path)
 
-    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: dict[str, Any],
+        keep: int,
+        best: int | None = None,
+    ) -> Path:
         """Write a checkpoint, see `checkpoint.save`; from then on the folder holds a run."""
-        folder = checkpoints.save(self.checkpoints, step, tensors, state, keep)
+        folder = checkpoints.save(self.checkpoints, step, tensors, state, keep, best)
         try:
             if not self._about["trained"]:
                 self._write_about({**self._about, "trained": True})
@@ -153,7 +161,7 @@ class RunDirectory:
             tell_once("about", self.path, str(error))
         return folder
 
-    def _check_config(self, config: Config, last: Checkpoint) -> None:
+    def _check_config(self, config: AnyConfig, last: Checkpoint) -> None:
         """Refuse to continue a run with a configuration that would change its bits.
 
         Raises:
@@ -208,7 +216,7 @@ class RunDirectory:
         self._about = about
 
 
-def read_config(run: Path) -> Config:
+def read_config(run: Path) -> AnyConfig:
     """The configuration of the run in the folder `run`.
 
     Raises:
@@ -217,7 +225,7 @@ def read_config(run: Path) -> Config:
     return read_settings(run)[0]
 
 
-def read_settings(run: Path) -> tuple[Config, Notes]:
+def read_settings(run: Path) -> tuple[AnyConfig, Notes]:
     """What config.json of the run in the folder `run` says.
 
     Raises:
@@ -237,7 +245,7 @@ def read_settings(run: Path) -> tuple[Config, Notes]:
         raise RunError(f"{path} cannot be read ({error}); it was made by another version, or is damaged") from error
 
 
-def as_begun(config: Config, last: Checkpoint | None) -> Config:
+def as_begun(config: AnyConfig, last: Checkpoint | None) -> AnyConfig:
     """The configuration of a start, with what a run that was begun by an older version means by its silence.
 
     A field that is younger than the run (its metadata has `checks.MISSING`) keeps the run's value, unless the start has
@@ -255,14 +263,14 @@ def as_begun(config: Config, last: Checkpoint | None) -> Config:
     return with_overrides(config, kept)
 
 
-def config_of(checkpoint: Checkpoint) -> Config:
+def config_of(checkpoint: Checkpoint) -> AnyConfig:
     """The configuration that a checkpoint was trained with.
 
     Raises:
         RunError: This version cannot read it.
     """
     try:
-        return from_dict(Config, checkpoint.state["config"])
+        return config_from(checkpoint.state["config"])
     except (KeyError, ConfigError) as error:
         raise RunError(f"the configuration in {checkpoint.folder} cannot be used: {error}") from error
 

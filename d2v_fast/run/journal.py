@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict
 from d2v_fast.errors import RunStopped
 from d2v_fast.log import tell
 from d2v_fast.run.directory import RunDirectory
 from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.progress import Display
+from d2v_fast.run.settings import AnyConfig
 from d2v_fast.run.sinks import Sink, open_sinks
 
 
@@ -63,7 +63,7 @@ class Journal:
                 tell(f"{type(sink).__name__} failed ({type(error).__name__}: {error}); the run goes on without it")
 
 
-def open_journal(run: RunDirectory, config: Config, first: int, metrics_bytes: int) -> Journal:
+def open_journal(run: RunDirectory, config: AnyConfig, first: int, metrics_bytes: int) -> Journal:
     """The log of a start.
 
     Args:

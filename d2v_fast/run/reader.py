@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from d2v_fast.config import Config
 from d2v_fast.data.index import FILE as INDEX
 from d2v_fast.data.index import Index
 from d2v_fast.errors import RunError
@@ -15,7 +14,7 @@ from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.directory import config_of, read_config, read_settings
 from d2v_fast.run.metrics_file import read_metrics
-from d2v_fast.run.settings import Notes
+from d2v_fast.run.settings import AnyConfig, Notes
 
 
 class Run:
@@ -54,8 +53,10 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     @cached_property
-    def config(self) -> Config:
+    def config(self) -> AnyConfig:
         """The configuration of its last start (of a single checkpoint: the one it was trained with).
+
+        A `Config`; of a fine-tuning, its `finetuning.FinetuneConfig`.
 
         Raises:
             RunError: It cannot be read.
@@ -117,6 +118,18 @@ class Run:
                 else f"{self.path} has no checkpoint but those set aside as damaged: {', '.join(aside)}"
             )
         return newest
+
+    def best(self) -> Checkpoint:
+        """The checkpoint with the best validation so far, of a run that chooses one; else the newest.
+
+        Raises:
+            RunError: There is none, or it cannot be read.
+        """
+        newest = self.newest()
+        step = newest.state.get("selection", {}).get("step")
+        if self._only is not None or step is None or step == newest.step or step not in self.checkpoints():
+            return newest
+        return self.checkpoint(step)
 
     @cached_property
     def _state(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,13 @@ from d2v_fast import registry
 from d2v_fast.config import Config
 from d2v_fast.config_json import from_dict, to_dict
 from d2v_fast.errors import ConfigError
+
+AnyConfig = Any
+"""A `Config`, or the configuration of a run that is no pretraining: then without masks, a teacher's decay, monitors."""
+
+_KINDS = {"task": ("d2v_fast.finetuning.config", "FinetuneConfig")}
+"""A key that the configuration of one kind of run has, to its class. It is imported when such a run is met, since it
+stands above this room."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class Notes:
     """Dotted names of the fields that nobody gave: they followed the batch or the steps at the first start."""
 
 
-def encode(config: Config, notes: Notes) -> dict[str, Any]:
+def encode(config: AnyConfig, notes: Notes) -> dict[str, Any]:
     """The content of config.json."""
     modality = registry.get(config.model.modality)
     return {
@@ -34,7 +42,7 @@ def encode(config: Config, notes: Notes) -> dict[str, Any]:
     }
 
 
-def decode(content: Mapping[str, Any]) -> tuple[Config, Notes]:
+def decode(content: Mapping[str, Any]) -> tuple[AnyConfig, Notes]:
     """The inverse of `encode`; takes the files of older versions, too, which hold the configuration alone.
 
     Raises:
@@ -49,4 +57,16 @@ def decode(content: Mapping[str, Any]) -> tuple[Config, Notes]:
             "(for the command line, its package names that module as an entry point of the group d2v_fast.modalities)"
         )
     names = tuple(map(str, derived)) if isinstance(derived, list) else ()
-    return from_dict(Config, fields), Notes(preset if isinstance(preset, str) else None, names)
+    return config_from(fields), Notes(preset if isinstance(preset, str) else None, names)
+
+
+def config_from(fields: Mapping[str, Any]) -> AnyConfig:
+    """The configuration of a run of whatever kind, from what `to_dict` gave.
+
+    Raises:
+        ConfigError: A field is unknown, or its value cannot be used.
+    """
+    for key, (module, name) in _KINDS.items():
+        if key in fields:
+            return from_dict(getattr(importlib.import_module(module), name), fields)
+    return from_dict(Config, fields)

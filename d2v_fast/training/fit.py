@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 
 from d2v_fast import __version__
 from d2v_fast.config_json import to_dict
-from d2v_fast.data import DataSource, Loader
+from d2v_fast.data import Loader
 from d2v_fast.errors import DataError, RunError
 from d2v_fast.log import tell
 from d2v_fast.run.checkpoint import Checkpoint
@@ -27,12 +27,22 @@ _INFO = logging.INFO
 
 Resume = Literal["auto", "never", "must"]
 
-OpenSource = Callable[[Path], DataSource]
-"""The run's folder -> the data, whose index is kept there."""
+
+class Data(Protocol):
+    """What a run is trained on: a `DataSource`, or one with labels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data does."""
+        ...
+
+
+OpenSource = Callable[[Path], Any]
+"""The run's folder -> the `Data`, whose index is kept there."""
 
 Engine = Literal["dali", "native"]
 
-OpenLoader = Callable[[DataSource, int, Engine | None], Loader]
+OpenLoader = Callable[[Any, int, Engine | None], Loader]
 """(data, optimizer steps done, what decoded when the run was begun) -> the batches of the steps that follow."""
 
 
@@ -74,19 +84,30 @@ class Fit:
                 self.loop.load(last)
             first = 0 if last is None else last.step
             run.write_config(config, self._notes)
+            if self.loop.selection.exhausted:
+                tell(
+                    f"{run.path} is complete: {self._stopped()} after step {first}. Raise task.patience to go on.",
+                    _INFO,
+                )
+                return run.path
             if first >= config.steps:
                 tell(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.", _INFO)
                 return run.path
             if last is not None:
                 tell(f"continuing {run.path} after step {first} of {config.steps}", _INFO)
             self._run(run, first, source, last)
-            tell(f"finished {run.path}: {config.steps} steps", _INFO)
+            why = f"{config.steps} steps" if not self.loop.selection.exhausted else self._stopped()
+            tell(f"finished {run.path}: {why}", _INFO)
         return run.path
 
-    def _source(self, run: RunDirectory, last: Checkpoint | None) -> DataSource:
+    def _stopped(self) -> str:
+        chosen = self.loop.selection
+        return f"{chosen.since} validations without a better one than that of step {chosen.step}"
+
+    def _source(self, run: RunDirectory, last: Checkpoint | None) -> Data:
         """The data; refuses what the checkpoint was not trained on."""
         try:
-            source = self._open_source(run.path)
+            source: Data = self._open_source(run.path)
         except DataError:
             if last is not None or not run.forget_index():  # of other data, left by a start that trained nothing
                 raise
@@ -98,7 +119,7 @@ class Fit:
             )
         return source
 
-    def _run(self, run: RunDirectory, first: int, source: DataSource, last: Checkpoint | None) -> None:
+    def _run(self, run: RunDirectory, first: int, source: Data, last: Checkpoint | None) -> None:
         loop, config = self.loop, cast(Any, self.loop.config)
         if loop.device.type == "cpu":
             keep_freed_memory()
@@ -127,7 +148,7 @@ class Fit:
                     "torch": torch.__version__,
                     "d2v_fast": __version__,
                 }
-                run.save(step, loop.tensors(), state, config.checkpoint.keep)
+                run.save(step, loop.tensors(), state, config.checkpoint.keep, loop.selection.step)
 
             self._trained = True
             loop.run(first, loader, journal, stop, save)

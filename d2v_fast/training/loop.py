@@ -25,6 +25,7 @@ from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.precision import LossScale, autocast
 from d2v_fast.training.prefetch import Prefetch
 from d2v_fast.training.schedules import learning_rate
+from d2v_fast.training.selection import Selection
 from d2v_fast.training.task import Metrics, Settings, Task
 from d2v_fast.training.update import Update
 
@@ -61,9 +62,10 @@ class Loop:
         The parameters are looked up here, so that those are trained which the modules have now.
         """
         scale = LossScale(self.config.precision, self.device)
-        self.update = Update(self.task.parameters(), self.task.averages(), self.config.optim, scale)
+        self.update = Update(self.task.parameters(), self.task.averages(), self.config.optim, scale, self.task.rates())
         self.update.clear()  # an earlier run may have ended between two micro-batches
         self.window = Window(self.device)
+        self.selection = Selection(self.task.select())
 
     def run(self, first: int, loader: Loader, journal: Journal, stop: StopSignals, save: Callable[[int], None]) -> None:
         """Do the steps from number `first`, counted from 0, to the last.
@@ -84,6 +86,7 @@ class Loop:
         """
         config, clock = self.config, Clock()
         done = saved = first
+        select = self.selection
         try:
             for n in range(first, config.steps):  # n counts attempted optimizer steps
                 with out_of_memory.explained(f"in step {n + 1}"):
@@ -93,14 +96,18 @@ class Loop:
                 last = step == config.steps
                 journal.display.advance(step)
                 problem: BaseException | None = None
-                validates = config.loader.holdout > 0 and (step % config.log.validate_every == 0 or last)
+                validates = loader.validates and (step % config.log.validate_every == 0 or last)
                 if step % config.log.every == 0 or validates or last:
                     problem = self.log(step, loader, journal, clock, validates=validates)
-                if step % config.checkpoint.every == 0 or last or stop.received or problem:
+                better = select.step == step
+                ends = last or select.exhausted
+                if step % config.checkpoint.every == 0 or ends or better or stop.received or problem:
                     saved = step
                     save(step)
                 if problem:
                     raise problem
+                if select.exhausted:
+                    return
                 if stop.received and not last:
                     raise Interrupted(
                         stop.received,
@@ -116,7 +123,7 @@ class Loop:
         """Optimizer step number `n`: forward and backward passes of its micro-batches, and one update."""
         loss, means = self.forward_backward(n, batches)
         rate = learning_rate(self.config.optim, n, self.config.steps)
-        norm, found_inf = self.update.step(rate, loss, self.task.decay(n))
+        norm, found_inf = self.update.step(rate, loss, self.task.decay(n), self.task.held(n))
         self.window.add(loss, norm, found_inf, sum(batch.skipped for batch in batches), means)
         clock.add(sum(len(batch.sample_ids) for batch in batches))
 
@@ -172,6 +179,7 @@ class Loop:
             if validates:
                 with out_of_memory.explained(f"in the validation after step {step}"), self._autocast:
                     validation = task.validate(self._prefetch(loader.validation()))
+                self.selection.add(validation, step)
         except ENDS as error:
             failure = error
         line = {
@@ -207,7 +215,8 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors, as JSON can."""
-        return {"window": self.window.state(), "loss_scale": self.update.loss_scale.state()}
+        state = {"window": self.window.state(), "loss_scale": self.update.loss_scale.state()}
+        return state | ({} if self.selection.by is None else {"selection": self.selection.state()})
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Begin with what `tensors` and `state` gave.
@@ -217,9 +226,10 @@ class Loop:
         """
         self.task.load(checkpoint)
         self.begin()
-        self.update.load_state(checkpoint.tensors("optimizer"))
+        self.update.load_state(checkpoint.tensors("optimizer"), self.task.held(checkpoint.step - 1))
         self.update.loss_scale.load_state(checkpoint.state["loss_scale"])
         self.window.load_state(checkpoint.state["window"])
+        self.selection.load_state(checkpoint.state.get("selection", {}))
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

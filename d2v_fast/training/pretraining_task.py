@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.monitors import CollapseWatch, effective_rank, explained, mean_std
 from d2v_fast.run.weights import fill, new_model
 from d2v_fast.training.schedules import ema_decay
-from d2v_fast.training.task import Losses, Metrics
+from d2v_fast.training.task import Losses, Metrics, Select
 from d2v_fast.training.update import Averages
 
 
@@ -56,6 +56,14 @@ class PretrainingTask:
     def parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Those of the student."""
         return self.model.student.named_parameters()
+
+    def rates(self) -> Mapping[str, float]:
+        """One learning rate for all."""
+        return {}
+
+    def held(self, step: int) -> Collection[str]:
+        """Every step trains everything."""
+        return ()
 
     def averages(self) -> Averages:
         """What the teacher owns, and the student's parameters that it follows."""
@@ -119,6 +127,10 @@ class PretrainingTask:
         if not any(counts.values()):
             return {"validation_loss": None}
         return {"validation_loss": sum(weights[name] * float(sums[name]) / max(counts[name], 1) for name in sums)}
+
+    def select(self) -> Select | None:
+        """The newest weights are meant: losses of different steps have different targets."""
+        return None
 
     def log(self, step: int) -> Metrics:
         """The teacher's schedule."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -40,6 +40,19 @@ class Settings(Protocol):
     def log(self) -> LogConfig: ...  # noqa: D102
 
 
+class Select(NamedTuple):
+    """By which number of a validation the best checkpoint is chosen."""
+
+    metric: str
+    """A field of what `validate` gives."""
+
+    largest: bool
+    """Whether more is better."""
+
+    patience: int | None = None
+    """Validations without a better one after which the run ends; None: it goes on to its last step."""
+
+
 class Task(Protocol):
     """What a step computes, what is logged and what is saved.
 
@@ -52,6 +65,17 @@ class Task(Protocol):
 
     def parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """What is trained, by the names that the checkpoint uses."""
+        ...
+
+    def rates(self) -> Mapping[str, float]:
+        """Names of parameters to the factor on their learning rate; 1 where a name is missing."""
+        ...
+
+    def held(self, step: int) -> Collection[str]:
+        """Names of the parameters that optimizer step `step`, from 0, leaves as they are.
+
+        They have no moments before their first step. Their gradients must be None.
+        """
         ...
 
     def averages(self) -> Averages | None:
@@ -92,6 +116,10 @@ class Task(Protocol):
 
     def validate(self, batches: Iterator[Batch]) -> Metrics:
         """Metrics of the held-out batches, which are on the device; the mode of the modules is as before afterwards."""
+        ...
+
+    def select(self) -> Select | None:
+        """How the best checkpoint is chosen; None: the newest is as good as any."""
         ...
 
     def log(self, step: int) -> Metrics:

@@ -5,7 +5,7 @@ Clipping, unscaling and the skipping of steps that are not finite happen inside 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ class Update:
         averages: Averages | None,
         config: OptimConfig,
         loss_scale: LossScale,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         """Take over the parameters; those without `requires_grad` are left alone.
 
@@ -52,6 +53,10 @@ class Update:
             averages: What follows the parameters, if anything does.
             config: AdamW's settings.
             loss_scale: The factor on the loss that float16 needs.
+            rates: Names of parameters to the factor on their learning rate, 1 where a name is missing.
+
+        Raises:
+            ValueError: A name in `rates` is no parameter's.
         """
         self.config = config
         self.averages = averages
@@ -59,12 +64,8 @@ class Update:
         self.whole = True
         self.named = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.parameters = list(self.named.values())
-        decayed = [p for name, p in self.named.items() if config.decay_vectors or not is_vector(name, p)]
-        chosen = {id(p) for p in decayed}
-        others = [p for p in self.parameters if id(p) not in chosen]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         self.adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            self._groups(rates or {}),
             lr=config.lr,
             betas=config.betas,
             eps=config.eps,
@@ -72,11 +73,24 @@ class Update:
             fused=True,
         )
 
+    def _groups(self, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Parameters of one rate together, those with weight decay first."""
+        if unknown := [name for name in rates if name not in self.named]:
+            raise ValueError(f"rates names {', '.join(unknown[:3])}, which are no parameters that are trained")
+        groups: dict[tuple[float, bool], dict[str, Any]] = {}
+        for name, parameter in self.named.items():
+            rate, decayed = rates.get(name, 1.0), self.config.decay_vectors or not is_vector(name, parameter)
+            own = {"params": [], "rate": rate} | ({} if decayed else {"weight_decay": 0.0})
+            groups.setdefault((rate, not decayed), own)["params"].append(parameter)
+        return [groups[key] for key in sorted(groups, key=lambda key: (-key[0], key[1]))]
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, float32 [], to those of this step."""
         (loss * self.loss_scale.value).backward()
 
-    def step(self, lr: float, loss: Tensor, decay: float | None = None) -> tuple[Tensor, Tensor]:
+    def step(
+        self, lr: float, loss: Tensor, decay: float | None = None, held: Collection[str] = ()
+    ) -> tuple[Tensor, Tensor]:
         """One update from the gradients, which are then gone.
 
         Args:
@@ -84,12 +98,14 @@ class Update:
             loss: float32 [], the loss of the step. If it or the gradient is not finite, nothing changes but the loss
                 scale.
             decay: Of the moving averages, once per optimizer step: average = decay * average + (1 - decay) * source.
+            held: Names of parameters that stay as they are and whose moments do not begin: those have no gradient.
 
         Returns:
             The gradient's norm before clipping, float32 [], and found_inf, float32 []: 1 if the step was skipped.
         """
-        for parameter in self.parameters:
-            if parameter.grad is None:  # a dropped layer: its momentum and weight decay go on, as with a flat gradient
+        for name, parameter in self.named.items():
+            # A dropped layer: its momentum and weight decay go on, as with a flat gradient.
+            if parameter.grad is None and name not in held:
                 parameter.grad = torch.zeros_like(parameter)
         scaled_norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.parameters if p.grad is not None], foreach=True
@@ -100,7 +116,7 @@ class Update:
         if self.config.clip_norm is not None:
             scale = scale * torch.clamp(norm / self.config.clip_norm, min=1.0)
         for group in self.adamw.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         self.adamw.grad_scale = scale  # type: ignore[attr-defined]
         self.adamw.found_inf = found_inf  # type: ignore[attr-defined]
         self.whole = False
@@ -124,13 +140,19 @@ class Update:
                 result[f"{key}.{name}"] = value
         return result
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Tensor], held: Collection[str] = ()) -> None:
         """The inverse of `state`.
+
+        Args:
+            state: What it gave.
+            held: Parameters that may have no moments, since no step has changed them so far.
 
         Raises:
             RunError: The state belongs to another model.
         """
         for name, parameter in self.named.items():
+            if name in held and f"step.{name}" not in state:
+                continue
             values = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = state.get(f"{key}.{name}")

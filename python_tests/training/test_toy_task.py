@@ -43,7 +43,7 @@ def assert_same(one, other, step):
 
 
 def test_it_is_small_and_has_every_member_of_a_task():
-    assert len(inspect.getsource(toy_task).splitlines()) <= 60
+    assert len(inspect.getsource(toy_task).splitlines()) <= 62
     members = [name for name in vars(Task) if not name.startswith("_")]
     assert [name for name in members if not hasattr(toy_task.ToyTask(), name)] == []
 

@@ -141,3 +141,47 @@ def test_weight_decay_of_the_vision_model_is_that_of_the_published_code():
     assert len(decayed) == 4 + 4 * config.transformer.depth
     assert {"encoder.embedding.mask_token", "encoder.positions.table"} <= decayed
     assert "encoder.embedding.class_token" in spared
+
+
+def test_a_parameter_has_its_own_rate():
+    """With rate r a step is what a step of learning rate r * lr is for it, weight decay included."""
+    config = OptimConfig(lr=0.1, weight_decay=0.1, decay_vectors=False)
+    (model, _), (slow, of_slow) = make(config), make(config)
+    rates = {"linear.weight": 0.5, "linear.bias": 0.25}
+    optimizer = Update(model.named_parameters(), None, config, LossScale(PrecisionConfig(), torch.device("cpu")), rates)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for m in (model, slow):
+        set_gradients(m, 0.5)
+    optimizer.step(0.1, ONE)
+    of_slow.step(0.05, ONE)
+    assert torch.equal(model.linear.weight, slow.linear.weight)
+    moved, half = (m.norm.weight - start["norm.weight"] for m in (model, slow))
+    torch.testing.assert_close(moved, 2 * half, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        model.linear.bias - start["linear.bias"], 0.5 * (slow.linear.bias - start["linear.bias"]), rtol=1e-5, atol=1e-8
+    )
+    with pytest.raises(ValueError, match=r"rates names frozen, which are no parameters that are trained"):
+        Update(model.named_parameters(), None, config, LossScale(PrecisionConfig(), torch.device("cpu")), {"frozen": 1})
+
+
+def test_a_parameter_that_is_held_stays_and_begins_afterwards():
+    config = OptimConfig(weight_decay=0.1)
+    model, optimizer = make(config)
+    fresh, first = make(config)
+    before = model.linear.weight.detach().clone()
+    held = {"linear.weight", "linear.bias"}
+    set_gradients(model, 0.5)
+    model.linear.weight.grad = model.linear.bias.grad = None
+    optimizer.step(0.1, ONE, held=held)
+    assert torch.equal(model.linear.weight, before)
+    state = optimizer.state()
+    assert [name for name in state if "linear" in name] == []
+    again = make(config)[1]
+    with pytest.raises(RunError, match=r"no step for linear\.weight"):
+        again.load_state(state)
+    again.load_state(state, held)
+    for m, update in ((model, optimizer), (fresh, first)):
+        set_gradients(m, 0.25)
+        update.step(0.1, ONE)
+    assert torch.equal(model.linear.weight, fresh.linear.weight)  # as if this were its first step
+    assert not torch.equal(model.norm.weight, fresh.norm.weight)
