@@ -117,7 +117,7 @@ class EncoderConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(Section):
-    """Everything that decides a fine-tuning, but for its data; see `Config` for what a run that continues may change."""
+    """Everything that decides a fine-tuning, but for its data. "May change" means what it does in `Config`."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
     """What is learned from the labels."""

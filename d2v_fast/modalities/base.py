@@ -149,6 +149,9 @@ class Modality(ABC):
 
     # Features and people ------------------------------------------------------------------------------------------
 
+    def carry(self, run: Path, out: Path) -> None:  # noqa: B027  (most runs keep nothing of the kind)
+        """Copies what `for_features` finds in the folder of a run into that of another one, which goes on from it."""
+
     def for_features(self, inputs: Any, run: Path) -> Any:
         """The inputs of a run for whole samples after the training.
 

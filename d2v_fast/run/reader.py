@@ -26,6 +26,7 @@ class Run:
 
     Attributes:
         path: The run's folder.
+        single: The folder of the checkpoint that was asked for; None if it is the run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,14 +40,14 @@ class Run:
         """
         try:
             folder = Path(path).expanduser()
-            self._only = folder if exists(folder / "state.json") else None
-            if self._only is not None and folder.resolve().parent.name == "checkpoints":
+            self.single = folder if exists(folder / "state.json") else None
+            if self.single is not None and folder.resolve().parent.name == "checkpoints":
                 folder = folder.resolve().parent.parent
             there = exists(folder / "config.json")
         except (OSError, ValueError, RuntimeError) as error:
             raise RunError(f"{str(path)!r} cannot be read as a run: {error}") from error
         self.path = folder
-        if self._only is None and not there and not checkpoints.steps(folder / "checkpoints"):
+        if self.single is None and not there and not checkpoints.steps(folder / "checkpoints"):
             raise RunError(f"{folder} is not a run: it has no config.json")
 
     def __repr__(self) -> str:
@@ -61,7 +62,7 @@ class Run:
         Raises:
             RunError: It cannot be read.
         """
-        if self._only is None and exists(self.path / "config.json"):
+        if self.single is None and exists(self.path / "config.json"):
             return read_config(self.path)
         return config_of(self.newest())
 
@@ -106,8 +107,8 @@ class Run:
         Raises:
             RunError: There is none, or it cannot be read.
         """
-        if self._only is not None:
-            return checkpoints.read(self._only)
+        if self.single is not None:
+            return checkpoints.read(self.single)
         root = self.path / "checkpoints"
         newest = checkpoints.newest(root)
         if newest is None:
@@ -127,7 +128,7 @@ class Run:
         """
         newest = self.newest()
         step = newest.state.get("selection", {}).get("step")
-        if self._only is not None or step is None or step == newest.step or step not in self.checkpoints():
+        if self.single is not None or step is None or step == newest.step or step not in self.checkpoints():
             return newest
         return self.checkpoint(step)
 

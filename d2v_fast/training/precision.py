@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2v_fast.config import Config, PrecisionConfig
+from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.ops.attention import choose
 
@@ -66,7 +66,7 @@ def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[No
             place.fp32_precision = before
 
 
-def check_attention(config: Config, device: torch.device) -> None:
+def check_attention(config: Any, device: torch.device) -> None:
     """Refuse a kernel for attention that does not work on `device`, before anything is built.
 
     Raises:

@@ -91,7 +91,7 @@ def settle(preset: str, given: Mapping[str, Any], out: str | Path, *, scale: boo
         RunError: The run in the folder is one of another preset, or cannot be read.
     """
     recipe = presets.preset(preset)
-    run = _begun(folder_of(out))
+    run = begun(folder_of(out))
     if run is not None:
         _check_preset(run, preset, with_overrides(recipe, given))
         notes = run.notes if run.notes.preset is not None else Notes(preset=preset, derived=run.notes.derived)
@@ -136,7 +136,7 @@ def _shown(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
-def _begun(folder: Path) -> Run | None:
+def begun(folder: Path) -> Run | None:
     """The run in a folder; None if there is none, or one that ended before its first checkpoint."""
     if evidence(folder) is None or not exists(folder / "config.json"):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,11 @@ class Text(Modality):
     def check(self, config: Config) -> None:
         """See `check.check`."""
         check(config)
+
+    def carry(self, run: Path, out: Path) -> None:
+        """The tokenizer."""
+        if (run / TOKENIZER).is_file() and not (out / TOKENIZER).exists():
+            shutil.copyfile(run / TOKENIZER, out / TOKENIZER)
 
     def for_features(self, inputs: Any, run: Path) -> Any:
         """With the tokenizer that the run keeps, and each document by itself."""

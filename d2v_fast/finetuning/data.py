@@ -1,0 +1,117 @@
+"""The data of a fine-tuning: samples with labels, split, and their batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from d2v_fast import registry
+from d2v_fast.batch import Batch
+from d2v_fast.data import Loader, label_stage
+from d2v_fast.data.labels import Labelled
+from d2v_fast.errors import DataError, SampleError
+from d2v_fast.finetuning.config import FinetuneConfig
+from d2v_fast.finetuning.whole import whole_batches
+from d2v_fast.log import report
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is trained on and what chooses the best checkpoint."""
+
+    train: Labelled
+    """All of them with a label."""
+
+    validation: Labelled | None
+    """All of them with a label; None if there is no validation."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with samples, labels and their split."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.train, self.validation):
+            if part is None:
+                continue
+            digest.update(part.source.fingerprint.encode())
+            if part.labels is not None:
+                digest.update(part.labels.numpy().tobytes())
+            for text in part.texts or ():
+                digest.update(text.encode() + b"\0")
+        return digest.hexdigest()
+
+
+class LabelledLoader(Loader):
+    """The batches of a training set, and a validation of whole samples from another set.
+
+    Args:
+        sets: Both.
+        config: Of the run.
+        prepare: (sample, name=...) -> the encoder's input, for the validation.
+        first_step: See `Loader`.
+        device: See `Loader`.
+        engine: See `Loader`.
+    """
+
+    def __init__(
+        self,
+        sets: Sets,
+        config: FinetuneConfig,
+        prepare: Callable[..., Tensor],
+        *,
+        first_step: int = 0,
+        device: torch.device | None = None,
+        engine: Literal["dali", "native"] | None = None,
+    ) -> None:
+        modality: Any = registry.get(config.model.modality)
+        embedding = config.model.embedding
+        labels = labels_of(sets.train)
+        super().__init__(
+            sets.train.source,
+            modality.sampling(config.inputs, embedding, config.loader),
+            config=replace(config.loader, holdout=0.0),  # it is done already: groups stay whole
+            seed=config.seed,
+            stages=[label_stage(labels)],
+            dali=modality.dali(config.inputs, embedding),
+            first_step=first_step,
+            device=device,
+            engine=engine,
+        )
+        self._sets, self._prepare = sets, prepare
+        self._batch_size = config.loader.batch_size
+        self._threads = config.loader.thread_count(gpu=device is not None and device.type == "cuda")
+        self._told: set[int] = set()
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation set."""
+        return self._sets.validation is not None
+
+    def validation(self) -> Iterator[Batch]:
+        """Its samples, whole, each once; one that cannot be read is named once and left out."""
+        held = self._sets.validation
+        if held is None:
+            return
+        stage = label_stage(labels_of(held))
+        for batch in whole_batches(held.source, self._prepare, self._batch_size, self._failed, self._threads):
+            yield stage(batch, 0)
+
+    def _failed(self, number: int, error: SampleError) -> None:
+        if number not in self._told:
+            self._told.add(number)
+            report(error.name, error.reason)
+
+
+def labels_of(labelled: Labelled) -> Tensor:
+    """The labels as a tensor.
+
+    Raises:
+        DataError: They are transcripts.
+    """
+    if labelled.labels is None:
+        raise DataError("these labels are transcripts: they are for another task")
+    return labelled.labels

@@ -1,0 +1,24 @@
+"""Settings of fine-tuning by name: what differs from the defaults of `FinetuneConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_TINY: Mapping[str, Any] = {
+    "steps": 300,
+    "optim.lr": 1e-3,
+    "log.every": 10,
+    "log.validate_every": 50,
+    "checkpoint.every": 100,
+    "encoder.layer_decay": 0.75,
+}
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "classify-tiny": {**_TINY, "task.smoothing": 0.1},
+    "regress-tiny": _TINY,
+    "tag-tiny": _TINY,
+    "probe-tiny": {**_TINY, "encoder.frozen": True, "encoder.layer_decay": 1.0, "optim.weight_decay": 0.0},
+}
+"""Dotted names of fields to their values. The tiny ones are for the tiny presets and are not published; "probe-tiny" is
+a linear probe."""

@@ -1,0 +1,209 @@
+"""What all tasks with labels for whole samples share: a network, its loss, and validation on whole samples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from d2v_fast import rng
+from d2v_fast.batch import Batch
+from d2v_fast.data.labels import LabelKind
+from d2v_fast.errors import ConfigError
+from d2v_fast.finetuning.config import FinetuneConfig
+from d2v_fast.finetuning.heads import FinetunedNetwork, OutputHead, layer_rates
+from d2v_fast.models import Loss, build_encoder, skipped_blocks
+from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.weights import fill
+from d2v_fast.training.task import Losses, Metrics, Select
+from d2v_fast.training.update import Averages
+
+Score = Callable[[np.ndarray, np.ndarray], float]
+"""(outputs of the network float64 [N, K], labels [N] or [N, K]) -> a number."""
+
+
+class SupervisedTask(ABC):
+    """A `Task` on labels. The subclasses say what the outputs of the network mean.
+
+    Attributes:
+        config: Of the run.
+        network: The encoder and the head.
+    """
+
+    name: str
+
+    kind: ClassVar[LabelKind]
+    """The labels that it needs."""
+
+    chooses: ClassVar[str]
+    """The number that chooses the best checkpoint, if the configuration names none."""
+
+    smaller: ClassVar[frozenset[str]] = frozenset({"loss", "mae"})
+    """Of the measures, those of which less is better."""
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        """Build the network on the CPU with new weights of the seed: the encoder first, then the head.
+
+        Raises:
+            ConfigError: `model` contradicts itself, or there is no such metric.
+        """
+        self.config = config
+        known = ["loss", *self.measures]
+        if config.task.metric is not None and config.task.metric not in known:
+            raise ConfigError(f"task.metric is {config.task.metric!r}, but {self.name} has {', '.join(known)}")
+        network = config.model.transformer
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
+            try:
+                encoder = build_encoder(config.model)
+            except ValueError as error:
+                raise ConfigError(f"model: {error}") from error
+            head = OutputHead(config.head, network.dim, network.depth, self.outputs)
+        encoder.inputs = config.inputs
+        self.network = FinetunedNetwork(encoder, head)
+        frozen: nn.Module | None = encoder if config.encoder.frozen else None
+        if frozen is None and config.encoder.frozen_embedding:
+            frozen = encoder.embedding
+        if frozen is not None:
+            frozen.requires_grad_(False)
+        self._encoder_names = frozenset(f"encoder.{name}" for name, p in encoder.named_parameters() if p.requires_grad)
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Numbers that the network gives for each sample."""
+
+    @property
+    @abstractmethod
+    def measures(self) -> Mapping[str, Score]:
+        """What a validation measures, by name, besides the loss."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """[]: the loss, summed over the samples.
+
+        Args:
+            outputs: float32 [B, K].
+            labels: Of the samples.
+        """
+
+    @abstractmethod
+    def read(self, outputs: np.ndarray) -> np.ndarray:
+        """What a person wants of the outputs, float64 [N, K]: probabilities, values."""
+
+    @abstractmethod
+    def describe(self, read: np.ndarray) -> dict[str, Any]:
+        """What `predict` says about one sample, [K] of `read`."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the network and put it into training mode, with the kernels and the memory that the run asks for."""
+        self.network.to(device)
+        self.network.encoder.checkpoint_activations = self.config.precision.checkpoint_activations
+        self.network.encoder.attention = self.config.precision.attention
+        self._train()
+
+    def parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Those of the network."""
+        return self.network.named_parameters()
+
+    def rates(self) -> Mapping[str, float]:
+        """Layer-wise decay, see `layer_rates`."""
+        own = layer_rates(self.network.encoder, self.config.encoder.layer_decay)
+        return {f"encoder.{name}": rate for name, rate in own.items()}
+
+    def held(self, step: int) -> Collection[str]:
+        """The encoder, during the steps that train the head alone."""
+        return self._encoder_names if step < self.config.encoder.freeze_steps else ()
+
+    def averages(self) -> Averages | None:
+        """None."""
+        return None
+
+    def decay(self, step: int) -> float | None:
+        """None."""
+        return None
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Samples."""
+        return {self.name: len(batch.sample_ids)}
+
+    def losses(self, batch: Batch, step: int, micro_batch: int) -> Losses:
+        """One forward pass; layer drop is the same in all micro-batches of a step."""
+        config = self.config
+        assert batch.labels is not None
+        outputs = self.network(
+            batch.inputs,
+            batch.lengths,
+            skipped=None if config.encoder.frozen else skipped_blocks(config.model.transformer, config.seed, step),
+            frozen=config.encoder.frozen or step < config.encoder.freeze_steps,
+            frozen_embedding=config.encoder.frozen_embedding,
+        )
+        return {self.name: Loss(self.loss(outputs, batch.labels), len(batch.sample_ids))}
+
+    def monitors(self, step: int) -> Metrics:
+        """None."""
+        return {}
+
+    def judge(self, line: Mapping[str, Any], step: int) -> list[str]:
+        """No warnings."""
+        return []
+
+    @torch.no_grad()
+    def validate(self, batches: Iterator[Batch]) -> Metrics:
+        """Loss and measures of the held-out samples, without dropout; None for all if an output is not finite."""
+        outputs, labels, total = [], [], 0.0
+        self.network.eval()
+        try:
+            for batch in batches:
+                assert batch.labels is not None
+                result = self.network(batch.inputs, batch.lengths)
+                total += float(self.loss(result, batch.labels))
+                outputs.append(result.double().cpu())
+                labels.append(batch.labels.cpu())
+        finally:
+            self._train()
+        names = [f"validation_{name}" for name in ("loss", *self.measures)]
+        if not outputs:
+            return dict.fromkeys(names)
+        found, wanted = torch.cat(outputs).numpy(), torch.cat(labels).numpy()
+        if not np.isfinite(found).all():
+            return dict.fromkeys(names)
+        values = [total / len(found), *self.measure(found, wanted).values()]
+        return dict(zip(names, values, strict=True))
+
+    def measure(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+        """The measures by name; None where one means nothing for these samples (a correlation of one sample)."""
+        result: dict[str, float | None] = {}
+        for name, measure in self.measures.items():
+            try:
+                value = measure(outputs, labels)
+            except ValueError:  # the measures say so of samples that are too few
+                value = float("nan")
+            result[name] = value if np.isfinite(value) else None
+        return result
+
+    def select(self) -> Select | None:
+        """By `task.metric`."""
+        metric = self.config.task.metric or self.chooses
+        return Select(f"validation_{metric}", metric not in self.smaller, self.config.task.patience)
+
+    def log(self, step: int) -> Metrics:
+        """Nothing."""
+        return {}
+
+    def state(self) -> dict[str, Mapping[str, Tensor]]:
+        """The network, as a student: `load` takes its encoder."""
+        return {"student": self.network.state_dict()}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Put in what `state` gave."""
+        fill(self.network, checkpoint, "student")
+
+    def _train(self) -> None:
+        self.network.train()
+        if self.config.encoder.frozen:
+            self.network.encoder.eval()

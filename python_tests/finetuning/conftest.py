@@ -1,0 +1,5 @@
+"""Pretrained runs and fine-tunings of them; see fixtures/finetunings.py."""
+
+from finetunings import _one_thread, make_finetuning, pretrained
+
+__all__ = ["_one_thread", "make_finetuning", "pretrained"]
