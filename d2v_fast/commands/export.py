@@ -17,8 +17,8 @@ class ExportArguments:
     """Write the encoder of a run as a folder that another library loads, with a model card."""
 
     to: Format
-    """hf: a model of transformers, for AutoModel.from_pretrained. torch: a program of torch.export. onnx: for
-    onnxruntime and others. Programs need nothing of d2v_fast."""
+    """hf: a model of transformers, for AutoModel.from_pretrained. timm: pictures, for timm.create_model. onnx:
+    for onnxruntime and others. torch: a program of torch.export."""
 
     out: str
     """The new folder."""

@@ -10,13 +10,20 @@ from d2v_fast.errors import RunError
 from d2v_fast.exporting.card import FILE, card, facts
 from d2v_fast.exporting.folder import new_folder
 from d2v_fast.files import exists
-from d2v_fast.interop import folders, programs
+from d2v_fast.interop import folders, programs, timm
 from d2v_fast.run.reader import Run
 from d2v_fast.run.weights import load
 
-Format = Literal["hf", "torch", "onnx"]
+Format = Literal["hf", "timm", "onnx", "torch"]
 FORMATS = get_args(Format)
 """What a run can be exported to."""
+
+_WRITERS = {
+    "hf": folders.write_hf,
+    "timm": timm.write_timm,
+    "onnx": programs.write_onnx,
+    "torch": programs.write_torch,
+}
 
 
 def export(
@@ -37,7 +44,8 @@ def export(
     Args:
         run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint.
         to: "hf": a data2vec model of transformers, for `AutoModel.from_pretrained`, with the files of its processor or
-            tokenizer. "torch": a program of torch.export, for `torch.export.load`. "onnx": for onnxruntime and others.
+            tokenizer. "timm": pictures, as a `beit` for `timm.create_model`. "onnx": for onnxruntime and others.
+            "torch": a program of torch.export, for `torch.export.load`.
         out: The new folder.
         network: The student, which the papers fine-tune, or the teacher, its moving average.
         overwrite: Replace an earlier export. A folder that is none is never touched.
@@ -54,7 +62,7 @@ def export(
     if to not in FORMATS:
         raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
     opened, out = Run(run), Path(out).expanduser()
-    write = {"hf": folders.write_hf, "torch": programs.write_torch, "onnx": programs.write_onnx}[to]
+    write = _WRITERS[to]
     with new_folder(out, FILE, overwrite=overwrite) as folder:
         encoder = load(run, network)
         known = facts(opened, to, network, encoder.state_dict())

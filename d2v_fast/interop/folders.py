@@ -78,8 +78,8 @@ def _processor(folder: Path, config: Config, tokenizer: Path | None) -> Written:
             do_center_crop=False,
             do_rescale=True,
             do_normalize=True,
-            image_mean=_each(inputs.mean, embedding.channels),
-            image_std=_each(inputs.std, embedding.channels),
+            image_mean=each(inputs.mean, embedding.channels),
+            image_std=each(inputs.std, embedding.channels),
         ).save_pretrained(folder)
         return Written(_USAGE.format(auto="AutoImageProcessor", sample="picture"), _VISION)
     assert isinstance(embedding, TextEmbedding)  # `config_for` has refused all others
@@ -116,7 +116,7 @@ def _fast_tokenizer(path: Path, embedding: TextEmbedding) -> Any:
     )
 
 
-def _each(values: tuple[float, ...], channels: int) -> list[float]:
+def each(values: tuple[float, ...], channels: int) -> list[float]:
     """A value for each channel, where one may stand for all."""
     return list(values) if len(values) == channels else [values[0]] * channels
 
