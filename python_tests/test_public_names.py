@@ -28,5 +28,5 @@ def test_a_preset_by_its_name():
     assert d2v_fast.preset("vision-base") == presets.vision_base()
     with pytest.raises(ConfigError, match=r"there is no preset 'vision-bas'; did you mean vision-base\?"):
         d2v_fast.preset("vision-bas")
-    with pytest.raises(ConfigError, match="there is no preset 'x'; there are speech-base, "):
+    with pytest.raises(ConfigError, match=r"there is no preset 'x'; there are .*, speech-base, "):
         d2v_fast.preset("x")
