@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from d2v_fast.config import Config
     from d2v_fast.data import ArraySource, DataSource
     from d2v_fast.evaluation.embed import embed
+    from d2v_fast.evaluation.probing import probe
     from d2v_fast.exporting import export
     from d2v_fast.models import Data2Vec
     from d2v_fast.presets import preset
@@ -41,6 +42,7 @@ __all__ = [
     "preset",
     "presets",
     "pretrain",
+    "probe",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "load": "d2v_fast.run.weights",
     "preset": "d2v_fast.presets",
     "pretrain": "d2v_fast.training.pretraining",
+    "probe": "d2v_fast.evaluation.probing",
 }
 _MODULES = ("ops", "presets", "models", "data", "masking", "evaluation", "interop", "reference", "rng", "training")
 _NOT_BUILT = (

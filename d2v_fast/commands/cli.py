@@ -29,6 +29,7 @@ commands:
   data build PATH --out MANIFEST          look at every file once, list what is broken, write a manifest
   data show PATH                          counts, hours and sizes, and a picture of samples with their masks
   embed RUN --data PATH --out FILE        the features of every sample, in a file
+  probe RUN --data LABELLED               what student and teacher are worth on labelled data, layer by layer
   export RUN --to FORMAT --out DIR        the encoder of a run as a model that other libraries load
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
@@ -105,6 +106,7 @@ def _dispatch(arguments: list[str]) -> None:
         "pretrain": _pretrain,
         "data": _data,
         "embed": _embed,
+        "probe": _probe,
         "export": _export,
         "demo": _demo,
         "info": _info,
@@ -170,6 +172,13 @@ def _embed(arguments: list[str]) -> None:
         from d2v_fast.commands import embed
 
         embed.main(arguments, _parse)
+
+
+def _probe(arguments: list[str]) -> None:
+    with _expected_errors():
+        from d2v_fast.commands import probe
+
+        probe.main(arguments, _parse)
 
 
 def _export(arguments: list[str]) -> None:

@@ -9,10 +9,14 @@ from d2v_fast.evaluation.probe import (
     logistic_correct,
     standard_error,
 )
+from d2v_fast.evaluation.probing import Comparison, Probing, Score, retrieve
 from d2v_fast.evaluation.retrieval import ranks, recall
 
 __all__ = [
+    "Comparison",
     "Embedded",
+    "Probing",
+    "Score",
     "extract",
     "knn_accuracy",
     "knn_correct",
@@ -21,5 +25,6 @@ __all__ = [
     "ranks",
     "read_embedded",
     "recall",
+    "retrieve",
     "standard_error",
 ]

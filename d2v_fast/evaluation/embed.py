@@ -33,7 +33,7 @@ from d2v_fast.run.weights import Network, load
 
 T = TypeVar("T")
 
-_WINDOW = 1024
+WINDOW = 1024
 """Samples that are sorted by length, and kept in one part, where their features are pooled."""
 
 
@@ -137,7 +137,7 @@ def _fill(
     first = parts.begin(about)
     if first:
         tell(f"{first:,} of {len(source):,} samples are done already", logging.INFO)
-    window = _WINDOW if pool == "mean" else batch_size
+    window = WINDOW if pool == "mean" else batch_size
     with Progress("embedding", len(source) - first) as progress:
         for start in range(first, len(source), window):
             numbers = range(start, min(start + window, len(source)))

@@ -170,11 +170,11 @@ def bootstrap(
     count = int(keys.max(initial=-1)) + 1
     if count < 2:
         raise ValueError(f"a bootstrap needs two samples or groups, got {count}")
-    members = np.split(np.argsort(keys, kind="stable"), np.cumsum(np.bincount(keys))[:-1])
+    members = np.split(np.argsort(keys, kind="stable"), np.cumsum(np.bincount(keys))[:-1]) if groups is not None else []
     values = np.empty(draws)
-    for i, u in enumerate(rng.uniform(seed, "bootstrap", 0, np.arange(draws), count)):
-        chosen = (u * count).astype(np.int64)
-        values[i] = statistic(np.concatenate([members[k] for k in chosen]))
+    for i in range(draws):
+        chosen = (rng.uniform(seed, "bootstrap", 0, np.array([i]), count)[0] * count).astype(np.int64)
+        values[i] = statistic(chosen if groups is None else np.concatenate([members[k] for k in chosen]))
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

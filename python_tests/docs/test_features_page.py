@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -32,6 +33,10 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
             for line in code.splitlines():
                 main(shlex.split(line)[1:])
     assert names["found"].features.shape == (1797, len(names["encoder"].blocks) + 1, 64)
+    probing = json.loads((tmp_path / "probe.json").read_text())
+    linear = [c for c in probing["comparisons"] if c["what"] == "linear" and c["second"] == "initial"]
+    assert len(linear) == 2
+    assert all(c["interval"][0] > 0 for c in linear)  # both networks have learned something
     printed = capsys.readouterr().out
     accuracy = {
         (kind.strip(), scaled): float(value)

@@ -170,7 +170,7 @@ def test_another_tokenizer_is_never_trained(make_config, train, tmp_path):
 
 
 def test_it_continues_where_it_was_interrupted(run_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_WINDOW", 4)
+    monkeypatch.setattr(module, "WINDOW", 4)
     data = ArraySource("speech", clips(18))
     whole = read_embedded(embed(run_of("speech"), data, out=tmp_path / "whole.npy"))
     read, original, limit = [], ArraySource.read, [9]

@@ -56,7 +56,7 @@ def read(text: str | Path, inputs: TextInputs, embedding: TextEmbedding, name: s
         name: For messages.
 
     Returns:
-        int64 [T]; what is longer than the model takes is cut off, the end token with it.
+        int64 [T]; of a text that is longer than the model takes the end is cut off.
 
     Raises:
         SampleError: The file cannot be read, or nothing names a tokenizer.
@@ -75,8 +75,9 @@ def read(text: str | Path, inputs: TextInputs, embedding: TextEmbedding, name: s
         )
     tokenizer = _tokenizer(path, path.stat().st_mtime_ns)
     special = vocabulary.specials(tokenizer)
-    ids = [special.begin, *tokenizer.encode(text, add_special_tokens=False).ids, special.end]
-    return np.array(ids[: min(inputs.block_size, embedding.max_length)], dtype=np.int64)
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    most = min(inputs.block_size, embedding.max_length) - 2
+    return np.array([special.begin, *ids[:most], special.end], dtype=np.int64)
 
 
 @lru_cache(maxsize=8)
