@@ -31,7 +31,7 @@ class RunArguments:
     """The run's folder."""
 
     init_from: str | None = None
-    """A run whose student weights a new run starts from."""
+    """A run whose student weights a new run starts from, or weights of Hugging Face, timm or fairseq."""
 
     scale: bool = True
     """Let the learning rate, the teacher's decay and the steps follow another batch size, and the teacher's annealing

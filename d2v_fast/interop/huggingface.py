@@ -54,7 +54,13 @@ def to_ours(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tenso
     if config.modality == "text":
         state = _without_token_types(state)
     source = f"the transformers {config.modality} state"
-    return _to_ours(_encoder(config), state, source=source, drop=lambda name: name.startswith("pooler."))
+    return _to_ours(_encoder(config), state, source=source, drop=_droppable)
+
+
+def _droppable(name: str) -> bool:
+    """A pooler, and buffers that older versions saved."""
+    last = name.rpartition(".")[2]
+    return name.startswith("pooler.") or last in ("position_ids", "relative_position_index")
 
 
 def from_ours(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

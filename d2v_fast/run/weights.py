@@ -9,9 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from d2v_fast import rng
+from d2v_fast import registry, rng
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError, RunError
+from d2v_fast.interop import foreign
+from d2v_fast.interop.huggingface_settings import settings_of
 from d2v_fast.modalities import modality_of
 from d2v_fast.models import Data2Vec, Encoder, build_encoder
 from d2v_fast.run.checkpoint import Checkpoint
@@ -46,7 +48,8 @@ def load(run: str | Path, network: Network = "student") -> Encoder:
     that the run keeps); `encoder.prepare(sample)` makes inputs [...] of a sample as the run did.
 
     Args:
-        run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint.
+        run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint; or the folder of a
+            data2vec model of Hugging Face, which holds one network, whatever `network` says.
         network: The student, which the papers fine-tune; the teacher, its moving average; or the initial one, the
             random start that belongs to the run's seed, bit for bit, which needs no checkpoint (also of a run that
             `init_from` started elsewhere: its start without that).
@@ -57,6 +60,8 @@ def load(run: str | Path, network: Network = "student") -> Encoder:
     """
     if network not in get_args(Network):
         raise ValueError(f"network must be 'student', 'teacher' or 'initial', got {network!r}")
+    if (folder := foreign.place(run)) is not None:
+        return _load_foreign(folder, network)
     opened = Run(run)
     config = opened.config
     if network == "initial":
@@ -72,9 +77,21 @@ def load(run: str | Path, network: Network = "student") -> Encoder:
 def load_student(model: Data2Vec, path: str | Path) -> None:
     """Put the student weights of the run or checkpoint at `path` into student and teacher.
 
+    Weights of other libraries (`interop.foreign`) serve as well; where they have no head, the model keeps its own.
+
     Raises:
         RunError: They do not fit the model; the message names what differs.
     """
+    if (folder := foreign.place(path)) is not None:
+        tensors = foreign.weights(folder, model.config)
+        head = {
+            name: value
+            for name, value in model.student.state_dict().items()
+            if not name.startswith("encoder.") and not any(key.startswith("head.") for key in tensors)
+        }
+        _put(model.student, head | tensors, f"the weights in {folder}")
+        model.reset_teacher()
+        return
     fill(model.student, Run(path).newest(), "student", finite=True)
     model.reset_teacher()
 
@@ -112,13 +129,38 @@ def fill(
             for name, value in tensors.items()
             if value.is_floating_point() and not torch.isfinite(value).all()
         ]
+    _refuse(wrong, f"the {network}'s weights in {checkpoint.folder}")
+    module.load_state_dict(tensors)
+
+
+def _load_foreign(folder: Path, network: Network) -> Encoder:
+    """The encoder of a data2vec model of Hugging Face."""
+    if network == "initial":
+        raise RunError(f"{folder} is no run of this library: there is no initial network, only the one that is there")
+    if folder.is_file():
+        raise RunError(f"{folder} does not say what model it is of: give a folder with its config.json, or --init-from")
+    config, inputs = settings_of(folder)
+    prefix = "encoder."
+    tensors = {name.removeprefix(prefix): value for name, value in foreign.weights(folder, config).items()}
+    with torch.device("meta"):  # the settings may be those of a larger model than the file's
+        _refuse(_differences(build_encoder(config).state_dict(), tensors), f"the weights in {folder}")
+    with torch.device("cpu"):
+        encoder = build_encoder(config)
+    encoder.load_state_dict(tensors)
+    encoder.inputs = registry.get(config.modality).for_features(inputs, folder)
+    return encoder.eval()
+
+
+def _put(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Load tensors that were checked to be finite."""
+    _refuse(_differences(module.state_dict(), tensors), what)
+    module.load_state_dict(dict(tensors))
+
+
+def _refuse(wrong: list[str], what: str) -> None:
     if wrong:
         more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
-        raise RunError(
-            f"the {network}'s weights in {checkpoint.folder} cannot be used for this model: "
-            f"{'; '.join(wrong[:_SHOWN])}{more}"
-        )
-    module.load_state_dict(tensors)
+        raise RunError(f"{what} cannot be used for this model: {'; '.join(wrong[:_SHOWN])}{more}")
 
 
 def _differences(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:

@@ -57,7 +57,8 @@ def pretrain(
         preset: A name in `d2v_fast.presets.NAMES`.
         data: A folder, a file, or a source of one's own.
         out: The run's folder.
-        init_from: A run whose student weights a new run starts from; a run that continues does not need it any more.
+        init_from: A run whose student weights a new run starts from, or weights of another library
+            (`interop.foreign`); a run that continues does not need it any more.
         resume: See `Data2VecTrainer.fit`.
         scale: Let learning rate, teacher decays and steps follow another batch size, and the teacher's annealing and
             the monitors' warm-up other steps (`presets.scaling.follow`). What is given stays as it is given.

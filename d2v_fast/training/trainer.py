@@ -53,7 +53,8 @@ class Data2VecTrainer:
             config: What to train and how.
             data: A folder, a file, or an object of one's own (`d2v_fast.data.DataSource`).
             out: The run's folder, new or of an earlier start of this run.
-            init_from: A run (or one of its checkpoints) whose student weights a new run starts from.
+            init_from: A run (or one of its checkpoints) whose student weights a new run starts from, or weights of
+                another library (`interop.foreign`).
             device: "cpu", "cuda", ...; by default a GPU if there is one.
             notes: What config.json says beside the configuration, if it comes from a preset.
 
