@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from d2v_fast.evaluation.embed import embed
     from d2v_fast.evaluation.probing import probe
     from d2v_fast.exporting import export
+    from d2v_fast.finetuning.finetune import finetune
     from d2v_fast.models import Data2Vec
     from d2v_fast.presets import preset
     from d2v_fast.run.reader import Run
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "embed",
     "export",
+    "finetune",
     "load",
     "ops",
     "preset",
@@ -55,12 +57,25 @@ _HOMES = {
     "Run": "d2v_fast.run.reader",
     "embed": "d2v_fast.evaluation.embed",
     "export": "d2v_fast.exporting",
+    "finetune": "d2v_fast.finetuning.finetune",
     "load": "d2v_fast.run.weights",
     "preset": "d2v_fast.presets",
     "pretrain": "d2v_fast.training.pretraining",
     "probe": "d2v_fast.evaluation.probing",
 }
-_MODULES = ("ops", "presets", "models", "data", "masking", "evaluation", "interop", "reference", "rng", "training")
+_MODULES = (
+    "ops",
+    "presets",
+    "models",
+    "data",
+    "masking",
+    "evaluation",
+    "finetuning",
+    "interop",
+    "reference",
+    "rng",
+    "training",
+)
 _NOT_BUILT = (
     "d2v_fast's compiled kernels are missing. Importing the source tree is not enough: install the package with "
     "`pip install .` (or `pip install -e .` to work on it) from the folder that holds pyproject.toml."

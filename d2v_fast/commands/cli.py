@@ -26,6 +26,10 @@ Fast and exact data2vec pretraining for speech, images, text and signals.
 
 commands:
   pretrain PRESET --data PATH --out RUN   train on your own files; the same command again continues the run
+  finetune RUN --task TASK --data LABELLED --out OUT
+                                          train the encoder of a run on samples with labels: classify, regress, tag
+  predict OUT --data NEW --out FILE       what a fine-tuned run says about new samples
+  evaluate OUT --data TEST                how good it is on labelled samples, with confidence intervals
   data build PATH --out MANIFEST          look at every file once, list what is broken, write a manifest
   data show PATH                          counts, hours and sizes, and a picture of samples with their masks
   embed RUN --data PATH --out FILE        the features of every sample, in a file
@@ -105,6 +109,9 @@ def _dispatch(arguments: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "pretrain": _pretrain,
         "data": _data,
+        "finetune": _finetune,
+        "predict": _predict,
+        "evaluate": _evaluate,
         "embed": _embed,
         "probe": _probe,
         "export": _export,
@@ -165,6 +172,28 @@ def _data(arguments: list[str]) -> None:
     with _expected_errors():
         import_modalities()
         data_cli.main(arguments, _parse)
+
+
+def _finetune(arguments: list[str]) -> None:
+    with _expected_errors():
+        refuse_if_in_use(_value_of("--out", arguments))  # before anything heavy is imported
+        from d2v_fast.commands import finetune
+
+        finetune.main(arguments, _parse)
+
+
+def _predict(arguments: list[str]) -> None:
+    with _expected_errors():
+        from d2v_fast.commands import finetune
+
+        finetune.predict(arguments, _parse)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    with _expected_errors():
+        from d2v_fast.commands import finetune
+
+        finetune.evaluate(arguments, _parse)
 
 
 def _embed(arguments: list[str]) -> None:

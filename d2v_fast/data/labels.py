@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,6 +107,67 @@ class Labelled:
         return dict(Counter((self.problems or {}).values()).most_common())
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Samples and what stands beside each of them, without any label having been read."""
+
+    source: DataSource
+
+    rows: list[Fields] | None = None
+    """The columns of each sample; None where there are none, or none were asked for."""
+
+    problems: dict[int, str] = field(default_factory=dict)
+    """Why a sample cannot be used, by its number, as far as that is known before it is read."""
+
+
+def open_samples(
+    data: Openable,
+    modality: str,
+    inputs: InputsConfig,
+    *,
+    text: str = DOCUMENT,
+    text_pair: str = "text_pair",
+    columns: bool = False,
+    embedding: Any | None = None,
+    run: Path | None = None,
+    threads: int = 2,
+    allow_roots: Sequence[str] = (),
+) -> Samples:
+    """Opens samples one by one: those of `open_source`; but of texts, each is a sample of its own.
+
+    Args:
+        data: See `open_labelled`, as for all that follows.
+        modality: Name of the modality.
+        inputs: How files become inputs.
+        text: Texts only: the column of the text.
+        text_pair: Texts only: the column of the second text of a pair.
+        columns: Whether the columns are wanted, too.
+        embedding: What the model takes.
+        run: Folder for the index; None keeps it in memory.
+        threads: Threads that read headers.
+        allow_roots: Folders that a manifest may name besides those below its own.
+
+    Raises:
+        DataError: See `open_source`; or no row has a text.
+    """
+    opens = modality_of(modality)
+    rows: list[Fields] | None = None
+    if _reads_texts(data, opens, inputs):
+        named = read_texts(data, opens.kind(inputs))
+        rows = [fields for _, fields in named]
+        pairs = [_pair(fields, text, text_pair) for fields in rows]
+        bad = {i: f"has no text (column {text!r})" for i, pair in enumerate(pairs) if not pair[0].strip()}
+        if len(bad) == len(rows):
+            raise DataError(f"data: no row has a text in a column {text!r}; there are {_names(rows)}")
+        return Samples(opens.open_texts([name for name, _ in named], pairs, inputs, embedding), rows, bad)
+    found = collect(data, modality, inputs, run=run, allow_roots=allow_roots)
+    source = open_source(data, modality, inputs, embedding=embedding, run=run, threads=threads, allow_roots=allow_roots)
+    if columns and found is not None and found.fields is not None:
+        about = found.fields()
+        rows = [about.get(source.name(i), {}) for i in range(len(source))]
+    return Samples(source, rows)
+
+
 def open_labelled(
     data: Openable,
     modality: str,
@@ -152,29 +213,23 @@ def open_labelled(
     Raises:
         DataError: See `open_source`; or there is no such column, no sample has a label, or all are of one class.
     """
-    opens = modality_of(modality)
-    rows: list[Fields] | None = None
-    bad: dict[int, str] = {}
-    if _reads_texts(data, opens, inputs):
-        named = read_texts(data, opens.kind(inputs))
-        rows = [fields for _, fields in named]
-        pairs = [_pair(fields, text, text_pair) for fields in rows]
-        bad = {i: f"has no text (column {text!r})" for i, pair in enumerate(pairs) if not pair[0].strip()}
-        if len(bad) == len(rows):
-            raise DataError(f"data: no row has a text in a column {text!r}; there are {_names(rows)}")
-        source: DataSource = opens.open_texts([name for name, _ in named], pairs, inputs, embedding)
-    else:
-        found = collect(data, modality, inputs, run=run, allow_roots=allow_roots)
-        source = open_source(
-            data, modality, inputs, embedding=embedding, run=run, threads=threads, allow_roots=allow_roots
-        )
-        if found is not None and found.fields is not None and (labels is None or group is not None):
-            about = found.fields()
-            rows = [about.get(source.name(i), {}) for i in range(len(source))]
+    opened = open_samples(
+        data,
+        modality,
+        inputs,
+        text=text,
+        text_pair=text_pair,
+        columns=labels is None or group is not None,
+        embedding=embedding,
+        run=run,
+        threads=threads,
+        allow_roots=allow_roots,
+    )
+    source, rows = opened.source, opened.rows
     values = _given(labels, len(source), "labels")
     if values is None:
         values = _column(rows, label, kind)
-    result = _labelled(source, kind, values, classes, bad)
+    result = _labelled(source, kind, values, classes, opened.problems)
     result = replace(result, groups=_groups(source, rows, group, _given(groups, len(source), "groups")))
     _tell(result)
     return result
@@ -390,4 +445,4 @@ def _tell(result: Labelled) -> None:
         tell(f"{len(result.classes)} classes: {', '.join(result.classes[:10])}", logging.INFO)
 
 
-__all__ = ["COLUMNS", "LabelKind", "Labelled", "class_name", "missing", "open_labelled"]
+__all__ = ["COLUMNS", "LabelKind", "Labelled", "class_name", "missing", "open_labelled", "open_samples"]

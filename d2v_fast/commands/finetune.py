@@ -1,0 +1,214 @@
+"""`d2v-fast finetune RUN`, `predict OUT` and `evaluate OUT`: from a pretrained run to answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from d2v_fast.checks import unchecked
+from d2v_fast.commands.entry_points import import_modalities
+from d2v_fast.commands.pretrain import given_fields
+from d2v_fast.errors import ConfigError, RunError
+from d2v_fast.files import write_whole
+from d2v_fast.finetuning.config import FinetuneConfig
+from d2v_fast.finetuning.finetune import Finetuning, LabelledData, default_config, settle
+from d2v_fast.finetuning.predict import Evaluation, Finetuned, check_file
+from d2v_fast.finetuning.recipes import RECIPES
+from d2v_fast.finetuning.tasks import TASKS
+from d2v_fast.run.reader import Run
+
+Parse = Callable[..., Any]
+"""(dataclass, arguments, the command's name, default) to an instance of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """What is not a part of the configuration."""
+
+    data: str
+    """Samples with labels: a folder with a folder for each class, a manifest, archives, saved datasets, ..."""
+
+    out: str
+    """The folder of the new run."""
+
+    label: str | None = None
+    """The column, or key in .json, of the labels; by default "label", "labels" or "target", or the folder."""
+
+    group: str | None = None
+    """The column that says what belongs together (a speaker, a patient) and is held out as a whole; or "file"."""
+
+    validation: str | None = None
+    """Labelled samples that choose the best checkpoint; by default the share loader.holdout of the data."""
+
+    recipe: str | None = None
+    """Settings by name, which change some defaults."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneArguments:
+    """Train an encoder further on samples with labels. The same command again continues the run."""
+
+    run: Annotated[FinetuneOptions, tyro.conf.arg(name="")]
+    """What is not a part of the configuration."""
+
+    config: Annotated[FinetuneConfig, tyro.conf.arg(name="")]
+    """Each field can be changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments:
+    """Say what a fine-tuned run thinks of new samples."""
+
+    data: str
+    """The samples: a folder, a manifest, archives, a table of texts, ..."""
+
+    out: str
+    """The file for the predictions: .jsonl, or .csv."""
+
+    batch_size: int = 32
+    """Samples in a batch, at most; the predictions do not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Measure a fine-tuned run on labelled samples, with confidence intervals."""
+
+    data: str
+    """Samples with labels, others than those that it was trained and validated on."""
+
+    label: str | None = None
+    """The column, or key in .json, of the labels."""
+
+    group: str | None = None
+    """The column that says what belongs together: drawn together for the intervals."""
+
+    out: str | None = None
+    """A .json file for all numbers."""
+
+    batch_size: int = 32
+    """Samples in a batch, at most; the numbers do not depend on it."""
+
+
+def main(arguments: list[str], parse: Parse) -> None:
+    """Run `d2v-fast finetune`.
+
+    Raises:
+        ConfigError: There is no such task, recipe or field, or a value cannot be used.
+        DataError: The data or its labels cannot be used.
+        RunError: See `Data2VecTrainer.fit`.
+    """
+    import_modalities()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: d2v-fast finetune RUN --task TASK --data LABELLED --out OUT [--steps N] [--optim.lr X] ...\n")
+        print(f"tasks: {', '.join(TASKS)}\nrecipes (--recipe): {', '.join(RECIPES)}\n")
+        print("d2v-fast finetune RUN --help lists every field for this run.")
+        return
+    source, *options = arguments
+    if source.startswith("-"):
+        raise ConfigError("the run comes first: d2v-fast finetune RUN --task TASK --data LABELLED --out OUT")
+    task, options = _take("--task", options)
+    recipe = _value("--recipe", options)
+    out = _value("--out", options)
+    if out and (Path(out).expanduser() / "config.json").is_file():  # the pretrained run may be gone
+        before = Run(out).config
+        if not isinstance(before, FinetuneConfig):
+            raise RunError(f"{out} is a pretraining run: give the fine-tuning a folder of its own")
+        config, task = before, task or before.task.name
+    else:
+        config = default_config(source, task or "classify", recipe)
+    default = FinetuneArguments(run=FinetuneOptions(data=tyro.MISSING, out=tyro.MISSING), config=config)
+    with unchecked():  # the parser makes each section by itself; all of it is checked together, in `settle`
+        parsed = parse(FinetuneArguments, options, f"finetune {source}", default)
+    run: FinetuneOptions = parsed.run
+    settled = settle(source, task or "classify", given_fields(options, parsed.config), run.out, run.recipe)
+    given = LabelledData(data=run.data, label=run.label, group=run.group, validation=run.validation)
+    print(Finetuning(settled, given, run.out).fit())
+
+
+def predict(arguments: list[str], parse: Parse) -> None:
+    """Run `d2v-fast predict`.
+
+    Raises:
+        ConfigError: The file for the predictions cannot be one.
+        DataError: The data cannot be used.
+        RunError: The run cannot be read, or is no fine-tuning.
+    """
+    import_modalities()
+    run, parsed = _parsed(PredictArguments, arguments, parse, "predict OUT --data NEW --out FILE")
+    check_file(parsed.out)
+    found = Finetuned(run).predict(parsed.data, batch_size=parsed.batch_size)
+    path = found.write(parsed.out)
+    print(f"{path}: {len(found) - len(found.problems)} predictions, {len(found.problems)} samples that cannot be used")
+
+
+def evaluate(arguments: list[str], parse: Parse) -> None:
+    """Run `d2v-fast evaluate`.
+
+    Raises:
+        DataError: The data or its labels cannot be used.
+        RunError: The run cannot be read, or is no fine-tuning.
+    """
+    import_modalities()
+    run, parsed = _parsed(EvaluateArguments, arguments, parse, "evaluate OUT --data TEST")
+    result = Finetuned(run).evaluate(parsed.data, label=parsed.label, group=parsed.group, batch_size=parsed.batch_size)
+    if parsed.out is not None:
+        write_whole(Path(parsed.out).expanduser(), json.dumps(result.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    _show(result)
+
+
+def _show(result: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("measure", "value", "95 % interval", title=f"{result.samples} samples", title_justify="left")
+    for name, value in result.metrics.items():
+        low_high = result.intervals.get(name)
+        interval = "" if low_high is None else f"{low_high[0]:.4f} to {low_high[1]:.4f}"
+        table.add_row(name, "-" if value is None else f"{value:.4f}", interval)
+    console.print(table, markup=False)
+    if result.confusion is None:
+        return
+    counts = Table("is", *result.classes, title="taken for", title_justify="left")
+    for name, row in zip(result.classes, result.confusion.tolist(), strict=True):
+        counts.add_row(name, *map(str, row))
+    console.print(counts, markup=False)
+
+
+def _parsed(cls: type, arguments: list[str], parse: Parse, usage: str) -> tuple[str, Any]:
+    """The run and the parsed options."""
+    run = None
+    if arguments and not arguments[0].startswith("-"):
+        run, *arguments = arguments
+    parsed = parse(cls, arguments, " ".join(usage.split()[:2]))
+    if run is None:
+        raise ConfigError(f"the run comes first: d2v-fast {usage}")
+    return run, parsed
+
+
+def _value(option: str, options: list[str]) -> str | None:
+    """What follows an option, or is joined to it by an equals sign."""
+    for i, argument in enumerate(options):
+        if argument == option:
+            return options[i + 1] if i + 1 < len(options) else None
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _take(option: str, options: list[str]) -> tuple[str | None, list[str]]:
+    """What follows an option, and the options without both."""
+    for i, argument in enumerate(options):
+        if argument == option:
+            if i + 1 == len(options):
+                raise ConfigError(f"{option} needs one of {', '.join(TASKS)}")
+            return options[i + 1], options[:i] + options[i + 2 :]
+        if argument.startswith(f"{option}="):
+            return argument.split("=", 1)[1], options[:i] + options[i + 1 :]
+    return None, options
