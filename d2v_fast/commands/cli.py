@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from d2v_fast import log
+from d2v_fast.commands.options import value_of
 from d2v_fast.run.lock import refuse_if_in_use
 from d2v_fast.streams import SteadyStream, fill_closed_descriptors
 
@@ -149,20 +150,10 @@ def _expected_errors() -> Iterator[None]:
 def _pretrain(arguments: list[str]) -> None:
     with _expected_errors():
         if "--dry-run" not in arguments:
-            refuse_if_in_use(_value_of("--out", arguments))  # before anything heavy is imported
+            refuse_if_in_use(value_of("--out", arguments))  # before anything heavy is imported
         from d2v_fast.commands import pretrain
 
         pretrain.main(arguments, _parse)
-
-
-def _value_of(option: str, arguments: Sequence[str]) -> str:
-    """What follows `option`, or is joined to it by an equals sign; empty if it is not there."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument == option:
-            return following
-        if argument.startswith(f"{option}="):
-            return argument.split("=", 1)[1]
-    return ""
 
 
 def _data(arguments: list[str]) -> None:
@@ -176,7 +167,7 @@ def _data(arguments: list[str]) -> None:
 
 def _finetune(arguments: list[str]) -> None:
     with _expected_errors():
-        refuse_if_in_use(_value_of("--out", arguments))  # before anything heavy is imported
+        refuse_if_in_use(value_of("--out", arguments))  # before anything heavy is imported
         from d2v_fast.commands import finetune
 
         finetune.main(arguments, _parse)

