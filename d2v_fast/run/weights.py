@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from d2v_fast import registry, rng
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError, RunError
+from d2v_fast.files import exists
 from d2v_fast.interop import foreign
 from d2v_fast.interop.huggingface_settings import settings_of
 from d2v_fast.modalities import modality_of
@@ -69,7 +70,10 @@ def load(run: str | Path, network: Network = "student") -> Encoder:
     else:
         with torch.device("cpu"):
             encoder = build_encoder(config.model)
-        fill(encoder, opened.newest(), network, prefix="encoder." if network == "student" else "", finite=True)
+        checkpoint = opened.newest()  # all of whose files are there
+        if network == "teacher" and not exists(checkpoint.folder / "teacher.safetensors"):
+            raise RunError(f'{checkpoint.folder} has no teacher: give network="student" (--network student)')
+        fill(encoder, checkpoint, network, prefix="encoder." if network == "student" else "", finite=True)
     encoder.inputs = modality_of(config).for_features(config.inputs, opened.path)
     return encoder.eval()
 
