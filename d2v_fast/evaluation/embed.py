@@ -22,9 +22,10 @@ from d2v_fast.data.own import BROKEN
 from d2v_fast.data.scan import Progress
 from d2v_fast.errors import ConfigError, DataError, SampleError, failed
 from d2v_fast.evaluation.embedded import ENDINGS, Embedded, Parts, write
-from d2v_fast.evaluation.given import open_given
+from d2v_fast.evaluation.given import open_given, reading_threads
 from d2v_fast.evaluation.layers import Layers, chosen, token_features
 from d2v_fast.files import exists, write_whole
+from d2v_fast.interop import foreign
 from d2v_fast.log import report, tell
 from d2v_fast.models import Encoder
 from d2v_fast.models.grouping import grouped
@@ -59,7 +60,7 @@ def embed(
         >>> d2v_fast.embed("runs/photos", "photos/", out="photos.safetensors", network="teacher")
 
     Args:
-        run: A run's folder, or that of one checkpoint.
+        run: A run's folder, or that of one checkpoint, or what else `d2v_fast.load` takes.
         data: What pretraining takes: a folder, a manifest, tar shards, a `datasets.Dataset`, arrays, a source of one's
             own; or a list of paths, or of texts where the run is one of text. Each document of text is by itself.
         out: The file: .safetensors, .npy (with the names beside it, OUT.names.jsonl) or .parquet. `read_embedded` reads
@@ -82,15 +83,12 @@ def embed(
     target = _target(out)
     if pool not in ("mean", "none") or batch_size < 1:
         raise ConfigError(f'pool is "mean" or "none" and batch_size at least 1, got {pool!r} and {batch_size}')
-    opened = Run(run)
     encoder = load(run, network).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     numbers = chosen(layers, len(encoder.blocks))
     single = not isinstance(layers, Sequence) or layers == "last"
-    source = open_given(encoder, data, opened.config, allow_roots)
-    checkpoint = None if network == "initial" else str(opened.newest().folder.resolve())
+    source = open_given(encoder, data, allow_roots)
     about = {
-        "run": str(opened.path.resolve()),
-        "checkpoint": checkpoint,
+        "weights": _weights(run, network),
         "network": network,
         "layers": list(numbers),
         "pool": pool,
@@ -99,8 +97,7 @@ def embed(
         "single": single,
     }
     parts = Parts(target.with_name(target.name + ".parts"))
-    threads = opened.config.loader.thread_count(gpu=torch.cuda.is_available())
-    _fill(parts, about, encoder, source, numbers, pool, batch_size, threads, single)
+    _fill(parts, about, encoder, source, numbers, pool, batch_size, reading_threads(), single)
     rest = write(target, parts, {key: json.dumps(value) for key, value in about.items()}, None if single else numbers)
     if rest.broken:
         lines = [json.dumps({"path": name, "reason": reason}) for name, reason in rest.broken.items()]
@@ -109,6 +106,14 @@ def embed(
     shutil.rmtree(parts.folder)
     tell(f"{target}: features of {len(rest):,} samples", logging.INFO)
     return target
+
+
+def _weights(run: str | Path, network: Network) -> str:
+    """Where the weights are: the same words mean the same weights, as checkpoints do not change."""
+    if (folder := foreign.place(run)) is not None:
+        return str(folder.resolve())
+    opened = Run(run)
+    return str((opened.path if network == "initial" else opened.newest().folder).resolve())
 
 
 def _target(out: str | Path) -> Path:

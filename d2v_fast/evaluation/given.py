@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from d2v_fast import registry
-from d2v_fast.config import Config
-from d2v_fast.data import DataSource, Openable, open_source
+from d2v_fast.data import DataSource, LoaderConfig, Openable, open_source
 from d2v_fast.data.formats.archives import is_archive
 from d2v_fast.errors import DataError
 from d2v_fast.models import Encoder
@@ -54,13 +53,17 @@ class Given:
         return self._opener.read(self._samples[index], encoder.inputs, encoder.config, name=self.name(index))
 
 
-def open_given(encoder: Encoder, data: Openable, config: Config, allow_roots: Sequence[str] = ()) -> DataSource:
+def reading_threads() -> int:
+    """Threads that read samples: as many as a run of this machine has by default."""
+    return LoaderConfig().thread_count(gpu=torch.cuda.is_available())
+
+
+def open_given(encoder: Encoder, data: Openable, allow_roots: Sequence[str] = ()) -> DataSource:
     """The samples, opened with the inputs of the encoder's run; nothing is written.
 
     Args:
         encoder: Of a run.
         data: What `open_source` takes, or a list of paths of files, or of texts.
-        config: Of the run.
         allow_roots: See `open_source`.
 
     Raises:
@@ -74,9 +77,9 @@ def open_given(encoder: Encoder, data: Openable, config: Config, allow_roots: Se
         raise DataError("data is empty: give at least one sample")
     return open_source(
         data,
-        config.model.modality,
+        encoder.config.modality,
         encoder.inputs,
         embedding=encoder.config,
-        threads=config.loader.thread_count(gpu=torch.cuda.is_available()),
+        threads=reading_threads(),
         allow_roots=allow_roots,
     )

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from d2v_fast.config import Config
 from d2v_fast.data import Openable
 from d2v_fast.data.labels import Labelled, open_labelled
 from d2v_fast.data.splits import compare, held_out, hold_out
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.evaluation import label_free
-from d2v_fast.evaluation.given import open_given
+from d2v_fast.evaluation.given import open_given, reading_threads
 from d2v_fast.evaluation.layers import Layers, chosen
 from d2v_fast.evaluation.metrics import bootstrap
 from d2v_fast.evaluation.probe import NEIGHBOURS, knn_correct, logistic_correct
 from d2v_fast.evaluation.retrieval import ranks
 from d2v_fast.evaluation.spool import Spool
+from d2v_fast.interop import foreign
+from d2v_fast.log import tell
 from d2v_fast.models import Encoder
-from d2v_fast.run.reader import Run
 from d2v_fast.run.weights import Network, load
 
 PROBES = ("knn", "linear")
@@ -134,7 +134,8 @@ def probe(
     the training samples, never by those of the test; the same samples judge all networks.
 
     Args:
-        run: A run's folder, or that of one checkpoint.
+        run: A run's folder, or that of one checkpoint. A model of another library that `d2v_fast.load` takes has one
+            network and no random start.
         data: Samples with classes, see `data.labels.open_labelled`: class folders, a manifest, archives, arrays, ...
         test: Others for the test; None holds out a part of `data`.
         networks: "student", "teacher".
@@ -165,7 +166,7 @@ def probe(
         "threads": setting.threads,
         "allow_roots": allow_roots,
     }
-    modality, inputs = setting.config.model.modality, setting.encoder.inputs
+    modality, inputs = setting.encoder.config.modality, setting.encoder.inputs
     every = open_labelled(data, modality, inputs, labels=labels, groups=groups, **shared)
     if test is None:
         train, judged = hold_out(every, holdout)
@@ -239,8 +240,8 @@ def retrieve(
     if not at or min(at) < 1:
         raise ConfigError(f"recall is taken at 1 or more, got {list(at)}")
     sources = {
-        "data": open_given(setting.encoder, data, setting.config, allow_roots),
-        "pairs": open_given(setting.encoder, pairs, setting.config, allow_roots),
+        "data": open_given(setting.encoder, data, allow_roots),
+        "pairs": open_given(setting.encoder, pairs, allow_roots),
     }
     if len(sources["data"]) != len(sources["pairs"]):
         raise DataError(f"there are {len(sources['data'])} samples and {len(sources['pairs'])} partners")
@@ -289,7 +290,7 @@ def without_labels(features: np.ndarray) -> dict[str, float]:
 
 
 class _Setting:
-    """The networks and layers that are asked for; the random start is always the last one."""
+    """The networks and layers that are asked for; the random start is the last one, where there is one."""
 
     def __init__(
         self,
@@ -304,12 +305,14 @@ class _Setting:
                 f"networks are student, teacher or both, and batch_size at least 1, got {networks} and {batch_size}"
             )
         self.networks: list[Network] = [*networks, "initial"]
+        if foreign.place(run) is not None:
+            tell(f"{run} is one network of another library: there is no teacher beside it, and no random start")
+            self.networks = ["student"]
         self._run, self._batch_size = run, batch_size
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.config: Config = Run(run).config
-        self.encoder: Encoder = load(run, networks[0])
+        self.encoder: Encoder = load(run, self.networks[0])
         self.layers = chosen(layers, len(self.encoder.blocks))
-        self.threads: int = self.config.loader.thread_count(gpu=torch.cuda.is_available())
+        self.threads = reading_threads()
 
     def spool(self, folder: Path, sources: dict[str, Any]) -> dict[tuple[str, str], Spool]:
         """The features of each network and source, in files of a folder."""
@@ -356,7 +359,7 @@ class _Judge:
         ]
         trained = [network for network in setting.networks if network != "initial"]
         pairs = [("teacher", "student")] if len(trained) == 2 else []
-        pairs += [(network, "initial") for network in trained]
+        pairs += [(network, "initial") for network in trained if "initial" in setting.networks]
         comparisons = [self.compared(name, a, b, setting.layers) for name in names for a, b in pairs]
         return Probing(scores, comparisons, samples, chance, groups)
 
