@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from d2v_fast.config import Config
-from d2v_fast.interop.folders import Written
+from d2v_fast.interop.processors import Written
 from d2v_fast.modalities.frames import FramesEmbedding
 from d2v_fast.modalities.series.config import SeriesEmbedding
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from d2v_fast.config import Config
 from d2v_fast.interop import fairseq
-from d2v_fast.interop.folders import Written, each
+from d2v_fast.interop.processors import Written, each
 from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
 from d2v_fast.models import Encoder
 

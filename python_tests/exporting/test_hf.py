@@ -152,20 +152,6 @@ def test_the_card_says_where_the_weights_are_from(finished, tmp_path):
     assert text.startswith("---\nlibrary_name: transformers\n")
 
 
-@pytest.mark.parametrize(
-    ("modality", "overrides", "reason"),
-    [
-        ("vision", {"model.embedding.positions": "sincos"}, "positions is 'sincos'"),
-        ("speech", {"model.transformer.norm_first": True}, "norm_first=False and no other"),
-        ("series", {}, "no data2vec model of the modality series"),
-    ],
-)
-def test_what_they_have_no_room_for_is_refused(modality, overrides, reason, finished, tmp_path):
-    with pytest.raises(RunError, match=f"cannot be exported to hf: .*{reason}"):
-        d2v_fast.export(finished(modality, **overrides), "hf", tmp_path / "model")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_without_transformers_the_message_names_the_extra(finished, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(RunError, match=r"pip install 'd2v_fast\[export\]'"):

@@ -1,0 +1,351 @@
+"""A data2vec encoder that was trained with d2v_fast, for torch and transformers alone.
+
+This file travels with the weights: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`. Tensors have the
+names of the library that trained them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class D2vFastConfig(PretrainedConfig):
+    """`kind` is "signal" (sound, series), "patches" (pictures, spectrograms) or "tokens" (text)."""
+
+    model_type = "d2v_fast"
+
+    def __init__(
+        self,
+        kind: str = "tokens",
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        norm_first: bool = False,
+        layer_norm_eps: float = 1e-5,
+        key_bias: bool = True,
+        layer_scale: bool = False,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        channels: int = 1,
+        conv_layers: Any = (),
+        position_depth: int = 0,
+        position_kernel: int = 1,
+        position_groups: int = 1,
+        size: Any = (224, 224),
+        patch: Any = (16, 16),
+        positions: str = "sincos",
+        free_length: bool = False,
+        vocab_size: int = 1,
+        longest: int = 1,
+        pad_token_id: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pad_token_id = pad_token_id
+        self.kind = kind
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.norm_first = norm_first
+        self.layer_norm_eps = layer_norm_eps
+        self.key_bias = key_bias
+        self.layer_scale = layer_scale
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.activation_dropout = activation_dropout
+        self.channels = channels
+        self.conv_layers = conv_layers
+        self.position_depth = position_depth
+        self.position_kernel = position_kernel
+        self.position_groups = position_groups
+        self.size = size
+        self.patch = patch
+        self.positions = positions
+        self.free_length = free_length
+        self.vocab_size = vocab_size
+        self.longest = longest
+
+
+class Attention(nn.Module):
+    """Self-attention with one projection for query, key and value."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__()
+        dim = config.hidden_size
+        self.heads, self.dropout = config.num_attention_heads, config.attention_dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=config.key_bias)
+        self.q_bias = None if config.key_bias else nn.Parameter(torch.zeros(dim))
+        self.v_bias = None if config.key_bias else nn.Parameter(torch.zeros(dim))
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, S, C] to the same; `bias` is added to the scores, or says what may be attended to."""
+        batch, length, dim = x.shape
+        own: Tensor | None = self.qkv.bias
+        if self.q_bias is not None and self.v_bias is not None:
+            own = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        parts = F.linear(x, self.qkv.weight, own).view(batch, length, 3, self.heads, dim // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = config.activation_dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, C] to the same."""
+        return self.down(F.dropout(F.gelu(self.up(x)), self.dropout, self.training))
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward network, each a residual branch; norms before the branches or after the sums."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__()
+        dim, eps = config.hidden_size, config.layer_norm_eps
+        self.norm_first, self.dropout = config.norm_first, config.dropout
+        self.attention, self.attention_norm = Attention(config), nn.LayerNorm(dim, eps)
+        self.ffn, self.ffn_norm = FeedForward(config), nn.LayerNorm(dim, eps)
+        self.attention_scale = nn.Parameter(torch.ones(dim)) if config.layer_scale else None
+        self.ffn_scale = nn.Parameter(torch.ones(dim)) if config.layer_scale else None
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """[B, S, C] to the same."""
+        branch = self.attention(self.attention_norm(x) if self.norm_first else x, bias)
+        x = x + self._drop(branch, self.attention_scale)
+        if not self.norm_first:
+            x = self.attention_norm(x)
+        branch = self.ffn(self.ffn_norm(x) if self.norm_first else x)
+        x = x + self._drop(branch, self.ffn_scale)
+        return x if self.norm_first else self.ffn_norm(x)
+
+    def _drop(self, branch: Tensor, scale: Tensor | None) -> Tensor:
+        return F.dropout(branch if scale is None else scale * branch, self.dropout, self.training)
+
+
+class ConvolutionBlock(nn.Module):
+    """Strided convolution over time, norm, GELU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, kernel))
+        self.norm = nn.LayerNorm(outputs)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, inputs] to [B, T, outputs]."""
+        return F.gelu(self.norm(F.conv1d(x.transpose(1, 2), self.weight, stride=self.stride).transpose(1, 2)))
+
+
+class Frames(nn.Module):
+    """A signal to frames."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__()
+        sizes = [config.channels, *(layer[0] for layer in config.conv_layers)]
+        self.convolutions = nn.ModuleList(
+            ConvolutionBlock(inputs, *layer) for inputs, layer in zip(sizes, config.conv_layers, strict=False)
+        )
+        self.norm, self.projection = nn.LayerNorm(sizes[-1]), nn.Linear(sizes[-1], config.hidden_size)
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, channels] to [B, T, C]."""
+        for convolution in self.convolutions:
+            x = convolution(x)
+        return self.projection(self.norm(x))
+
+
+class Patches(nn.Module):
+    """A picture to patches, row by row."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__()
+        patch = tuple(config.patch)
+        self.patches = nn.Conv2d(config.channels, config.hidden_size, patch, patch)
+        self.class_token = nn.Parameter(torch.zeros(config.hidden_size))
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, channels, height, width] to [B, T, C]."""
+        return self.patches(x).flatten(2).transpose(1, 2)
+
+
+class Tokens(nn.Module):
+    """Token ids to vectors; positions are counted over what is no padding."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__()
+        dim, self.pad = config.hidden_size, config.pad_token_id
+        self.tokens = nn.Embedding(config.vocab_size, dim, padding_idx=self.pad)
+        self.positions = nn.Embedding(config.longest + self.pad + 1, dim, padding_idx=self.pad)
+        self.norm = nn.LayerNorm(dim, config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Int64 [B, T] to [B, T, C]."""
+        real = x != self.pad
+        return self.norm(self.tokens(x) + self.positions(real.cumsum(1) * real + self.pad))
+
+
+class PositionConvolutions(nn.Module):
+    """Positions of frames: convolutions over time, each with a norm and GELU."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__()
+        dim, kernel = config.hidden_size, config.position_kernel
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config.position_groups)
+            for _ in range(config.position_depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] to the same."""
+        frames, dim = x.shape[1:]
+        for convolution in self.convolutions:
+            x = F.gelu(F.layer_norm(convolution(x.transpose(1, 2)).transpose(1, 2)[:, :frames], (dim,)))
+        return x
+
+
+class RelativePositions(nn.Module):
+    """A learned bias on the scores for each offset between two patches, and three for the class token."""
+
+    def __init__(self, height: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.height, self.width = height, width
+        self.table = nn.Parameter(torch.zeros((2 * height - 1) * (2 * width - 1) + 3, heads))
+
+    def forward(self) -> Tensor:
+        """[1, heads, T + 1, T + 1]."""
+        places = torch.arange(self.height * self.width, device=self.table.device)
+        y, x = places // self.width, places % self.width
+        offsets = (2 * self.height - 1) * (2 * self.width - 1)
+        index = (y[:, None] - y + self.height - 1) * (2 * self.width - 1) + (x[:, None] - x + self.width - 1)
+        index = F.pad(F.pad(index, (1, 0), value=offsets + 1), (0, 0, 1, 0), value=offsets)
+        index[0, 0] = offsets + 2
+        return self.table[index].permute(2, 0, 1).unsqueeze(0)
+
+
+def sincos(height: int, width: int, dim: int, like: Tensor) -> Tensor:
+    """Fixed waves [height * width, dim] in x and y."""
+    places = torch.arange(height * width, dtype=torch.float64)
+    frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = [side[:, None] * frequencies for side in (places % width, places // width)]
+    waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return waves.float().to(like)
+
+
+class D2vFastModel(PreTrainedModel):
+    """Features [B, T, C] as `last_hidden_state`, without the class token; what stands at padding means nothing."""
+
+    config_class = D2vFastConfig
+    base_model_prefix = "d2v_fast"
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__(config)
+        kind = config.kind
+        parts = {"signal": Frames, "patches": Patches, "tokens": Tokens}
+        self.main_input_name = {"signal": "input_values", "patches": "pixel_values", "tokens": "input_ids"}[kind]
+        self.embedding: Any = parts[kind](config)
+        if kind == "signal":
+            self.positions: Any = PositionConvolutions(config)
+        elif kind == "patches" and config.positions == "relative":
+            height, width = (side // part for side, part in zip(config.size, config.patch, strict=True))
+            self.positions = RelativePositions(height, width, config.num_attention_heads)
+        has_norm = kind != "tokens" or config.norm_first
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if has_norm else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unused: Any,
+    ) -> BaseModelOutput:
+        """Features.
+
+        Args:
+            input_values: Signals [B, samples] or [B, samples, channels].
+            pixel_values: Pictures [B, channels, height, width], or spectrograms [B, frames, bins].
+            input_ids: int64 [B, T].
+            attention_mask: [B, samples, frames or T], 1 for what is no padding, which comes last.
+            output_hidden_states: Return what each block gives, too.
+            return_dict: Not used: a `BaseModelOutput` is returned.
+            **unused: For processors that give more.
+        """
+        config = self.config
+        given = {"signal": input_values, "patches": pixel_values, "tokens": input_ids}[config.kind]
+        if given is None:
+            raise ValueError(f"this model takes {self.main_input_name}")
+        lengths = None if attention_mask is None else attention_mask.sum(1)
+        x, valid, bias = self._placed(given, lengths)
+        extra = int(config.kind == "patches")
+        if extra:
+            x = torch.cat([self.embedding.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+        if valid is not None:
+            seen = F.pad(valid, (extra, 0), value=True)[:, None, None, :]
+            bias = seen if bias is None else bias.masked_fill(~seen, -torch.inf)
+        if self.norm is not None and not config.norm_first:
+            x = self.norm(x)
+        x = F.dropout(x, config.dropout, self.training)
+        hidden = []
+        for block in self.blocks:
+            x = block(x, bias)
+            hidden.append(x[:, extra:])
+        if self.norm is not None and config.norm_first:
+            x = self.norm(x)
+        return BaseModelOutput(
+            last_hidden_state=x[:, extra:], hidden_states=tuple(hidden) if output_hidden_states else None
+        )
+
+    def _placed(self, given: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Embedded and placed tokens, which of them are no padding, and a bias on the scores."""
+        config = self.config
+        if config.kind == "signal":
+            x = self.embedding(given if given.dim() == 3 else given.unsqueeze(2))
+            valid = self._valid(x, lengths)
+            x = x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0)
+            return x + self.positions(x), valid, None
+        if config.kind == "tokens":
+            x = self.embedding(given)
+            valid = self._valid(x, lengths)
+            return x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0), valid, None
+        (high, wide), picture = config.patch, given if given.dim() == 4 else given.unsqueeze(1)
+        x = self.embedding(picture)
+        valid = self._valid(x, lengths)
+        if config.positions == "relative":
+            return x, valid, self.positions().to(x.dtype)
+        grid = (picture.shape[2] // high, picture.shape[3] // wide)
+        return x + sincos(*grid, config.hidden_size, x), valid, None
+
+    def _valid(self, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Bool [B, T] of tokens that are no padding."""
+        if lengths is None:
+            return None
+        if self.config.kind == "signal":
+            for _, kernel, stride in self.config.conv_layers:
+                lengths = (lengths - kernel) // stride + 1
+        elif self.config.kind == "patches":
+            lengths = lengths // self.config.patch[0] * (self.config.size[1] // self.config.patch[1])
+        return torch.arange(x.shape[1], device=x.device) < lengths[:, None]

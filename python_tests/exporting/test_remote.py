@@ -1,0 +1,105 @@
+"""What transformers' classes have no room for runs by its own modelling file, where d2v_fast is not installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import d2v_fast
+from d2v_fast.errors import RunError
+from d2v_fast.interop import programs, remote
+
+pytest.importorskip("transformers", reason="transformers is not installed (extra export)")
+
+RUN_ALONE = """
+import sys
+import numpy, torch
+sys.modules["d2v_fast"] = None  # it cannot be imported
+from transformers import AutoModel
+folder, batch, out = sys.argv[1:]
+given = dict(numpy.load(batch))
+found = {}
+for dtype in ("float32", "float64"):
+    model, info = AutoModel.from_pretrained(
+        folder, trust_remote_code=True, dtype=getattr(torch, dtype), output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    values = {name: torch.from_numpy(value) for name, value in given.items()}
+    inputs = values[model.main_input_name]
+    if inputs.is_floating_point():
+        values[model.main_input_name] = inputs.to(getattr(torch, dtype))
+    with torch.no_grad():
+        result = model.eval()(**values, output_hidden_states=True)
+    assert len(result.hidden_states) == model.config.num_hidden_layers
+    found[dtype] = result.last_hidden_state.numpy()
+numpy.savez(out, **found)
+model.save_pretrained(out + "-again")
+"""
+
+CASES = {
+    "sincos pictures": ("vision", {"model.embedding.positions": "sincos"}, "pixel_values"),
+    "pictures with a key bias": ("vision", {"model.transformer.key_bias": True}, "pixel_values"),
+    "pre-norm text": ("text", {"model.transformer.norm_first": True}, "input_ids"),
+    "pre-norm sound": ("speech", {"model.transformer.norm_first": True}, "input_values"),
+    "layer scale": ("speech", {"model.transformer.layer_scale": 0.1}, "input_values"),
+    "series": ("series", {}, "input_values"),
+    "spectrograms": ("spectrogram", {}, "pixel_values"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_computes_the_same_without_d2v_fast(case, finished, tmp_path, caplog):
+    modality, overrides, name = CASES[case]
+    run = finished(modality, **overrides)
+    out = d2v_fast.export(run, "hf", tmp_path / "model", network="teacher")
+    assert "trust_remote_code=True" in (out / "README.md").read_text()
+    assert "the folder gets a modelling file of its own" in caplog.text
+    encoder = d2v_fast.load(run, "teacher")
+    shape = programs.shape_of(d2v_fast.Run(run).config.model.embedding)
+    batch = programs.example(encoder, shape, 3, shape.sizes[1])
+    given = {name: batch[0].numpy()}
+    if len(batch) == 2:
+        given["attention_mask"] = (torch.arange(batch[0].shape[1]) < batch[1][:, None]).long().numpy()
+    np.savez(tmp_path / "in.npz", **given)
+    (tmp_path / "alone").mkdir()
+    subprocess.run(
+        [sys.executable, "-c", RUN_ALONE, str(out), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")],
+        check=True,
+        cwd=tmp_path / "alone",
+        env={**os.environ, "PYTHONPATH": "", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+    )
+    found = np.load(tmp_path / "out.npz")
+    with torch.no_grad():
+        ours32 = encoder(*batch).double()
+        ours = encoder.double()(*(part.double() if part.is_floating_point() else part for part in batch))
+    valid = torch.ones(ours.shape[:2], dtype=torch.bool)
+    if len(batch) == 2:
+        valid = torch.arange(ours.shape[1]) < encoder.token_lengths(batch[1])[:, None]
+    theirs, theirs32 = (torch.from_numpy(found[dtype]).double() for dtype in ("float64", "float32"))
+    largest = ours[valid].abs().max()
+    assert largest > 0.1
+    assert (theirs - ours)[valid].abs().max() <= 1e-10 * largest
+    own_error = (theirs32 - ours)[valid].abs().max()
+    assert (ours32 - ours)[valid].abs().max() <= max(2 * own_error, 4 * torch.finfo(torch.float32).eps * largest)
+    again = json.loads((tmp_path / "out.npz-again" / "config.json").read_text())
+    assert again["kind"] == json.loads((out / "config.json").read_text())["kind"]
+
+
+def test_a_modality_of_ones_own_is_refused(finished, tmp_path, monkeypatch):
+    run = finished("series")
+    monkeypatch.setattr(remote, "SeriesEmbedding", type("Other", (), {}))
+    with pytest.raises(RunError, match=r"cannot be exported to hf: neither .* has a model of the modality series"):
+        d2v_fast.export(run, "hf", tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_modelling_file_imports_nothing_of_the_library():
+    text = remote.MODELLING.read_text()
+    imports = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
+    assert {line.split()[1].split(".")[0] for line in imports} == {"__future__", "typing", "torch", "transformers"}
