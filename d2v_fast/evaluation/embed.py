@@ -113,7 +113,7 @@ def _weights(run: str | Path, network: Network) -> str:
     if (folder := foreign.place(run)) is not None:
         return str(folder.resolve())
     opened = Run(run)
-    return str((opened.path if network == "initial" else opened.newest().folder).resolve())
+    return str((opened.path if network == "initial" else opened.best().folder).resolve())
 
 
 def _target(out: str | Path) -> Path:

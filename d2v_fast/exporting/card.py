@@ -32,7 +32,7 @@ def facts(run: Run, to: str, network: str, state: Mapping[str, Tensor]) -> dict[
     return {
         "format": to,
         "run": run.path.resolve().name,
-        "step": run.newest().step,
+        "step": run.best().step,
         "steps": run.config.steps,
         "network": network,
         "preset": run.notes.preset,

@@ -49,8 +49,9 @@ def load(run: str | Path, network: Network = "student") -> Encoder:
     that the run keeps); `encoder.prepare(sample)` makes inputs [...] of a sample as the run did.
 
     Args:
-        run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint; or the folder of a
-            data2vec model of Hugging Face, which holds one network, whatever `network` says.
+        run: A run's folder, whose newest good checkpoint is taken (of a fine-tuning: the best), or the folder of one
+            checkpoint; or the folder of a data2vec model of Hugging Face, which holds one network, whatever `network`
+            says.
         network: The student, which the papers fine-tune; the teacher, its moving average; or the initial one, the
             random start that belongs to the run's seed, bit for bit, which needs no checkpoint (also of a run that
             `init_from` started elsewhere: its start without that).
@@ -70,7 +71,7 @@ def load(run: str | Path, network: Network = "student") -> Encoder:
     else:
         with torch.device("cpu"):
             encoder = build_encoder(config.model)
-        checkpoint = opened.newest()  # all of whose files are there
+        checkpoint = opened.best()  # all of whose files are there
         if network == "teacher" and not exists(checkpoint.folder / "teacher.safetensors"):
             raise RunError(f'{checkpoint.folder} has no teacher: give network="student" (--network student)')
         fill(encoder, checkpoint, network, prefix="encoder." if network == "student" else "", finite=True)

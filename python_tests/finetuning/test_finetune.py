@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from finetunings import CLASSES, labelled
 from safetensors.torch import load_file
 
 import d2v_fast
+from d2v_fast import presets, registry
 from d2v_fast.config_json import with_overrides
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.finetuning.config import FinetuneConfig
@@ -275,3 +279,39 @@ def test_recipes_can_be_used(pretrained):
         assert default_config(pretrained("vision"), task, name) == with_overrides(
             default_config(pretrained("vision"), task), RECIPES[name]
         )
+
+
+def test_a_modality_of_one_s_own(tmp_path):
+    """Points on a plane, which examples/own_modality.py brings, and of which nothing here knows."""
+    spec = importlib.util.spec_from_file_location("own_modality", FOLDER.parents[1] / "examples" / "own_modality.py")
+    own = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, own)  # dataclasses look their types up there
+    if "points" not in registry.names():
+        spec.loader.exec_module(own)
+    recipe = presets.vision_tiny()
+    points = registry.get("points")
+    random = np.random.default_rng(0)
+    classes = np.arange(60) % 2
+    sets = [random.random((10 + i % 4, 3)).astype("float32") * [8, 8, 0.4 + 0.6 * k] for i, k in enumerate(classes)]
+    sets = [points_of.astype("float32") for points_of in sets]
+    config = replace(
+        recipe,
+        model=replace(recipe.model, embedding=points.embedding()),
+        mask=points.masks[0](),
+        inputs=points.inputs(),
+        steps=1,
+    )
+    run = d2v_fast.Data2VecTrainer(config, data=sets, out=tmp_path / "run").fit()
+    given = {"steps": 60, "optim": {"lr": 2e-3}, "log": {"validate_every": 60}, "loader": {"batch_size": 8}}
+    out = d2v_fast.finetune(run, "classify", data=sets, labels=classes, out=tmp_path / "out", **given)
+    assert lines(out)[-1]["validation_accuracy"] >= 0.8
+    found = d2v_fast.finetuning.load(out).predict(sets)
+    assert np.mean([record["label"] == str(k) for record, k in zip(found.records(), classes, strict=True)]) > 0.8
+
+
+def test_the_encoder_that_load_gives_is_the_best(tmp_path, make_finetuning):
+    run = make_finetuning(tmp_path / "run", **{"optim.lr": 1e-9, "task.metric": "f1"}).fit()
+    assert Run(run).best().step == 4
+    weight = d2v_fast.load(run).blocks[0].ffn.up.weight
+    assert torch.equal(weight, weights(run, 4)["student/encoder.blocks.0.ffn.up.weight"])
+    assert not torch.equal(weight, weights(run, 8)["student/encoder.blocks.0.ffn.up.weight"])
