@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -247,7 +247,7 @@ class Finetuned:
         roots = config.loader.allow_roots
         names = isinstance(data, (list, tuple)) and len(data) > 0 and all(isinstance(one, (str, Path)) for one in data)
         if names and not (modality.kind(self._inputs).documents and all(isinstance(one, str) for one in data)):
-            return Samples(open_given(encoder, data, cast(Any, config), roots))
+            return Samples(open_given(encoder, data, roots))
         embedding = config.model.embedding
         return open_samples(data, modality.name, self._inputs, embedding=embedding, allow_roots=roots)
 
