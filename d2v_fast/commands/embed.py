@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -45,6 +45,9 @@ class EmbedArguments:
     allow_roots: tuple[str, ...] = ()
     """Folders, besides its own, from which a manifest may name files."""
 
+    dry_run: bool = False
+    """Print samples, disk and time, from a few samples that are read, and write nothing."""
+
 
 def main(arguments: list[str], parse: Parse) -> None:
     """Run the command.
@@ -57,16 +60,13 @@ def main(arguments: list[str], parse: Parse) -> None:
     asked = parse(EmbedArguments, arguments, "embed")
     import_modalities()
     from d2v_fast.evaluation.embed import embed
+    from d2v_fast.evaluation.estimate import estimate
 
-    out = embed(
-        asked.run,
-        asked.data,
-        out=asked.out,
-        network=asked.network,
-        layers=asked.layers,
-        pool=asked.pool,
-        batch_size=asked.batch_size,
-        device=asked.device,
-        allow_roots=asked.allow_roots,
-    )
-    print(out)
+    options: dict[str, Any] = asdict(asked)
+    run, data = options.pop("run"), options.pop("data")
+    if not options.pop("dry_run"):
+        print(embed(run, data, **options))
+        return
+    print("nothing was written")
+    for what, value in estimate(run, data, **options):
+        print(f"{what:18} {value}")

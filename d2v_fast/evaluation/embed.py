@@ -80,12 +80,10 @@ def embed(
         DataError: The data cannot be used, the file is there already, or an earlier start asked for something else.
         RunError: The run cannot be read.
     """
-    target = _target(out)
-    if pool not in ("mean", "none") or batch_size < 1:
-        raise ConfigError(f'pool is "mean" or "none" and batch_size at least 1, got {pool!r} and {batch_size}')
+    target = check(out, pool, batch_size)
     encoder = load(run, network).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     numbers = chosen(layers, len(encoder.blocks))
-    single = not isinstance(layers, Sequence) or layers == "last"
+    single = isinstance(layers, int) or (isinstance(layers, str) and layers != "all" and "," not in layers)
     source = open_given(encoder, data, allow_roots)
     about = {
         "weights": _weights(run, network),
@@ -116,7 +114,15 @@ def _weights(run: str | Path, network: Network) -> str:
     return str((opened.path if network == "initial" else opened.best().folder).resolve())
 
 
-def _target(out: str | Path) -> Path:
+def check(out: str | Path, pool: str, batch_size: int) -> Path:
+    """The file to be written, after a look at what can be known before anything is read.
+
+    Raises:
+        ConfigError: An argument has a value that cannot be used.
+        DataError: The file is there already.
+    """
+    if pool not in ("mean", "none") or batch_size < 1:
+        raise ConfigError(f'pool is "mean" or "none" and batch_size at least 1, got {pool!r} and {batch_size}')
     target = Path(out).expanduser()
     if target.suffix not in ENDINGS:
         raise ConfigError(f"out is {str(out)!r}; the name of the file ends in one of {', '.join(ENDINGS)}")

@@ -27,6 +27,26 @@ def test_it_writes_what_the_function_does(make_config, train, tmp_path, capsys):
     assert one.names == other.names == [f"{i}.png" for i in range(5)]
 
 
+def test_a_dry_run_writes_nothing(make_config, train, tmp_path, capsys):
+    run = train(make_config("vision", steps=1), tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    for i in range(70):
+        Image.fromarray(np.full((18, 18, 3), i, np.uint8)).save(tmp_path / "data" / f"{i:02}.png")
+    (tmp_path / "data" / "00.png").write_bytes(b"no picture")
+    capsys.readouterr()
+    options = ["--layers", "all", "--pool", "none", "--dry-run"]
+    main(["embed", str(run), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "new" / "a.npy"), *options])
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    lines = {what: value.strip() for what, value in lines.items()}
+    assert lines["samples"] == "70"
+    assert lines["features"] == "3 layers of 32 channels"
+    assert lines["rows of a sample"] == "16"
+    assert lines["cannot be read"] == "1 of 64 that were tried"
+    assert lines["on the disk"].startswith("about 423 kB, ")  # 70 * 63 / 64 samples, 16 patches, 3 layers, 32 channels
+    assert lines["time"].startswith("about 0:00:0")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "data"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -76,6 +76,8 @@ def test_layers_of_each_network(run_of, make_data, tmp_path, modality, network):
     every = read_embedded(d2v_fast.embed(run, data, out=tmp_path / "a.npy", network=network, layers="all")).features
     last = read_embedded(d2v_fast.embed(run, data, out=tmp_path / "b.npy", network=network)).features
     some = read_embedded(d2v_fast.embed(run, data, out=tmp_path / "c.npy", network=network, layers=[2, 0])).features
+    named = read_embedded(d2v_fast.embed(run, data, out=tmp_path / "e.npy", network=network, layers="1")).features
+    np.testing.assert_array_equal(every[:, 1], named)
     assert every.shape[1:] == (3, 32)
     np.testing.assert_array_equal(every[:, 2], last)
     np.testing.assert_array_equal(every[:, [2, 0]], some)
