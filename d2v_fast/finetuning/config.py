@@ -10,6 +10,7 @@ from d2v_fast.checks import MAY_CHANGE, SEED_LIMIT, Check, Section
 from d2v_fast.config import NUMERICS, CheckpointConfig, LogConfig, OptimConfig, PrecisionConfig
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.errors import ConfigError
+from d2v_fast.finetuning.ctc_config import CtcConfig
 from d2v_fast.models.config import ModelConfig
 
 
@@ -19,11 +20,12 @@ class TaskConfig(Section):
 
     section: ClassVar[str] = "task"
 
-    name: Literal["classify", "regress", "tag"] = "classify"
-    """One class for each sample, a number for each sample, or any number of classes for each."""
+    name: Literal["classify", "regress", "tag", "ctc"] = "classify"
+    """One class for each sample, a number for each, any number of classes for each, or a transcript."""
 
     classes: tuple[str, ...] = ()
-    """Names of the classes, in the order of the head's outputs. The first start takes them from the labels."""
+    """Names of the classes, in the order of the head's outputs; ctc: the symbols, the blank first. The first start
+    takes them from the labels."""
 
     mean: float = 0.0
     """regress: subtracted from the values. The first start takes it from the labels that are trained on."""
@@ -133,6 +135,9 @@ class FinetuneConfig(Section):
 
     head: OutputConfig = field(default_factory=OutputConfig)
     """From the encoder's features to the outputs."""
+
+    ctc: CtcConfig = field(default_factory=CtcConfig)
+    """Speech recognition: what is written, masked and decoded."""
 
     loader: LoaderConfig = field(default_factory=lambda: LoaderConfig(batch_size=32, holdout=0.1))
     """How samples become batches; `holdout` is the share that chooses the best checkpoint."""

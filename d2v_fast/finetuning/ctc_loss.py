@@ -46,9 +46,20 @@ def needed(labels: Tensor, lengths: Tensor) -> Tensor:
     return lengths + ((labels[:, 1:] == labels[:, :-1]) & inside).sum(1)
 
 
-def learnable(labels: Tensor, label_lengths: Tensor, frames: Tensor) -> Tensor:
-    """Which samples have a target that fits into their frames, bool [B]. All arguments on one device."""
-    return (label_lengths >= 0) & (needed(labels, label_lengths) <= frames) & (frames > 0)
+def learnable(labels: Tensor, label_lengths: Tensor, frames: Tensor, symbols: int) -> Tensor:
+    """Which samples have a target of the known symbols that fits into their frames.
+
+    Args:
+        labels: int64 [B, L]; a number from `symbols` on stands for a character without a symbol.
+        label_lengths: int64 [B], -1 where there is no target.
+        frames: int64 [B].
+        symbols: Of the vocabulary.
+
+    Returns:
+        bool [B], on the device that all arguments are on.
+    """
+    known = (labels < symbols).all(1)
+    return known & (label_lengths >= 0) & (needed(labels, label_lengths) <= frames) & (frames > 0)
 
 
 def ctc_loss(logits: Tensor, frames: Tensor, labels: Tensor, label_lengths: Tensor, fits: Tensor) -> Tensor:

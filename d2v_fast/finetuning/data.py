@@ -12,7 +12,7 @@ from torch import Tensor
 
 from d2v_fast import registry
 from d2v_fast.batch import Batch
-from d2v_fast.data import Loader, label_stage
+from d2v_fast.data import Loader, Stage
 from d2v_fast.data.labels import Labelled
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.finetuning.config import FinetuneConfig
@@ -52,6 +52,7 @@ class LabelledLoader(Loader):
         sets: Both.
         config: Of the run.
         prepare: (sample, name=...) -> the encoder's input, for the validation.
+        stage: Makes what adds the labels of a set to its batches.
         first_step: See `Loader`.
         device: See `Loader`.
         engine: See `Loader`.
@@ -62,6 +63,7 @@ class LabelledLoader(Loader):
         sets: Sets,
         config: FinetuneConfig,
         prepare: Callable[..., Tensor],
+        stage: Callable[[Labelled], Stage],
         *,
         first_step: int = 0,
         device: torch.device | None = None,
@@ -69,19 +71,18 @@ class LabelledLoader(Loader):
     ) -> None:
         modality: Any = registry.get(config.model.modality)
         embedding = config.model.embedding
-        labels = labels_of(sets.train)
         super().__init__(
             sets.train.source,
             modality.sampling(config.inputs, embedding, config.loader),
             config=replace(config.loader, holdout=0.0),  # it is done already: groups stay whole
             seed=config.seed,
-            stages=[label_stage(labels)],
+            stages=[stage(sets.train)],
             dali=modality.dali(config.inputs, embedding),
             first_step=first_step,
             device=device,
             engine=engine,
         )
-        self._sets, self._prepare = sets, prepare
+        self._sets, self._prepare, self._stage = sets, prepare, stage
         self._batch_size = config.loader.batch_size
         self._threads = config.loader.thread_count(gpu=device is not None and device.type == "cuda")
         self._told: set[int] = set()
@@ -96,7 +97,7 @@ class LabelledLoader(Loader):
         held = self._sets.validation
         if held is None:
             return
-        stage = label_stage(labels_of(held))
+        stage = self._stage(held)
         for batch in whole_batches(held.source, self._prepare, self._batch_size, self._failed, self._threads):
             yield stage(batch, 0)
 

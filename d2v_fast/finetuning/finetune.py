@@ -20,6 +20,7 @@ from d2v_fast.finetuning.config import FinetuneConfig, TaskConfig
 from d2v_fast.finetuning.data import LabelledLoader, Sets, labels_of
 from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
+from d2v_fast.finetuning.vocabulary import Vocabulary
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.reader import Run
 from d2v_fast.run.weights import fill
@@ -98,7 +99,7 @@ class Finetuning:
         else:
             inputs = config.inputs
         self.sets = open_sets(config, inputs, given)
-        self.config = config = replace(config, task=_from_labels(config.task, self.sets.train, new=start))
+        self.config = config = replace(config, task=_from_labels(config, self.sets.train, new=start))
         if config.task.patience is not None and self.sets.validation is None:
             raise ConfigError("task.patience is given, but nothing is validated: give validation data or a holdout")
         autocast(config.precision, self.device)  # refuses a format that the device does not know
@@ -106,6 +107,7 @@ class Finetuning:
         with explained("while the model was built"):
             self.task: SupervisedTask = TASKS[config.task.name](config)
             self.task.network.encoder.inputs = inputs
+            self.sets = replace(self.sets, train=self.task.trainable(self.sets.train))
             if start and not config.encoder.from_scratch:
                 load_pretrained(self.task, config)
             self.task.to(self.device)
@@ -124,7 +126,9 @@ class Finetuning:
 
     def _open_loader(self, sets: Sets, first: int, engine: Engine | None) -> LabelledLoader:
         prepare = self.task.network.encoder.prepare
-        return LabelledLoader(sets, self.config, prepare, first_step=first, device=self.device, engine=engine)
+        return LabelledLoader(
+            sets, self.config, prepare, self.task.stage, first_step=first, device=self.device, engine=engine
+        )
 
 
 def finetune(
@@ -151,7 +155,8 @@ def finetune(
 
     Args:
         run: A run's folder, or that of one of its checkpoints. It is not needed to continue.
-        task: "classify" (one class for each sample), "regress" (a number), or "tag" (any number of classes).
+        task: "classify" (one class for each sample), "regress" (a number), "tag" (any number of classes), or "ctc"
+            (transcripts).
         data: Samples with labels: a folder with a folder for each class, a manifest, archives, a `datasets.Dataset`;
             or arrays, or a source of one's own, with `labels`.
         out: The folder of the new run.
@@ -238,7 +243,7 @@ def default_config(run: str | Path, task: str, recipe: str | None = None) -> Fin
         loader=LoaderConfig(batch_size=32, holdout=0.1, pad=modality.pads),
     )
     where = opened.single or opened.path
-    config = with_overrides(config, {"encoder.run": str(where.resolve())})
+    config = with_overrides(config, {"encoder.run": str(where.resolve()), **TASKS[task].defaults(config)})
     return config if recipe is None else with_overrides(config, RECIPES[recipe])
 
 
@@ -288,8 +293,13 @@ def load_pretrained(task: SupervisedTask, config: FinetuneConfig) -> None:
     fill(task.network.encoder, opened.best(), network, prefix=prefix, finite=True)
 
 
-def _from_labels(task: TaskConfig, train: Labelled, *, new: bool) -> TaskConfig:
-    """The task with the classes, or the mean and standard deviation, of the labels."""
+def _from_labels(config: FinetuneConfig, train: Labelled, *, new: bool) -> TaskConfig:
+    """The task with the classes, or the mean and standard deviation, of the labels, or the symbols of transcripts."""
+    task, ctc = config.task, config.ctc
+    if train.kind == "transcript" and not task.classes:
+        if ctc.vocabulary is None:
+            return replace(task, classes=Vocabulary.of_texts(train.texts or (), case=ctc.case).symbols)
+        return replace(task, classes=Vocabulary.load(ctc.vocabulary, case=ctc.case).symbols)
     if train.kind == "value" and new and (task.mean, task.std) == (0.0, 1.0):
         values = labels_of(train).double()
         std = float(values.std(unbiased=False))

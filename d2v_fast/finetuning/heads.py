@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,14 @@ class OutputHead(nn.Module):
         return x.float()
 
 
+class FrameHead(OutputHead):
+    """The outputs of each frame, float32 [B, T, outputs]: nothing is pooled."""
+
+    def pool(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+        """The tokens as they are, in float32."""
+        return tokens.float()
+
+
 class FinetunedNetwork(nn.Module):
     """An encoder and a head on it; its state has the names `encoder.*` and `head.*`, as a student's has."""
 
@@ -97,6 +105,7 @@ class FinetunedNetwork(nn.Module):
         skipped: Sequence[bool] | None = None,
         frozen: bool = False,
         frozen_embedding: bool = False,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The outputs of each sample.
 
@@ -106,15 +115,18 @@ class FinetunedNetwork(nn.Module):
             skipped: True for each block that is skipped (layer drop).
             frozen: Compute no gradients of the encoder.
             frozen_embedding: Compute none of its embedding.
+            change: What is done to the local features [B, T, C], such as masks.
 
         Returns:
-            float32 [B, outputs].
+            What the head gives: float32 [B, outputs], or [B, T, outputs] of a `FrameHead`.
         """
         encoder = self.encoder
         gradients = torch.is_grad_enabled()
         with torch.set_grad_enabled(gradients and not frozen):
             with torch.set_grad_enabled(gradients and not frozen and not frozen_embedding):
                 local = encoder.embed(inputs)
+            if change is not None:
+                local = change(local)
             tokens = encoder.token_lengths(lengths)
             last = len(encoder.blocks) if self.head.wants_layers else 0
             result = encoder.forward_layers(local, tokens, last=last, feature="block", skipped=skipped)

@@ -22,7 +22,6 @@ from d2v_fast.evaluation import metrics
 from d2v_fast.evaluation.given import open_given
 from d2v_fast.files import exists, write_whole
 from d2v_fast.finetuning.config import FinetuneConfig
-from d2v_fast.finetuning.data import labels_of
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
 from d2v_fast.finetuning.whole import whole_batches
 from d2v_fast.log import report, tell
@@ -40,7 +39,8 @@ class Predictions:
     """[N]."""
 
     values: np.ndarray
-    """float64 [N, K]: a probability for each class, or a value; nan where a sample could not be read."""
+    """float64 [N, K]: a probability for each class, or a value; nan where a sample could not be read. Of transcripts
+    object [N], `Transcript` or None."""
 
     classes: tuple[str, ...]
     """[K], names of the classes; empty for values."""
@@ -64,7 +64,8 @@ class Predictions:
     def write(self, path: str | Path) -> Path:
         """Write them, whole or not at all: a JSON object a line (.jsonl), or a table (.csv).
 
-        In the table, each class has a column with its probability, called "p:CLASS"; several labels are joined by "|".
+        In the table, each class has a column with its probability, called "p:CLASS"; several labels are joined by "|",
+        and the times of words are left out.
 
         Raises:
             ConfigError: The name ends in something else.
@@ -212,8 +213,8 @@ class Finetuned:
         good = np.array([i for i in range(len(labelled)) if i not in problems], dtype=np.int64)
         if len(good) == 0:
             raise DataError("data: no sample could be read")
-        found, wanted = outputs[good], labels_of(labelled).numpy()[good]
-        if not np.isfinite(found).all():
+        found, wanted = outputs[good], self.task.wanted(labelled)[good]
+        if found.dtype != object and not np.isfinite(found).all():
             raise RunError("some outputs of the network are not finite: its training has failed")
         belongs = None if labelled.groups is None else labelled.groups[good].astype(str)
         values = self.task.measure(found, wanted)
@@ -260,13 +261,13 @@ class Finetuned:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         problems = dict(known)
         network = self.task.network
-        outputs = np.full((len(source), self.task.outputs), np.nan)
+        outputs = self.task.nothing(len(source))
         failed = partial(_failed, problems)
         threads = self.config.loader.thread_count(gpu=self.device.type == "cuda")
         for batch in whole_batches(source, network.encoder.prepare, batch_size, failed, threads):
             result = network(batch.inputs.to(self.device))
-            outputs[batch.sample_ids.numpy()] = result.double().cpu().numpy()
-        outputs[list(known)] = np.nan
+            outputs[batch.sample_ids.numpy()] = self.task.answers(result, batch)
+        outputs[list(known)] = self.task.nothing(len(known))
         return outputs, problems
 
 
@@ -310,7 +311,7 @@ def _cell(value: Any) -> Any:
 
 def _table(records: Sequence[dict[str, Any]]) -> str:
     written = [
-        {key: _cell(value) for key, value in record.items() if key != "probabilities"}
+        {key: _cell(value) for key, value in record.items() if key not in ("probabilities", "words")}
         | {f"p:{name}": share for name, share in record.get("probabilities", {}).items()}
         for record in records
     ]

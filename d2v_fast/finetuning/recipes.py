@@ -18,6 +18,15 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "classify-tiny": {**_TINY, "task.smoothing": 0.1},
     "regress-tiny": _TINY,
     "tag-tiny": _TINY,
+    "ctc-tiny": {
+        **_TINY,
+        "steps": 600,
+        "optim.lr": 2e-3,
+        "ctc.mask_probability": 0.2,
+        "ctc.mask_length": 3,
+        "ctc.channel_probability": 0.0,
+        "encoder.layer_decay": 1.0,
+    },
     "probe-tiny": {**_TINY, "encoder.frozen": True, "encoder.layer_decay": 1.0, "optim.weight_decay": 0.0},
 }
 """Dotted names of fields to their values. The tiny ones are for the tiny presets and are not published; "probe-tiny" is

@@ -35,6 +35,9 @@ class Transcript:
     score: float
     """ln p of the text given the recording, and what a language model added."""
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class Transcriber:
     """Decodes and aligns.

@@ -18,6 +18,9 @@ BLANK = "<pad>"
 
 DELIMITER = "|"
 
+LACKING = "\N{REPLACEMENT CHARACTER}"
+"""Stands for a character without a symbol."""
+
 Case = Literal["keep", "upper", "lower"]
 """What is done to the letters of a text before it is written."""
 
@@ -90,20 +93,26 @@ class Vocabulary:
         return Vocabulary((BLANK, *(line for line in lines if line != BLANK)), case)
 
     def encode(self, text: str) -> tuple[list[int], str]:
-        """The numbers of a text's characters, and the characters that have none ("" if all have)."""
+        """The numbers of a text's characters, and the characters that have none ("" if all have).
+
+        A character without a symbol has the number `len(self)`, which is none.
+        """
         number = self._numbers
         # a bar in a text is a character like any other, and no delimiter
         number[" "] = number.pop(DELIMITER, -1)
         letters = written(text, self.case)
         if number[" "] < 0:
             letters = letters.replace(" ", "")
-        return [number[c] for c in letters if c in number], "".join(
-            dict.fromkeys(c for c in letters if c not in number)
-        )
+        unknown = dict.fromkeys(c for c in letters if c not in number)
+        return [number.get(c, len(self)) for c in letters], "".join(unknown)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of numbers without blanks and repetitions; special symbols are left out."""
-        letters = "".join(self.symbols[token] for token in tokens if len(self.symbols[token]) == 1 and token != 0)
+        """The text of numbers without blanks and repetitions; special symbols are left out.
+
+        `len(self)` is written as U+FFFD, which no recogniser says: as a reference it is an error.
+        """
+        symbols = (*self.symbols, LACKING)
+        letters = "".join(symbols[token] for token in tokens if len(symbols[token]) == 1 and token != 0)
         return " ".join(letters.replace(DELIMITER, " ").split()) if self.delimiter else letters
 
     def explain(self, unknown: Iterable[str]) -> str:
@@ -111,8 +120,8 @@ class Vocabulary:
         known, lacking = set(self.symbols), sorted(set(unknown))
         shown = ", ".join(repr(c) for c in lacking[:10]) + (", ..." if len(lacking) > 10 else "")
         for case, change in (("upper", str.upper), ("lower", str.lower)):
-            if all(change(c) in known for c in lacking):
-                return f"the vocabulary lacks {shown}, but has them in {case} case: set task.case to {case!r}"
+            if any(change(c) != c and change(c) in known for c in lacking):
+                return f"the vocabulary lacks {shown}, but has letters of them in {case} case: set ctc.case to {case!r}"
         return f"the vocabulary lacks {shown}: add them, or take them out of the transcripts"
 
     @property

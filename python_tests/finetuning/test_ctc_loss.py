@@ -42,8 +42,9 @@ def test_what_does_not_fit_is_left_out():
     x = logits(4)
     given = Targets.of([[1, 1], [1, 2], None, [2]])
     frames = torch.tensor([2, 4, 4, 0])  # 1 1 needs a blank between
-    fits = learnable(given.labels, given.lengths, frames)
+    fits = learnable(given.labels, given.lengths, frames, 3)
     assert fits.tolist() == [False, True, False, False]
+    assert not learnable(given.labels, given.lengths, frames, 2).any()  # 2 is a character without a symbol then
     loss = ctc_loss(x, frames, given.labels, given.lengths, fits)
     alone = ctc_loss(x[1:2], frames[1:2], given.labels[1:2], given.lengths[1:2], fits[1:2])
     assert loss.item() == pytest.approx(alone.item())

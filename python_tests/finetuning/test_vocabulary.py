@@ -32,11 +32,12 @@ def test_one_case_and_one_form():
 
 def test_characters_without_a_symbol_are_named():
     found = Vocabulary.of_texts(["abc de"])
-    assert found.encode("a7b|a7") == ([2, 3, 2], "7|")
+    assert found.encode("a7b|a7") == ([2, 7, 3, 7, 2, 7], "7|")
+    assert found.decode([2, 7, 1, 3]) == "a\N{REPLACEMENT CHARACTER} b"
     assert "lacks '7', '|': add them, or take them out" in found.explain("7|")
     upper = Vocabulary.of_texts(["ABC"])
-    assert "set task.case to 'upper'" in upper.explain("ab")
-    assert "set task.case to 'lower'" in Vocabulary.of_texts(["abc"]).explain("AB")
+    assert "set ctc.case to 'upper'" in upper.explain("ab")
+    assert "set ctc.case to 'lower'" in Vocabulary.of_texts(["abc"]).explain("AB")
 
 
 def test_files(tmp_path):

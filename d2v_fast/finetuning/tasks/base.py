@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from d2v_fast import rng
 from d2v_fast.batch import Batch
-from d2v_fast.data.labels import LabelKind
+from d2v_fast.data import Stage, label_stage
+from d2v_fast.data.labels import LabelKind, Labelled
 from d2v_fast.errors import ConfigError
 from d2v_fast.finetuning.config import FinetuneConfig
+from d2v_fast.finetuning.data import labels_of
 from d2v_fast.finetuning.heads import FinetunedNetwork, OutputHead, layer_rates
-from d2v_fast.models import Loss, build_encoder, skipped_blocks
+from d2v_fast.models import Encoder, Loss, build_encoder, skipped_blocks
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.weights import fill
 from d2v_fast.training.task import Losses, Metrics, Select
@@ -55,22 +57,51 @@ class SupervisedTask(ABC):
         known = ["loss", *self.measures]
         if config.task.metric is not None and config.task.metric not in known:
             raise ConfigError(f"task.metric is {config.task.metric!r}, but {self.name} has {', '.join(known)}")
-        network = config.model.transformer
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
             try:
                 encoder = build_encoder(config.model)
             except ValueError as error:
                 raise ConfigError(f"model: {error}") from error
-            head = OutputHead(config.head, network.dim, network.depth, self.outputs)
+            self.network = self.build(encoder)
         encoder.inputs = config.inputs
-        self.network = FinetunedNetwork(encoder, head)
         frozen: nn.Module | None = encoder if config.encoder.frozen else None
         if frozen is None and config.encoder.frozen_embedding:
             frozen = encoder.embedding
         if frozen is not None:
             frozen.requires_grad_(False)
         self._encoder_names = frozenset(f"encoder.{name}" for name, p in encoder.named_parameters() if p.requires_grad)
+
+    @classmethod
+    def defaults(cls, config: FinetuneConfig) -> Mapping[str, Any]:
+        """Fields, by dotted name, that this task has other defaults for."""
+        return {}
+
+    def build(self, encoder: Encoder) -> FinetunedNetwork:
+        """The network: the encoder and a new head, with weights of torch's global generator."""
+        network = self.config.model.transformer
+        return FinetunedNetwork(encoder, OutputHead(self.config.head, network.dim, network.depth, self.outputs))
+
+    def stage(self, labelled: Labelled) -> Stage:
+        """What adds the labels to a batch of these samples."""
+        return label_stage(labels_of(labelled))
+
+    def trainable(self, train: Labelled) -> Labelled:
+        """The samples of a training set that something can be learned from; by default all that have a label."""
+        return train
+
+    def wanted(self, labelled: Labelled) -> np.ndarray:
+        """The labels as the measures take them, [N] or [N, K]."""
+        return labels_of(labelled).numpy()
+
+    def answers(self, outputs: Tensor, batch: Batch) -> np.ndarray:
+        """What is kept of the outputs for a batch of whole samples: float64 [B, K]."""
+        kept: np.ndarray = outputs.double().cpu().numpy()
+        return kept
+
+    def nothing(self, count: int) -> np.ndarray:
+        """Room for the answers to so many samples: float64 [count, K] of nan, which says that there is no answer."""
+        return np.full((count, self.outputs), np.nan)
 
     @property
     @abstractmethod
