@@ -10,11 +10,20 @@ from typing import Any
 
 from torch import Tensor
 
+from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict
 from d2v_fast.run.reader import Run
 
 FILE = "d2v_fast.json"
 """The facts about an export, by which a folder is known as one."""
+
+
+_ABOUT = {
+    False: "The {network} of a data2vec run (Baevski et al., 2022), pretrained without labels. It gives features; for\n"
+    "labels it has to be fine-tuned.",
+    True: "The encoder of a data2vec network (Baevski et al., 2022) that was fine-tuned on labels. It gives features:\n"
+    "the outputs for the labels are not in it.",
+}
 
 
 def facts(run: Run, to: str, network: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -37,6 +46,7 @@ def facts(run: Run, to: str, network: str, state: Mapping[str, Tensor]) -> dict[
         "network": network,
         "preset": run.notes.preset,
         "modality": run.config.model.modality,
+        "fine_tuned": not isinstance(run.config, Config),
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "weights": _digest(state),
         "data": run.data,
@@ -77,8 +87,7 @@ tags: [data2vec, d2v_fast, {known["modality"]}]
 
 # data2vec encoder ({known["modality"]})
 
-The {known["network"]} of a data2vec run (Baevski et al., 2022), pretrained without labels. It gives features; for
-labels it has to be fine-tuned.
+{_ABOUT[known["fine_tuned"]].format(**known)}
 
 ```python
 {usage.strip()}

@@ -11,6 +11,7 @@ from d2v_fast.exporting.card import FILE, card, facts
 from d2v_fast.exporting.folder import new_folder
 from d2v_fast.files import exists
 from d2v_fast.interop import folders, programs, timm
+from d2v_fast.log import tell
 from d2v_fast.run.reader import Run
 from d2v_fast.run.weights import load
 
@@ -42,7 +43,8 @@ def export(
         >>> d2v_fast.export("runs/photos", "hf", "photos-hf", network="teacher")
 
     Args:
-        run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint.
+        run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint. Of a fine-tuned run
+            the encoder is taken, without the outputs for the labels.
         to: "hf": a data2vec model of transformers, for `AutoModel.from_pretrained`, with the files of its processor or
             tokenizer. "timm": pictures, as a `beit` for `timm.create_model`. "onnx": for onnxruntime and others.
             "torch": a program of torch.export, for `torch.export.load`.
@@ -70,6 +72,8 @@ def export(
             written = write(folder, encoder, opened.config, _tokenizer(opened))
         except (ValueError, ImportError) as error:
             raise RunError(f"{opened.path} cannot be exported to {to}: {error}") from error
+        if known["fine_tuned"]:
+            tell(f"{opened.path} is fine-tuned: the export is its encoder, without the outputs for the labels")
         (folder / FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(known, written.usage, written.notes), encoding="utf-8")
     return out

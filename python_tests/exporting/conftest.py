@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from finetunings import make_finetuning, pretrained
 from tiny_runs import _config
 
 from d2v_fast.training.trainer import Data2VecTrainer
+
+__all__ = ["finished", "make_finetuning", "pretrained"]
 
 
 @pytest.fixture(scope="session")
