@@ -157,6 +157,7 @@ def _fill(
             parts.add(start, numbers.stop, Embedded(kept, part.ids, part.names, part.counts, part.broken))
 
 
+@torch.no_grad()
 def features_of(
     encoder: Encoder,
     source: DataSource,

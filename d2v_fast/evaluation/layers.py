@@ -39,7 +39,6 @@ def chosen(layers: Layers, depth: int) -> tuple[int, ...]:
     return numbers
 
 
-@torch.no_grad()
 def token_features(encoder: Encoder, inputs: Tensor, layers: Sequence[int]) -> Tensor:
     """Features of each token, of some layers.
 
