@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 
@@ -21,10 +22,30 @@ RUN_ALONE = """
 import sys
 import numpy, torch
 sys.modules["d2v_fast"] = None  # it cannot be imported
-batch = [torch.from_numpy(value) for value in numpy.load(sys.argv[2]).values()]
-with torch.no_grad():
-    numpy.save(sys.argv[3], torch.export.load(sys.argv[1]).module()(*batch).numpy())
+for place in sys.argv[1:]:
+    batch = [torch.from_numpy(value) for value in numpy.load(place + "/in.npz").values()]
+    with torch.no_grad():
+        numpy.save(place + "/out.npy", torch.export.load(place + "/model/model.pt2").module()(*batch).numpy())
 """
+
+
+@pytest.fixture(scope="module")
+def alone(finished, tmp_path_factory):
+    """A folder for each modality: the program, a batch, and what came of it in one process without d2v_fast."""
+    places = {}
+    for modality in MODALITIES:
+        place = places[modality] = tmp_path_factory.mktemp(modality)
+        run = finished(modality)
+        d2v_fast.export(run, "torch", place / "model", network="teacher")
+        np.savez(place / "in.npz", *(value.numpy() for value in last_batch(run)))
+    empty = tmp_path_factory.mktemp("alone")
+    arguments = [sys.executable, "-c", RUN_ALONE, *map(str, places.values())]
+    subprocess.run(arguments, check=True, cwd=empty, env={**os.environ, "PYTHONPATH": ""})
+    return places
+
+
+def last_batch(run):
+    return list(batches(d2v_fast.load(run), d2v_fast.Run(run).config.model))[-1]
 
 
 def valid(encoder, batch, features):
@@ -60,18 +81,11 @@ def test_a_program_of_torch_is_exact_in_float64(modality, make_config):
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_torch_runs_it_without_d2v_fast(modality, finished, tmp_path):
-    run = finished(modality)
-    out = d2v_fast.export(run, "torch", tmp_path / "model", network="teacher")
-    encoder = d2v_fast.load(run, "teacher")
-    batch = list(batches(encoder, d2v_fast.Run(run).config.model))[-1]
-    np.savez(tmp_path / "in.npz", *(value.numpy() for value in batch))
-    (tmp_path / "alone").mkdir()
-    arguments = [str(out / "model.pt2"), str(tmp_path / "in.npz"), str(tmp_path / "out.npy")]
-    subprocess.run([sys.executable, "-c", RUN_ALONE, *arguments], check=True, cwd=tmp_path / "alone")
-    found = valid(encoder, batch, torch.from_numpy(np.load(tmp_path / "out.npy")))
-    check_float32(encoder, batch, found)
-    assert (out / "tokenizer.json").exists() == (modality == "text")
+def test_torch_runs_it_without_d2v_fast(modality, finished, alone):
+    place, run = alone[modality], finished(modality)
+    encoder, batch = d2v_fast.load(run, "teacher"), last_batch(run)
+    check_float32(encoder, batch, valid(encoder, batch, torch.from_numpy(np.load(place / "out.npy"))))
+    assert (place / "model" / "tokenizer.json").exists() == (modality == "text")
 
 
 def check_float32(encoder, batch, found):
