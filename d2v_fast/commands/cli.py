@@ -167,7 +167,8 @@ def _data(arguments: list[str]) -> None:
 
 def _finetune(arguments: list[str]) -> None:
     with _expected_errors():
-        refuse_if_in_use(value_of("--out", arguments))  # before anything heavy is imported
+        if "--dry-run" not in arguments:
+            refuse_if_in_use(value_of("--out", arguments))  # before anything heavy is imported
         from d2v_fast.commands import finetune
 
         finetune.main(arguments, _parse)

@@ -50,6 +50,9 @@ class FinetuneOptions:
     recipe: str | None = None
     """Settings by name, which change some defaults."""
 
+    dry_run: bool = False
+    """Print classes, samples, parameters, steps and disk, and write nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneArguments:
@@ -128,7 +131,17 @@ def main(arguments: list[str], parse: Parse) -> None:
     run: FinetuneOptions = parsed.run
     settled = settle(source, task or "classify", given_fields(options, parsed.config), run.out, run.recipe)
     given = LabelledData(data=run.data, label=run.label, group=run.group, validation=run.validation)
-    print(Finetuning(settled, given, run.out).fit())
+    tuning = Finetuning(settled, given, run.out)
+    if not run.dry_run:
+        print(tuning.fit())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, title="nothing was written", title_justify="left")
+    for row in tuning.describe():
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
 
 
 def predict(arguments: list[str], parse: Parse) -> None:

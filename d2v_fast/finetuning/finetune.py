@@ -12,7 +12,7 @@ import torch
 from d2v_fast import registry
 from d2v_fast.config_json import dotted, with_overrides
 from d2v_fast.data import Openable
-from d2v_fast.data.config import LoaderConfig
+from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.data.labels import Labelled, open_labelled
 from d2v_fast.data.splits import compare, hold_out
 from d2v_fast.errors import ConfigError, DataError, RunError
@@ -21,9 +21,12 @@ from d2v_fast.finetuning.data import LabelledLoader, Sets, labels_of
 from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
 from d2v_fast.finetuning.vocabulary import Vocabulary
+from d2v_fast.interop import foreign
+from d2v_fast.interop.huggingface_settings import settings_of
+from d2v_fast.models.config import ModelConfig
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.reader import Run
-from d2v_fast.run.weights import fill
+from d2v_fast.run.weights import fill, load, put
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.out_of_memory import explained
@@ -93,7 +96,7 @@ class Finetuning:
         self.out = folder_of(out)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._modality: Any = registry.get(config.model.modality)
-        start = evidence(self.out) is None
+        self._start = start = evidence(self.out) is None
         if (self.out / "config.json").is_file():
             inputs = self._modality.for_features(config.inputs, self.out)
         else:
@@ -118,10 +121,32 @@ class Finetuning:
         """Train, from the newest checkpoint if there is one; see `Data2VecTrainer.fit`."""
         return self._fit(resume)
 
+    def describe(self) -> list[tuple[str, str]]:
+        """(what, value) lines about the run that this would be; nothing is written."""
+        parts = [("train", self.sets.train), ("validate", self.sets.validation)]
+        counts = [
+            (what, f"{len(part):,} samples" + "".join(f"; {name} {n:,}" for name, n in part.counts().items()))
+            for what, part in parts
+            if part is not None
+        ]
+        network = self.task.network
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        every = sum(p.numel() for p in network.parameters())
+        with self._open_loader(self.sets, 0, None) as loader:
+            per_epoch, short = loader.steps_per_epoch, loader.left_out
+        moments = 8 * trained
+        disk = (self.config.checkpoint.keep + (self.sets.validation is not None)) * (4 * every + moments)
+        return [
+            *counts,
+            ("too short", f"{short:,} samples"),
+            ("parameters", f"{trained:,} of {every:,} are trained"),
+            ("steps", f"{self.config.steps:,} ({per_epoch:,} per epoch, {self.config.steps / per_epoch:.1f} epochs)"),
+            ("checkpoints", f"up to {disk / 1e6:,.1f} MB on the disk"),
+        ]
+
     def _open(self, run: Path) -> Sets:
-        pretrained = self.config.encoder.run
-        if pretrained:
-            self._modality.carry(Path(pretrained), run)
+        if self._start:
+            self._modality.carry(_pretrained(self.config.encoder.run)[2], run)
         return self.sets
 
     def _open_loader(self, sets: Sets, first: int, engine: Engine | None) -> LabelledLoader:
@@ -154,7 +179,8 @@ def finetune(
         >>> d2v_fast.finetuning.load(out).predict("new/").records()
 
     Args:
-        run: A run's folder, or that of one of its checkpoints. It is not needed to continue.
+        run: A run's folder, or that of one of its checkpoints, or of a data2vec model of Hugging Face. It is not needed
+            to continue.
         task: "classify" (one class for each sample), "regress" (a number), "tag" (any number of classes), or "ctc"
             (transcripts).
         data: Samples with labels: a folder with a folder for each class, a manifest, archives, a `datasets.Dataset`;
@@ -233,18 +259,27 @@ def default_config(run: str | Path, task: str, recipe: str | None = None) -> Fin
         raise ConfigError(f"there is no task {task!r}; there are {', '.join(TASKS)}")
     if recipe is not None and recipe not in RECIPES:
         raise ConfigError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
-    opened = Run(run)
-    pretrained = opened.config
-    modality: Any = registry.get(pretrained.model.modality)
+    model, inputs, where = _pretrained(run)
+    modality: Any = registry.get(model.modality)
     config = FinetuneConfig(
         task=TaskConfig(name=task),  # type: ignore[arg-type]
-        model=pretrained.model,
-        inputs=modality.for_features(pretrained.inputs, opened.path),
+        model=model,
+        inputs=modality.for_features(inputs, where),
         loader=LoaderConfig(batch_size=32, holdout=0.1, pad=modality.pads),
     )
-    where = opened.single or opened.path
-    config = with_overrides(config, {"encoder.run": str(where.resolve()), **TASKS[task].defaults(config)})
+    source = str(Path(run).expanduser().resolve())
+    config = with_overrides(config, {"encoder.run": source, **TASKS[task].defaults(config)})
     return config if recipe is None else with_overrides(config, RECIPES[recipe])
+
+
+def _pretrained(run: str | Path) -> tuple[ModelConfig, InputsConfig, Path]:
+    """The model of a run, or of a folder of another library, how it makes inputs, and the folder."""
+    if (folder := foreign.place(run)) is None:
+        opened = Run(run)
+        return opened.config.model, opened.config.inputs, opened.path
+    if folder.is_file():
+        raise RunError(f"{folder} does not say what model it is of: give a folder with its config.json, or a run")
+    return *settings_of(folder), folder
 
 
 def open_sets(config: FinetuneConfig, inputs: Any, given: LabelledData) -> Sets:
@@ -286,7 +321,11 @@ def load_pretrained(task: SupervisedTask, config: FinetuneConfig) -> None:
         ConfigError: The run has no such network.
         RunError: They cannot be read, or do not fit.
     """
-    opened, network = Run(config.encoder.run), config.encoder.network
+    network = config.encoder.network
+    if (folder := foreign.place(config.encoder.run)) is not None:
+        put(task.network.encoder, load(folder).state_dict(), f"the weights in {folder}")
+        return
+    opened = Run(config.encoder.run)
     if network == "teacher" and isinstance(opened.config, FinetuneConfig):
         raise ConfigError(f"encoder.network is 'teacher', but {opened.path} is a fine-tuning, which has none")
     prefix = "encoder." if network == "student" else ""

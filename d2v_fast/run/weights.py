@@ -94,7 +94,7 @@ def load_student(model: Data2Vec, path: str | Path) -> None:
             for name, value in model.student.state_dict().items()
             if not name.startswith("encoder.") and not any(key.startswith("head.") for key in tensors)
         }
-        _put(model.student, head | tensors, f"the weights in {folder}")
+        put(model.student, head | tensors, f"the weights in {folder}")
         model.reset_teacher()
         return
     fill(model.student, Run(path).newest(), "student", finite=True)
@@ -156,8 +156,17 @@ def _load_foreign(folder: Path, network: Network) -> Encoder:
     return encoder.eval()
 
 
-def _put(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load tensors that were checked to be finite."""
+def put(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Put tensors, which were checked to be finite, into a module.
+
+    Args:
+        module: Where to.
+        tensors: One for each of its own.
+        what: They are, for the message.
+
+    Raises:
+        RunError: They do not fit.
+    """
     _refuse(_differences(module.state_dict(), tensors), what)
     module.load_state_dict(dict(tensors))
 

@@ -110,6 +110,26 @@ def test_texts_from_a_table(tmp_path, capsys):
     assert [record["label"] for record in records] == ["good", "bad"]
 
 
+def test_a_checkpoint_of_a_run_with_a_tokenizer(tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n\n".join(f"text {i} of some" for i in range(40)))
+    rows = [{"text": f"text {i} of some", "target": i} for i in range(40)]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Data2VecTrainer(_config("text", steps=1), data=tmp_path / "corpus.txt", out=tmp_path / "run").fit()
+    out, source = tmp_path / "out", tmp_path / "run" / "checkpoints" / "step_00000001"
+    data = str(tmp_path / "table.jsonl")
+    cli.main(["finetune", str(source), "--task=regress", "--data", data, "--out", str(out), "--steps", "2", *QUICK])
+    assert (out / "tokenizer.json").read_bytes() == (tmp_path / "run" / "tokenizer.json").read_bytes()
+
+
+def test_a_dry_run_writes_nothing(tmp_path, photos, run, capsys):
+    command = ["finetune", str(run), "--data", str(photos), "--out", str(tmp_path / "x"), *QUICK]
+    cli.main([*command, "--dry-run", "--encoder.frozen"])
+    shown = capsys.readouterr().out
+    for words in ("nothing was written", "36 samples", "12 samples", "high", "per epoch", "are trained"):
+        assert words in shown
+    assert not (tmp_path / "x").exists()
+
+
 def test_what_cannot_be_done_is_one_line(tmp_path, photos, run, tuned, capsys):
     out = str(tmp_path / "x")
     cases = [

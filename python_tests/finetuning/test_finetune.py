@@ -15,6 +15,7 @@ import pytest
 import torch
 from finetunings import CLASSES, labelled
 from safetensors.torch import load_file
+from tiny_runs import _config
 
 import d2v_fast
 from d2v_fast import presets, registry
@@ -121,7 +122,7 @@ def test_the_start_is_the_pretrained_encoder(tmp_path, make_finetuning, pretrain
             start.network.encoder.state_dict()["blocks.0.ffn.up.weight"], made["blocks.0.ffn.up.weight"]
         )
     run = make_finetuning(tmp_path / "tuned").fit()
-    encoder, student = d2v_fast.load(run).state_dict(), weights(run, 8)
+    encoder, student = d2v_fast.load(run).state_dict(), weights(run, Run(run).best().step)
     assert all(torch.equal(student[f"student/encoder.{name}"], value) for name, value in encoder.items())
     again = make_finetuning(tmp_path / "again", source=run)  # a fine-tuned encoder is tuned further
     assert torch.equal(
@@ -315,3 +316,21 @@ def test_the_encoder_that_load_gives_is_the_best(tmp_path, make_finetuning):
     weight = d2v_fast.load(run).blocks[0].ffn.up.weight
     assert torch.equal(weight, weights(run, 4)["student/encoder.blocks.0.ffn.up.weight"])
     assert not torch.equal(weight, weights(run, 8)["student/encoder.blocks.0.ffn.up.weight"])
+
+
+def test_a_model_of_hugging_face_is_tuned(tmp_path, make_finetuning, pretrained):
+    pytest.importorskip("transformers", reason="transformers is not installed (extra export)")
+    released = {"model.transformer.key_bias": False, "model.transformer.norm_eps": 1e-6}
+    samples, _ = labelled("vision")
+    config = _config("vision", steps=1, **released)
+    run = d2v_fast.Data2VecTrainer(config, data=samples, out=tmp_path / "run").fit()
+    folder = tmp_path / "hf"
+    d2v_fast.export(run, "hf", folder)
+    tuned = make_finetuning(tmp_path / "out", source=folder)
+    wanted = d2v_fast.load(folder).state_dict()
+    assert all(torch.equal(value, wanted[k]) for k, value in tuned.task.network.encoder.state_dict().items())
+    assert Run(tuned.fit()).newest().step == 8
+    with pytest.raises(RunError, match=r"does not say what model it is of"):
+        make_finetuning(tmp_path / "x", source=folder / "model.safetensors")
+    with pytest.raises(RunError, match="shape"):
+        make_finetuning(tmp_path / "x", source=folder, **{"model.transformer.ffn_dim": 128})
