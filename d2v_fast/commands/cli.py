@@ -28,7 +28,7 @@ Fast and exact data2vec pretraining for speech, images, text and signals.
 commands:
   pretrain PRESET --data PATH --out RUN   train on your own files; the same command again continues the run
   finetune RUN --task TASK --data LABELLED --out OUT
-                                          train the encoder of a run on samples with labels: classify, regress, tag
+                                          train the encoder of a run on samples with labels: classify, ctc, ...
   predict OUT --data NEW --out FILE       what a fine-tuned run says about new samples
   evaluate OUT --data TEST                how good it is on labelled samples, with confidence intervals
   data build PATH --out MANIFEST          look at every file once, list what is broken, write a manifest
