@@ -67,6 +67,7 @@ def main(arguments: list[str], parse: Parse) -> None:
     if not options.pop("dry_run"):
         print(embed(run, data, **options))
         return
+    lines = estimate(run, data, **options)
     print("nothing was written")
-    for what, value in estimate(run, data, **options):
+    for what, value in lines:
         print(f"{what:18} {value}")

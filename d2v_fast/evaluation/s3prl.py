@@ -1,7 +1,7 @@
 """A run as an upstream of s3prl, the toolkit of SUPERB-like tasks, by the contract of its version 0.4.
 
-s3prl itself is not needed here. Its `run_downstream.py` finds an upstream by a function in a `hubconf.py`, which returns
-an `UpstreamExpert`.
+s3prl itself is not needed here. Its `run_downstream.py` finds an upstream by a function in a `hubconf.py`, which
+returns an `UpstreamExpert`.
 """
 
 from __future__ import annotations
