@@ -106,9 +106,14 @@ def field_of(config: Any, name: str) -> Any:
     return config
 
 
+def fields_by_name(config: Any) -> dict[str, Any]:
+    """Every field of a configuration by its dotted name, as JSON can hold it."""
+    return dict(_flat(to_dict(config)))
+
+
 def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
     """(dotted name, old value, new value) of each field that differs between two configurations."""
-    left, right = dict(_flat(to_dict(old))), dict(_flat(to_dict(new)))
+    left, right = fields_by_name(old), fields_by_name(new)
     names = list(left) + [name for name in right if name not in left]
     absent = "(no such field)"
     pairs = [(name, left.get(name, absent), right.get(name, absent)) for name in names]

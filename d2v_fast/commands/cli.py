@@ -36,6 +36,7 @@ commands:
   embed RUN --data PATH --out FILE        the features of every sample, in a file
   probe RUN --data LABELLED               what student and teacher are worth on labelled data, layer by layer
   export RUN --to FORMAT --out DIR        the encoder of a run as a model that other libraries load
+  report RUN [RUN ...] --out PAGE         one HTML page: curves, what stands out, masks, configurations
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
 
@@ -116,6 +117,7 @@ def _dispatch(arguments: list[str]) -> None:
         "embed": _embed,
         "probe": _probe,
         "export": _export,
+        "report": _report,
         "demo": _demo,
         "info": _info,
     }
@@ -207,6 +209,13 @@ def _export(arguments: list[str]) -> None:
         from d2v_fast.commands import export
 
         export.main(arguments, _parse)
+
+
+def _report(arguments: list[str]) -> None:
+    with _expected_errors():
+        from d2v_fast.commands import report
+
+        report.main(arguments, _parse)
 
 
 def _demo(arguments: list[str]) -> None:

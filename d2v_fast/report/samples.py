@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from d2v_fast import registry
 from d2v_fast.batch import Batch
@@ -59,8 +59,8 @@ def drawing(source: DataSource, config: Config, samples: int) -> Drawing:
     return seen
 
 
-def render(seen: Drawing, path: Path, name: str) -> None:
-    """Writes a drawing as a PNG; `name` stands in front of its title.
+def render(seen: Drawing, path: Path | BinaryIO, name: str) -> None:
+    """Writes a drawing as a PNG, to a file; `name` stands in front of its title.
 
     Raises:
         ImportError: matplotlib is not installed; the message is the line that installs it.

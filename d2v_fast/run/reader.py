@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,12 @@ from d2v_fast.files import exists
 from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.directory import config_of, read_config, read_settings
+from d2v_fast.run.evidence import ABOUT
 from d2v_fast.run.metrics_file import read_metrics
 from d2v_fast.run.settings import AnyConfig, Notes
+
+_OWN = {"config.json", ABOUT, "tokenizer.json", "vocab.json", "vocabulary.json"}
+_LARGEST_RESULT = 2**20
 
 
 class Run:
@@ -145,6 +151,27 @@ class Run:
     def data(self) -> dict[str, str]:
         """What it was trained on: "fingerprint" of the data, "engine" that decoded it ("native" or "dali")."""
         return {name: self._state[name] for name in ("fingerprint", "engine") if name in self._state}
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What evaluations have put into its folder: name of a .json file to the object in it.
+
+        The run's own files are left out, and so is what is no object, or larger than a megabyte.
+
+        Raises:
+            RunError: The folder cannot be read.
+        """
+        found = {}
+        try:
+            for path in sorted(self.path.glob("*.json")):
+                if path.name in _OWN or path.stat().st_size > _LARGEST_RESULT:
+                    continue
+                with contextlib.suppress(ValueError, RecursionError):  # no JSON: it is another program's
+                    content = json.loads(path.read_bytes())
+                    if isinstance(content, dict):
+                        found[path.name] = content
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be read: {error}") from error
+        return found
 
     def index(self) -> Index:
         """Names and sizes of the samples that it was trained on.

@@ -37,6 +37,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     linear = [c for c in probing["comparisons"] if c["what"] == "linear" and c["second"] == "initial"]
     assert len(linear) == 2
     assert all(c["interval"][0] > 0 for c in linear)  # both networks have learned something
+    assert "62% of 4 x 4 patches masked" in (tmp_path / "report.html").read_text()
     printed = capsys.readouterr().out
     accuracy = {
         (kind.strip(), scaled): float(value)

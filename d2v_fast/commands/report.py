@@ -1,0 +1,67 @@
+"""The command `d2v-fast report`: a page about runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from d2v_fast.commands.entry_points import import_modalities
+from d2v_fast.errors import ConfigError
+
+Parse = Callable[[Any, list[str], str], Any]
+"""(dataclass, arguments, command) -> the arguments as that dataclass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """Write one HTML page about one or more runs. It can be read without a network, and sent to others as it is."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.arg(name=""), tyro.conf.Positional]
+    """The folders of the runs. They may be training."""
+
+    out: str = "report.html"
+    """The page; one that this command has written before is replaced."""
+
+    data: str | None = None
+    """What pretrain --data takes: then samples with the masks of the runs are shown."""
+
+    watch: float | None = None
+    """Seconds between two pages: it is written again, and a browser shows it, until all runs are finished."""
+
+    allow_roots: tuple[str, ...] = ()
+    """Folders, besides its own, from which a manifest may name files."""
+
+
+def main(arguments: list[str], parse: Parse) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: An argument has a value that cannot be used.
+        DataError: The data cannot be used.
+        RunError: A run cannot be read.
+        OSError: The page cannot be written.
+    """
+    asked = parse(ReportArguments, arguments, "report")
+    if not asked.runs:
+        raise ConfigError("name a run: d2v-fast report RUN [RUN ...] --out report.html")
+    if asked.watch is not None and not 1 <= asked.watch <= 86_400:
+        raise ConfigError(f"--watch: expected 1 to 86400 seconds, got {asked.watch:g}")
+    import_modalities()
+    from d2v_fast.report import page
+
+    runs = page.read(asked.runs)
+    masks = ""
+    if asked.data is not None:
+        from d2v_fast.report.masks import pictures
+
+        masks = pictures(runs, asked.data, asked.allow_roots)
+    while asked.watch is not None and not all(seen.finished for seen in runs):
+        page.write(page.page(runs, masks=masks, refresh=asked.watch), asked.out)
+        time.sleep(asked.watch)
+        runs = page.read(asked.runs)
+    page.write(page.page(runs, masks=masks), asked.out)
+    print(asked.out)

@@ -1,0 +1,158 @@
+"""Which numbers of metrics.jsonl are drawn together, and what is normal for each, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from d2v_fast.report.svg import COLOURS, Line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One chart of the page."""
+
+    title: str
+
+    fields: Mapping[str, str]
+    """Field of a log line to its name in the legend."""
+
+    unit: str
+    """At the vertical axis."""
+
+    normal: str
+    """What to look for."""
+
+    zero: bool = True
+    """Whether 0 is always on the vertical axis."""
+
+
+KNOWN = (
+    Curve(
+        title="Loss",
+        fields={"loss": "loss", "validation_loss": "validation"},
+        unit="mean of the step",
+        normal="In pretraining it says little by itself: the targets move with the teacher. It first falls, and then "
+        "often rises two to seven times while the targets gain variance; that is no divergence. In fine-tuning it "
+        "falls.",
+    ),
+    Curve(
+        title="Explained variance",
+        fields={"explained": "explained"},
+        unit="share of the targets' variance",
+        normal="Whether anything is learned. It rises and stays high: about 0.9 in runs whose features were good, and "
+        "0.22 in one whose features were worse than those of its own random start. 0 is what the mean of the targets "
+        "would reach.",
+    ),
+    Curve(
+        title="Standard deviation",
+        fields={"target_std": "targets", "pred_std": "predictions", "local_std": "local features"},
+        unit="mean over the channels",
+        normal="Steady or rising. Values that fall towards 0 are a collapse: every input looks the same.",
+    ),
+    Curve(
+        title="Effective rank",
+        fields={"target_rank": "targets", "pred_rank": "predictions"},
+        unit="directions in use",
+        normal="Well above 1. Values near 1 are a collapse of another kind: everything lies on one line. The model's "
+        "width is the most that there can be.",
+    ),
+    Curve(
+        title="Gradient",
+        fields={"grad_norm": "norm"},
+        unit="norm before clipping",
+        normal="Single peaks are harmless. A norm that keeps growing comes before steps that are not finite: lower "
+        "optim.lr, or set optim.clip_norm.",
+    ),
+    Curve(
+        title="Learning rate",
+        fields={"lr": "learning rate"},
+        unit="optim.lr after its schedule",
+        normal="It rises during optim.warmup and then falls, as its schedule says.",
+    ),
+    Curve(
+        title="Teacher's decay",
+        fields={"ema_decay": "decay"},
+        unit="share that is kept at a step",
+        normal="It rises from ema.start to ema.end during ema.anneal_steps: the teacher follows ever more slowly.",
+        zero=False,
+    ),
+    Curve(
+        title="Throughput",
+        fields={"samples_per_second": "samples/s"},
+        unit="samples per second",
+        normal="Steady, but for the first line, which holds the start. A fall that stays is worth a look at the "
+        "machine, or at waiting for data.",
+    ),
+    Curve(
+        title="Waiting for data",
+        fields={"data_wait": "share of the time"},
+        unit="share of the time",
+        normal="Below 0.05. Above, reading holds the steps up: raise loader.threads, or make files that decode faster.",
+    ),
+    Curve(
+        title="Left out",
+        fields={"skipped_samples": "samples", "skipped_steps": "steps"},
+        unit="number since the start",
+        normal="Flat. Samples are left out if they cannot be read, steps if their loss or gradient is not finite.",
+    ),
+)
+"""In the order of the page; a chart without any value is left out, and the last one if all its values are 0."""
+
+_NEVER = {"step", "epoch"}
+
+
+def present(metrics: Iterable[Sequence[Mapping[str, Any]]]) -> list[Curve]:
+    """The charts for which one of the runs has values; a number that is not among `KNOWN` has a chart of its own.
+
+    Args:
+        metrics: The log lines of each run.
+    """
+    named: dict[str, bool] = {}
+    for lines in metrics:
+        for line in lines:
+            for name, value in line.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    named[name] = named.get(name, False) or value != 0
+    charts = [curve for curve in KNOWN if any(name in named for name in curve.fields)]
+    charts = [curve for curve in charts if "skipped_steps" not in curve.fields or any(map(named.get, curve.fields))]
+    known = _NEVER.union(*(curve.fields for curve in KNOWN))
+    own = [name for name in named if name not in known]
+    return charts + [_own(name) for name in own]
+
+
+def lines_of(curve: Curve, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
+    """A curve of each run and field that has a value. Colours tell runs apart, or the fields if there is one run.
+
+    Args:
+        curve: The chart.
+        runs: Name to log lines.
+    """
+    every = [line for lines in runs.values() for line in lines]
+    present = {name for name in curve.fields if any(_value(line.get(name)) is not None for line in every)}
+    result = []
+    for i, (run, lines) in enumerate(runs.items()):
+        for k, (name, label) in enumerate(curve.fields.items()):
+            held = [line for line in lines if name in line]
+            values = [_value(line[name]) for line in held]
+            if all(value is None for value in values):
+                continue
+            words = [run] if len(runs) > 1 else []
+            words += [label] if len(present) > 1 or len(runs) == 1 else []
+            colour = (i if len(runs) > 1 else k) % COLOURS
+            result.append(
+                Line(name=", ".join(words), x=[line["step"] for line in held], y=values, colour=colour, dash=k)
+            )
+    return result
+
+
+def _own(name: str) -> Curve:
+    parts = name.startswith("loss_")
+    words = name.replace("_", " ")
+    normal = "A part of the loss." if parts else f"`{name}` of metrics.jsonl: a number of this task, as it was logged."
+    return Curve(title=words[:1].upper() + words[1:], fields={name: words}, unit=words, normal=normal, zero=False)
+
+
+def _value(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

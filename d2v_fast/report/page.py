@@ -1,0 +1,258 @@
+"""One HTML page about runs: curves, what stands out, masks, results, configurations. It needs no network."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from d2v_fast.config_json import fields_by_name
+from d2v_fast.errors import ConfigError, DataError, RunError
+from d2v_fast.files import write_whole
+from d2v_fast.report import curves, svg
+from d2v_fast.report.health import findings
+from d2v_fast.report.markup import GENERATOR, document, folded, table, text
+from d2v_fast.run.reader import Run
+
+LARGEST = 5_000_000
+"""Bytes of a page."""
+
+_MOST_ROWS = 300
+"""Of a table of results."""
+
+_NAMED = 20
+"""Broken samples that are named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A run, read once."""
+
+    name: str
+    """Its folder's name, or its path where two runs have the same."""
+
+    run: Run
+    lines: list[dict[str, Any]]
+    """Log lines; of their values the numbers and None."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Its configuration by dotted name."""
+
+    @property
+    def step(self) -> int:
+        """The last step that has a log line."""
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has made all of its steps."""
+        return self.step >= int(self.run.config.steps)
+
+
+def read(paths: Sequence[str | Path]) -> list[Seen]:
+    """The runs in these folders, as they are now.
+
+    Raises:
+        ConfigError: The same run is named twice.
+        RunError: One of them is no run, or cannot be read.
+    """
+    runs = [Run(path) for path in paths]
+    folders = [run.path.resolve() for run in runs]
+    if len(set(folders)) < len(folders):
+        raise ConfigError("a run is named twice")
+    short = [folder.name for folder in folders]
+    names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
+    return [
+        Seen(name=name, run=run, lines=_numbers(run.metrics()), fields=fields_by_name(run.config))
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def page(runs: Sequence[Seen], *, masks: str = "", refresh: float | None = None) -> str:
+    """The page, UTF-8 HTML without a script. Every text that comes from a file or its name is escaped.
+
+    Args:
+        runs: From `read`; the first is what the configurations of the others are compared with.
+        masks: HTML of `report.masks.pictures`; a section is left out without it.
+        refresh: Seconds after which a browser reads it again; None: never.
+
+    Raises:
+        ConfigError: It would be larger than `LARGEST`.
+        RunError: A file of a run cannot be read.
+    """
+    sections = [("summary", "Summary", _summary(runs)), ("curves", "Curves", _curves(runs))]
+    if masks:
+        sections.append(("masks", "Masks on samples", masks))
+    if results := _results(runs):
+        sections.append(("results", "Results", results))
+    sections += [("configuration", "Configuration", _configuration(runs)), ("files", "Runs", _files(runs))]
+    names = ", ".join(seen.name for seen in runs)
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    made = document(f"d2v-fast: {names}", sections, note=f"Made on {now}.", refresh=refresh)
+    if len(made.encode()) > LARGEST:
+        raise ConfigError(
+            f"the page would have {len(made.encode()) / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}: name fewer runs"
+        )
+    return made
+
+
+def write(html: str, path: str | Path) -> None:
+    """Writes a page, whole or not at all; an older page is replaced, any other file stays.
+
+    Raises:
+        ConfigError: There is another file.
+        OSError: It cannot be written.
+    """
+    target = Path(path).expanduser()
+    if target.exists() and f'content="{GENERATOR}"'.encode() not in _begin(target):
+        raise ConfigError(f"--out {target} is there and is no page of this command: name another file")
+    write_whole(target, html)
+
+
+def _begin(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1000)
+
+
+def _numbers(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The lines with numbers and None alone: a number that is not finite, or no float, is None."""
+    return [{"step": line["step"]} | dict(_values(line)) for line in lines]
+
+
+def _values(line: Mapping[str, Any]) -> list[tuple[str, int | float | None]]:
+    found: list[tuple[str, int | float | None]] = []
+    for key, value in line.items():
+        if key == "step" or isinstance(value, bool):
+            continue
+        if value is None or isinstance(value, int | float):
+            good = value is not None and abs(value) < 1e300 and math.isfinite(value)
+            found.append((key, value if good else None))
+    return found
+
+
+def _summary(runs: Sequence[Seen]) -> str:
+    rows = []
+    for seen in runs:
+        last = seen.lines[-1] if seen.lines else {}
+        steps = f"{seen.step:,} of {int(seen.run.config.steps):,}"
+        model = seen.run.config.model
+        rows.append(
+            [seen.name, model.modality, seen.run.notes.preset or "—", steps]
+            + [_short(last.get(name)) for name in ("loss", "explained", "target_std", "target_rank")]
+            + [_short(last.get("samples_per_second")), _short(last.get("data_wait"), share=True)]
+            + [_short(last.get("skipped_samples"))]
+        )
+    head = ["run", "input", "preset", "step", "loss", "explained", "target std", "target rank", "samples/s"]
+    parts = [table([*head, "waits for data", "samples left out"], rows, caption="The last log line of each run")]
+    for seen in runs:
+        found = findings(seen.run.config, seen.lines)
+        title = f"<h3>{text(seen.name)}</h3>" if len(runs) > 1 else ""
+        if found:
+            body = '<ul class="found">' + "".join(f'<li class="warn">{text(one)}</li>' for one in found) + "</ul>"
+        else:
+            body = "<p>Nothing stands out. The sentence below each curve says what is normal.</p>"
+        parts.append(f"{title}{body}")
+    return "".join(parts)
+
+
+def _curves(runs: Sequence[Seen]) -> str:
+    lines = {seen.name: seen.lines for seen in runs}
+    cards = []
+    for curve in curves.present(lines.values()):
+        drawn = curves.lines_of(curve, lines)
+        if not drawn:
+            continue
+        legend = "".join(f"<li>{svg.sample(line)}{text(line.name)}</li>" for line in drawn)
+        chart = svg.chart(drawn, title=curve.title, x="optimizer step", y=curve.unit, zero=curve.zero)
+        cards.append(
+            f'<article class="card"><h3>{text(curve.title)}</h3><ul class="legend">{legend}</ul>{chart}'
+            f'<p class="normal">{text(curve.normal)}</p></article>'
+        )
+    return f'<div class="grid2">{"".join(cards)}</div>' if cards else "<p>There is no log line yet.</p>"
+
+
+def _results(runs: Sequence[Seen]) -> str:
+    tables = []
+    for seen in runs:
+        for name, content in seen.run.results().items():
+            rows = list(_flat(content))
+            left = len(rows) - _MOST_ROWS
+            rows = rows[:_MOST_ROWS] + ([(f"{left:,} more values are left out", "")] if left > 0 else [])
+            tables.append(table(["what", "value"], rows, caption=f"{seen.name}: {name}"))
+    return "".join(tables)
+
+
+def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """(dotted name, value) of all that is in an object; lists of plain values are one value."""
+    if isinstance(content, Mapping):
+        return [pair for key, value in content.items() for pair in _flat(value, f"{prefix}{key}.")]
+    if isinstance(content, list) and any(isinstance(value, Mapping) for value in content):
+        return [pair for i, value in enumerate(content) for pair in _flat(value, f"{prefix}{i}.")]
+    if isinstance(content, float):
+        return [(prefix[:-1], f"{content:.4g}")]
+    return [(prefix[:-1], content if isinstance(content, str) else json.dumps(content))]
+
+
+def _configuration(runs: Sequence[Seen]) -> str:
+    parts = []
+    if len(runs) > 1:
+        names = list(dict.fromkeys(name for seen in runs for name in seen.fields))
+        rows = [[name, *(_json(seen.fields, name) for seen in runs)] for name in names]
+        rows = [row for row in rows if len(set(row[1:])) > 1]
+        if rows:
+            parts.append(table(["field", *(seen.name for seen in runs)], rows, caption="What differs"))
+        else:
+            parts.append("<p>The configurations are the same.</p>")
+    for seen in runs:
+        derived = set(seen.run.notes.derived)
+        rows = [
+            [name, _json(seen.fields, name) + (" (followed other fields)" if name in derived else "")]
+            for name in seen.fields
+        ]
+        parts.append(folded(f"All fields of {seen.name}", table(["field", "value"], rows, caption=seen.name)))
+    return "".join(parts)
+
+
+def _files(runs: Sequence[Seen]) -> str:
+    rows, broken = [], []
+    for seen in runs:
+        steps = seen.run.checkpoints()
+        try:
+            versions, data = seen.run.versions, seen.run.data
+        except RunError as error:
+            versions, data = {}, {"checkpoint": str(error)}
+        kept = ", ".join(f"{step:,}" for step in steps[-10:]) or "none yet"
+        kept = f"{len(steps):,}, the last ten: {kept}" if len(steps) > 10 else kept
+        words = [", ".join(f"{key} {value}" for key, value in about.items()) or "—" for about in (versions, data)]
+        rows.append([seen.name, str(seen.run.path), kept, *words])
+        broken.append(_broken(seen))
+    head = ["run", "folder", "checkpoints (steps)", "versions", "data"]
+    return table(head, rows, caption="Checkpoints and versions") + "".join(broken)
+
+
+def _broken(seen: Seen) -> str:
+    """The samples that its index knows to be unreadable."""
+    try:
+        index = seen.run.index()
+    except (RunError, DataError):  # none yet, or a source of the user's own
+        return ""
+    if not index.problems:
+        return f"<p>{text(seen.name)}: {len(index.names):,} samples, all of them with a header that can be read.</p>"
+    rows = [[str(index.names[i]), index.problems[i]] for i in sorted(index.problems)[:_NAMED]]
+    more = "" if len(index.problems) <= _NAMED else f", the first {_NAMED}"
+    caption = f"{seen.name}: {len(index.problems):,} of {len(index.names):,} samples cannot be read{more}"
+    return table(["sample", "why"], rows, caption=caption)
+
+
+def _json(fields: Mapping[str, Any], name: str) -> str:
+    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "(no such field)"
+
+
+def _short(value: float | None, *, share: bool = False) -> str:
+    if value is None:
+        return "—"
+    return f"{value:.1%}" if share else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
