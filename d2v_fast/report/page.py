@@ -16,13 +16,11 @@ from d2v_fast.files import write_whole
 from d2v_fast.report import curves, svg
 from d2v_fast.report.health import findings
 from d2v_fast.report.markup import GENERATOR, document, folded, table, text
+from d2v_fast.report.results import tables
 from d2v_fast.run.reader import Run
 
 LARGEST = 5_000_000
 """Bytes of a page."""
-
-_MOST_ROWS = 300
-"""Of a table of results."""
 
 _NAMED = 20
 """Broken samples that are named."""
@@ -176,25 +174,9 @@ def _curves(runs: Sequence[Seen]) -> str:
 
 
 def _results(runs: Sequence[Seen]) -> str:
-    tables = []
-    for seen in runs:
-        for name, content in seen.run.results().items():
-            rows = list(_flat(content))
-            left = len(rows) - _MOST_ROWS
-            rows = rows[:_MOST_ROWS] + ([(f"{left:,} more values are left out", "")] if left > 0 else [])
-            tables.append(table(["what", "value"], rows, caption=f"{seen.name}: {name}"))
-    return "".join(tables)
-
-
-def _flat(content: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """(dotted name, value) of all that is in an object; lists of plain values are one value."""
-    if isinstance(content, Mapping):
-        return [pair for key, value in content.items() for pair in _flat(value, f"{prefix}{key}.")]
-    if isinstance(content, list) and any(isinstance(value, Mapping) for value in content):
-        return [pair for i, value in enumerate(content) for pair in _flat(value, f"{prefix}{i}.")]
-    if isinstance(content, float):
-        return [(prefix[:-1], f"{content:.4g}")]
-    return [(prefix[:-1], content if isinstance(content, str) else json.dumps(content))]
+    return "".join(
+        tables(content, title=f"{seen.name}: {name}") for seen in runs for name, content in seen.run.results().items()
+    )
 
 
 def _configuration(runs: Sequence[Seen]) -> str:
