@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +39,7 @@ class FinetuneOptions:
     """The folder of the new run."""
 
     label: str | None = None
-    """The column, or key in .json, of the labels; by default "label", "labels" or "target", or the folder."""
+    """The column, or key in .json, of the labels; by default "label", "labels", "target" or "text", or the folder."""
 
     group: str | None = None
     """The column that says what belongs together (a speaker, a patient) and is held out as a whole; or "file"."""
@@ -66,7 +66,29 @@ class FinetuneArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments:
+class Decoding:
+    """How the outputs of a recogniser become words."""
+
+    beam: int | None = None
+    """ctc: prefixes that the beam search keeps; 1: the best symbol of each frame."""
+
+    language_model: str | None = None
+    """ctc: an n-gram model in ARPA format for the beam search."""
+
+    lm_weight: float | None = None
+    """ctc: factor on the language model's logarithms."""
+
+    word_score: float | None = None
+    """ctc: added for each word in the beam search."""
+
+    def given(self) -> dict[str, Any]:
+        """What is to be another than in the run's configuration."""
+        found = {field.name: getattr(self, field.name) for field in fields(Decoding)}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments(Decoding):
     """Say what a fine-tuned run thinks of new samples."""
 
     data: str
@@ -80,7 +102,7 @@ class PredictArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
+class EvaluateArguments(Decoding):
     """Measure a fine-tuned run on labelled samples, with confidence intervals."""
 
     data: str
@@ -155,7 +177,7 @@ def predict(arguments: list[str], parse: Parse) -> None:
     import_modalities()
     run, parsed = _parsed(PredictArguments, arguments, parse, "predict OUT --data NEW --out FILE")
     check_file(parsed.out)
-    found = Finetuned(run).predict(parsed.data, batch_size=parsed.batch_size)
+    found = Finetuned(run, **parsed.given()).predict(parsed.data, batch_size=parsed.batch_size)
     path = found.write(parsed.out)
     print(f"{path}: {len(found) - len(found.problems)} predictions, {len(found.problems)} samples that cannot be used")
 
@@ -169,7 +191,8 @@ def evaluate(arguments: list[str], parse: Parse) -> None:
     """
     import_modalities()
     run, parsed = _parsed(EvaluateArguments, arguments, parse, "evaluate OUT --data TEST")
-    result = Finetuned(run).evaluate(parsed.data, label=parsed.label, group=parsed.group, batch_size=parsed.batch_size)
+    network = Finetuned(run, **parsed.given())
+    result = network.evaluate(parsed.data, label=parsed.label, group=parsed.group, batch_size=parsed.batch_size)
     if parsed.out is not None:
         write_whole(Path(parsed.out).expanduser(), json.dumps(result.as_dict(), indent=2, ensure_ascii=False) + "\n")
     _show(result)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from d2v_fast import registry
+from d2v_fast.config_json import with_overrides
 from d2v_fast.data import DataSource, Openable
 from d2v_fast.data.labels import Samples, open_labelled, open_samples
 from d2v_fast.errors import ConfigError, DataError, RunError, SampleError
@@ -123,20 +124,29 @@ class Finetuned:
         device: Where it computes.
     """
 
-    def __init__(self, run: str | Path, *, device: str | torch.device | None = None) -> None:
+    def __init__(self, run: str | Path, *, device: str | torch.device | None = None, **decoding: Any) -> None:
         """Read a run.
 
         Args:
             run: The run's folder, or that of one of its checkpoints.
             device: "cpu", "cuda", ...; by default a GPU if there is one.
+            **decoding: Of a recogniser: `beam`, `language_model`, `lm_weight`, `word_score`, where they are to be
+                others than in its configuration; see `CtcConfig`.
 
         Raises:
             RunError: There is no run, or it is no fine-tuning, or cannot be read.
+            ConfigError: A value of `decoding` cannot be used, or this is no recogniser.
         """
         opened = Run(run)
         config = opened.config
         if not isinstance(config, FinetuneConfig):
             raise RunError(f"{opened.path} is no fine-tuning: d2v_fast.load takes the encoder of a pretraining run")
+        if decoding:
+            if config.task.name != "ctc":
+                raise ConfigError(
+                    f"{', '.join(decoding)}: {opened.path} is no recogniser, its task is {config.task.name}"
+                )
+            config = with_overrides(config, {f"ctc.{name}": value for name, value in decoding.items()})
         checkpoint = opened.best()
         self.config, self.step = config, checkpoint.step
         self.task: SupervisedTask = TASKS[config.task.name](config)
@@ -271,7 +281,7 @@ class Finetuned:
         return outputs, problems
 
 
-def load(run: str | Path, *, device: str | torch.device | None = None) -> Finetuned:
+def load(run: str | Path, *, device: str | torch.device | None = None, **decoding: Any) -> Finetuned:
     """The network of a fine-tuning, from its checkpoint with the best validation.
 
     Example:
@@ -280,11 +290,12 @@ def load(run: str | Path, *, device: str | torch.device | None = None) -> Finetu
     Args:
         run: The run's folder, or that of one of its checkpoints.
         device: "cpu", "cuda", ...; by default a GPU if there is one.
+        **decoding: See `Finetuned`.
 
     Raises:
         RunError: There is no run, or it is no fine-tuning, or cannot be read.
     """
-    return Finetuned(run, device=device)
+    return Finetuned(run, device=device, **decoding)
 
 
 def check_file(path: str | Path) -> None:

@@ -14,6 +14,7 @@ from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.finetuning.finetune import Finetuning, LabelledData, settle
 from d2v_fast.finetuning.predict import Finetuned
+from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.run.reader import Run
 
 TIMES = ("samples_per_second", "data_wait")
@@ -242,6 +243,25 @@ def test_nothing_but_blanks_is_said_in_words(tmp_path, recogniser, caplog):
     made.fit()
     assert caplog.text.count("every frame of all 10 recordings was blank in 2 evaluations in a row") == 1
     assert "raise optim.lr" in caplog.text
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith(("librispeech", "ctc"))])
+def test_recipes_fit_together(tmp_path, pretrained, recipe):
+    config = settle(pretrained("speech"), "ctc", {}, tmp_path, recipe)
+    assert config.encoder.frozen_embedding
+    assert config.ctc.mask_probability == RECIPES[recipe]["ctc.mask_probability"]
+    if recipe == "librispeech-10h":
+        assert (config.steps, config.optim.lr, config.encoder.freeze_steps) == (20_000, 5e-5, 10_000)
+        assert config.optim.clip_norm is None
+
+
+def test_decoding_can_be_another_than_in_training(learned, tmp_path, make_finetuning):
+    network = Finetuned(learned, device="cpu", beam=8)
+    assert network.config.ctc.beam == 8
+    assert network.predict([spoken("a", np.random.default_rng(2))]).records()[0]["transcript"] == "a"
+    other = make_finetuning(tmp_path / "classes").fit()
+    with pytest.raises(ConfigError, match=r"beam: .* is no recogniser, its task is classify"):
+        Finetuned(other, device="cpu", beam=8)
 
 
 def test_what_the_task_is_not_for(tmp_path, recogniser, pretrained):
