@@ -282,15 +282,20 @@ def test_recipes_can_be_used(pretrained):
         )
 
 
-def test_a_modality_of_one_s_own(tmp_path):
+@pytest.fixture
+def own_modality(monkeypatch):
+    """The modality of the example, known for the time of a test."""
+    monkeypatch.setattr(registry, "_registered", {k: v for k, v in registry._registered.items() if k != "points"})
+    spec = importlib.util.spec_from_file_location("tuned_own", FOLDER.parents[1] / "examples" / "own_modality.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their types up there
+    spec.loader.exec_module(module)
+    return registry.get("points")
+
+
+def test_a_modality_of_one_s_own(tmp_path, own_modality):
     """Points on a plane, which examples/own_modality.py brings, and of which nothing here knows."""
-    spec = importlib.util.spec_from_file_location("own_modality", FOLDER.parents[1] / "examples" / "own_modality.py")
-    own = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(spec.name, own)  # dataclasses look their types up there
-    if "points" not in registry.names():
-        spec.loader.exec_module(own)
-    recipe = presets.vision_tiny()
-    points = registry.get("points")
+    recipe, points = presets.vision_tiny(), own_modality
     random = np.random.default_rng(0)
     classes = np.arange(60) % 2
     sets = [random.random((10 + i % 4, 3)).astype("float32") * [8, 8, 0.4 + 0.6 * k] for i, k in enumerate(classes)]
