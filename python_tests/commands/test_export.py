@@ -30,6 +30,9 @@ def test_what_cannot_be_done_is_one_line(arguments, message, tmp_path, monkeypat
 def test_it_prints_the_folder(train, make_config, tmp_path, capsys):
     pytest.importorskip("transformers", reason="transformers is not installed (extra export)")
     run = train(make_config("speech", steps=1), tmp_path / "run")
+    capsys.readouterr()
     cli.main(["export", str(run), "--to", "hf", "--out", str(tmp_path / "model"), "--network", "teacher"])
-    assert capsys.readouterr().out == f"{tmp_path / 'model'}\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'model'}\n"
+    assert printed.err == ""  # no bars of other libraries
     assert (tmp_path / "model" / "model.safetensors").exists()
