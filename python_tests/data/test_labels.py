@@ -211,6 +211,17 @@ def test_files_beside_samples(folder, caplog):
     assert "skipped a/deeper/1.json: cannot be understood" in caplog.text
 
 
+def test_lists_of_transcripts_as_librispeech_has_them(clips, caplog):
+    (clips / "1-2.trans.txt").write_text("00 A CAT\n01 \n04 TWO DOGS\n99 NOBODY\n")
+    (clips / "bad.trans.txt").write_bytes(b"\xff\xfe\x00")
+    found = open_labelled(clips, "speech", SpeechInputs(min_seconds=0.1), kind="transcript")
+    said = {found.source.name(i): text for i, text in enumerate(found.texts) if text}
+    assert said == {"00.wav": "A CAT", "04.flac": "TWO DOGS"}
+    assert found.problems[1] == "has an empty transcript"
+    assert found.problems[2] == "has no label"
+    assert "bad.trans.txt: cannot be read" in caplog.text
+
+
 def test_columns_of_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = {

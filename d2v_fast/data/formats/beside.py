@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from d2v_fast.log import report
 
 ENDINGS = (".cls", ".txt", ".json")
 """A class, a text, an object of fields; the names are WebDataset's."""
+
+LIST = ".trans.txt"
+"""What LibriSpeech's lists of transcripts end in."""
 
 MOST_BYTES = 1 << 20
 """More than any label has."""
@@ -22,6 +26,29 @@ Fields = dict[str, Any]
 def stem(name: str) -> str:
     """What the files of one sample have in common: the path up to the last dot."""
     return os.path.splitext(name)[0]
+
+
+def transcripts(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The texts of recordings as LibriSpeech lists them: in `*.trans.txt` files, each line a name and a text.
+
+    Args:
+        folder: Of the recordings.
+        names: Of the files in it.
+
+    Returns:
+        The text of each recording, by its name without an ending. A list that cannot be read is told and left out.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(name for name in names if name.endswith(LIST)):
+        try:
+            lines = (folder / name).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            report(str(folder / name), f"cannot be read: {error}")
+            continue
+        for line in lines:
+            recording, _, text = line.partition(" ")
+            found[recording] = text.strip()
+    return found
 
 
 def fields_of(name: str, there: Iterable[str], read: Callable[[str], bytes]) -> Fields:

@@ -14,6 +14,7 @@ from d2v_fast.data.formats import archives, beside, manifest, tables
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing, check_formats, list_files
+from d2v_fast.data.own import DOCUMENT
 from d2v_fast.data.store import FileStore, expanded
 from d2v_fast.errors import DataError
 from d2v_fast.log import tell
@@ -134,11 +135,13 @@ def _files(root: Path, listing: Listing, kind: Kind) -> Collection:
 def _fields(root: Path, names: Sequence[str]) -> dict[str, beside.Fields]:
     """What the files beside those of a folder say."""
     folders: dict[str, set[str]] = {}
+    lists: dict[str, dict[str, str]] = {}
     found: dict[str, beside.Fields] = {}
     for name in names:
         folder, file = os.path.split(beside.stem(name))
         if folder not in folders:
             folders[folder] = set(os.listdir(root / folder))
+            lists[folder] = beside.transcripts(root / folder, folders[folder])
         there = [e for e in beside.ENDINGS if file + e in folders[folder] and beside.stem(name) + e != name]
 
         def read(ending: str, name: str = name) -> bytes:
@@ -146,6 +149,8 @@ def _fields(root: Path, names: Sequence[str]) -> dict[str, beside.Fields]:
                 return text.read(beside.MOST_BYTES)
 
         found[name] = beside.fields_of(name, there, read)
+        if file in lists[folder]:
+            found[name].setdefault(DOCUMENT, lists[folder][file])
     return found
 
 
