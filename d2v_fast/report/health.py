@@ -32,7 +32,7 @@ def findings(config: AnyConfig, lines: Sequence[Mapping[str, Any]]) -> list[str]
     explained = last.get("explained")
     if explained is not None and explained <= 0:
         found.append(
-            f"The predictions explain nothing ({explained:.2f}): the mean of the targets would do as well. Give "
+            f"The predictions explain nothing ({explained:.2g}): the mean of the targets would do as well. Give "
             "it more steps, or lower optim.lr."
         )
     if last.get("skipped_steps"):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import d2v_fast
 from d2v_fast.commands.cli import main
 
 PAGE = Path(__file__).parents[2] / "docs" / "features.md"
@@ -38,6 +39,10 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     assert len(linear) == 2
     assert all(c["interval"][0] > 0 for c in linear)  # both networks have learned something
     assert "62% of 4 x 4 patches masked" in (tmp_path / "report.html").read_text()
+    assert "predictions are collapsing" not in (tmp_path / "report.html").read_text()
+    assert "predictions are collapsing" in (tmp_path / "both.html").read_text()
+    healthy, collapsed = (d2v_fast.Run(tmp_path / "runs" / name).metrics()[-1] for name in ("digits", "collapsed"))
+    assert healthy["explained"] > 0.5 > 0.1 > collapsed["explained"]
     printed = capsys.readouterr().out
     accuracy = {
         (kind.strip(), scaled): float(value)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from finetunings import make_finetuning, pretrained
+
+__all__ = ["make_finetuning", "pretrained"]
 
 
 @pytest.fixture(autouse=True)

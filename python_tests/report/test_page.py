@@ -10,7 +10,7 @@ import pytest
 
 from d2v_fast.commands import cli
 from d2v_fast.config_json import with_overrides
-from d2v_fast.errors import ConfigError, RunError
+from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.report import curves, page
 from d2v_fast.report.health import findings
 
@@ -262,3 +262,16 @@ def test_watching_ends_with_the_run(write, tmp_path, monkeypatch):
     assert "4 of 8" in young
     assert "refresh" not in target.read_text()
     assert "8 of 8" in target.read_text()
+
+
+def test_a_finetuning_has_a_page_beside_its_pretraining(make_finetuning, pretrained, tmp_path):
+    make_finetuning(tmp_path / "tuned").fit()
+    runs = page.read([pretrained("vision"), tmp_path / "tuned"])
+    seen = Tags(page.page(runs))
+    for words in ("tuned, validation", "Validation accuracy", "(no such field)"):
+        assert words in seen.text, words
+    pytest.importorskip("matplotlib")
+    from d2v_fast.report.masks import pictures
+
+    with pytest.raises(DataError, match="none of these runs has any"):
+        pictures(runs[1:], tmp_path)
