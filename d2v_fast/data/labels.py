@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2v_fast.data import label_values
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.formats.beside import Fields
 from d2v_fast.data.formats.texts import texts as read_texts
@@ -290,7 +291,7 @@ def _labelled(
         for i, value in enumerate(values):
             try:
                 # a nan among numbers is a mistake to be named, elsewhere it is an empty field
-                empty = value is None if kind == "value" else missing(value)
+                empty = value is None if kind == "value" else label_values.missing(value)
                 found.append(None if empty else read(value))
             except (ValueError, TypeError, OverflowError) as error:
                 problems.setdefault(i, str(error))
@@ -306,14 +307,14 @@ def _labelled(
         return found
 
     if kind == "value":
-        numbers = [math.nan if value is None else value for value in each(_number)]
+        numbers = [math.nan if value is None else value for value in each(label_values.number)]
         return Labelled(source, kind, torch.tensor(numbers, dtype=torch.float32), problems=problems)
     if kind == "transcript":
-        written = ["" if value is None else value for value in each(_transcript)]
+        written = ["" if value is None else value for value in each(label_values.transcript)]
         return Labelled(source, kind, texts=written, problems=problems)
     if kind == "class":
-        names = each(class_name)
-        order = _order(classes, (name for name in names if name is not None))
+        names = each(label_values.class_name)
+        order = label_values.order(classes, (name for name in names if name is not None))
         number = {name: i for i, name in enumerate(order)}
         for i, name in enumerate(names):
             if name is not None and name not in number:
@@ -326,8 +327,8 @@ def _labelled(
         found = torch.tensor([-1 if name is None else number.get(name, -1) for name in names])
         return Labelled(source, kind, found, classes=order, problems=problems)
     separator = next((s for s in _SEPARATORS if any(isinstance(v, str) and s in v for v in values)), None)
-    several = each(lambda value: _several(value, separator))
-    order = _order(classes, (name for names in several for name in names or ()))
+    several = each(lambda value: label_values.several(value, separator))
+    order = label_values.order(classes, (name for names in several for name in names or ()))
     number = {name: i for i, name in enumerate(order)}
     table = torch.zeros(len(values), len(order))
     unknown: Counter[str] = Counter()
@@ -341,69 +342,6 @@ def _labelled(
         shown = ", ".join(f"{name!r} ({count})" for name, count in unknown.most_common(_SHOWN))
         tell(f"left out {unknown.total()} labels of {len(unknown)} classes that training does not know: {shown}")
     return Labelled(source, kind, table, classes=order, problems=problems)
-
-
-def missing(value: Any) -> bool:
-    """Whether a field is empty: nothing, or the nan that tables have instead. An empty list is not: it is no class."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def class_name(value: Any) -> str:
-    """What a class is called: numbers without a fraction, however they are written (3, 3.0), have one name.
-
-    Raises:
-        ValueError: It is empty, or neither a name nor a number.
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, (str, int, float, bool)):
-        raise ValueError(f"has a {type(value).__name__} for a class")
-    name = str(value).strip()
-    if not name:
-        raise ValueError("has no label")
-    return name
-
-
-def _several(value: Any, separator: str | None) -> list[str]:
-    if isinstance(value, str):
-        if not value.strip():
-            raise ValueError("has no label")
-        value = value.split(separator) if separator is not None else [value]
-        value = [part for part in value if part.strip()]
-    elif not isinstance(value, (list, tuple)):
-        value = [value]
-    return [class_name(part) for part in value]
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str) and not value.strip():
-        raise ValueError("has no label")
-    try:
-        number = float(value)
-    except (ValueError, TypeError):
-        raise ValueError(f"has the target {value!r}, which is no number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"has the target {number}")
-    return number
-
-
-def _transcript(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"has a {type(value).__name__} for a transcript")
-    if not value.strip():
-        raise ValueError("has an empty transcript")
-    return value
-
-
-def _order(given: Sequence[str] | None, found: Iterable[str]) -> tuple[str, ...]:
-    if given is not None:
-        if len(set(given)) != len(given):
-            raise DataError(f"classes names a class twice: {Counter(given).most_common(1)[0][0]!r}")
-        return tuple(given)
-    names = set(found)
-    if all(re.fullmatch(r"-?\d+", name) for name in names):
-        return tuple(sorted(names, key=int))
-    return tuple(sorted(names))
 
 
 def _groups(
@@ -420,16 +358,20 @@ def _groups(
             given = [name.rsplit("/", 1)[0] if "/" in name else None for name in names]
         else:
             given = [row.get(str(group)) for row in rows or ()]
-            if all(missing(value) for value in given):
+            if all(label_values.missing(value) for value in given):
                 raise DataError(f"group: no sample has a {group!r}; there are {_names(rows or ())}")
-    alone = [i for i, value in enumerate(given) if missing(value)]
+    alone = [i for i, value in enumerate(given) if label_values.missing(value)]
     if alone:
         tell(
             f"{len(alone)} samples have no {group or 'group'} (the first is {names[alone[0]]}): each is one of its own"
         )
     # the sample's name could be that of a group: a zero byte is in neither
     return np.array(
-        [f"\0{n}" if missing(v) else class_name(v) for v, n in zip(given, names, strict=True)], dtype=object
+        [
+            f"\0{n}" if label_values.missing(v) else label_values.class_name(v)
+            for v, n in zip(given, names, strict=True)
+        ],
+        dtype=object,
     )
 
 
@@ -445,4 +387,4 @@ def _tell(result: Labelled) -> None:
         tell(f"{len(result.classes)} classes: {', '.join(result.classes[:10])}", logging.INFO)
 
 
-__all__ = ["COLUMNS", "LabelKind", "Labelled", "class_name", "missing", "open_labelled", "open_samples"]
+__all__ = ["COLUMNS", "LabelKind", "Labelled", "open_labelled", "open_samples"]
