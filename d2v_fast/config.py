@@ -216,7 +216,7 @@ class Config(Section):
     """When a collapse is called one. May change."""
 
     steps: int = 400_000
-    """Optimizer steps. A run may grow: it may have more when it continues."""
+    """Optimizer steps; 0 writes the random start. A run may grow: it may have more when it continues."""
 
     seed: int = 0
     """Decides weights, order of samples, crops, masks and noise."""
@@ -226,7 +226,7 @@ class Config(Section):
 
     def check(self, check: Check) -> None:
         """Check what must fit between the sections; see `Section.check`."""
-        check.at_least(1, "steps")
+        check.at_least(0, "steps")
         known = 1 <= self.numerics <= NUMERICS
         check.require(known, "numerics", f"1 to {NUMERICS}: other rules belong to another version of d2v_fast")
         check.require(0 <= self.seed < SEED_LIMIT, "seed", "at least 0 and below 2**63")

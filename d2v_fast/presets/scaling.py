@@ -63,7 +63,7 @@ def follow(recipe: Config, given: Mapping[str, Any]) -> tuple[Config, dict[str, 
     """A recipe with some fields changed, and with it the fields that hang on them, as in `scale_to_batch`.
 
     Another global batch takes learning rate, teacher decays and steps along. Other steps take `ema.anneal_steps` and
-    `monitor.warmup_steps` along, in proportion. A field that is given stays as it is given.
+    `monitor.warmup_steps` along, in proportion (but for 0 steps). A field that is given stays as it is given.
 
     Args:
         recipe: A preset's configuration.
@@ -78,7 +78,7 @@ def follow(recipe: Config, given: Mapping[str, Any]) -> tuple[Config, dict[str, 
     changed = with_overrides(recipe, given)
     ratio = _ratio(changed, recipe) if any(is_given(name, given) for name in BATCH_FIELDS) else 1.0
     values = _scaled(recipe, ratio)
-    if is_given("steps", given):
+    if is_given("steps", given) and changed.steps > 0:  # a run of no steps may grow later
         values |= _in_proportion(recipe, changed.steps / recipe.steps)
     before = {name: field_of(recipe, name) for name in values}
     followed = {name: value for name, value in values.items() if not is_given(name, given) and value != before[name]}

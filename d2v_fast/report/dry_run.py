@@ -95,6 +95,8 @@ def _length(config: Config, steps_per_epoch: int) -> list[tuple[str, str]]:
     """How long the run is, and what it is too short for."""
     epochs = config.steps / steps_per_epoch
     lines = [("steps", f"{config.steps:,} ({steps_per_epoch:,} per epoch, {epochs:.1f} epochs)")]
+    if config.steps == 0:
+        return [*lines, ("remark", "nothing is trained: only the random start is written")]
     if epochs < 1:
         lines.append(
             ("remark", f"the run ends before it has seen every sample once; one epoch needs --steps {steps_per_epoch}")

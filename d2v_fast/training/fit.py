@@ -90,7 +90,7 @@ class Fit:
                     _INFO,
                 )
                 return run.path
-            if first >= config.steps:
+            if last is not None and first >= config.steps:
                 tell(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.", _INFO)
                 return run.path
             if last is not None:

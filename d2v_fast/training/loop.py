@@ -88,6 +88,8 @@ class Loop:
         done = saved = first
         select = self.selection
         try:
+            if config.steps == 0:  # the start itself, to compare with or to train later
+                save(0)
             for n in range(first, config.steps):  # n counts attempted optimizer steps
                 with out_of_memory.explained(f"in step {n + 1}"):
                     self.step(n, loader.step(n), clock)
@@ -226,7 +228,8 @@ class Loop:
         """
         self.task.load(checkpoint)
         self.begin()
-        self.update.load_state(checkpoint.tensors("optimizer"), self.task.held(checkpoint.step - 1))
+        if checkpoint.step > 0:  # before the first step there are no moments
+            self.update.load_state(checkpoint.tensors("optimizer"), self.task.held(checkpoint.step - 1))
         self.update.loss_scale.load_state(checkpoint.state["loss_scale"])
         self.window.load_state(checkpoint.state["window"])
         self.selection.load_state(checkpoint.state.get("selection", {}))

@@ -166,7 +166,7 @@ def test_dry_run_writes_nothing(pictures, tmp_path, capsys):
         ([*RUN, "--steps", "many"], "--steps: invalid literal for int() with base 10: 'many'"),
         ([*RUN, "--optim.schedule", "flat"], "invalid choice 'flat' for argument '--optim.schedule'"),
         (["pretrain", "vision-tiny", "--data", ".", "--out", "/dev/null/run"], "cannot be used for a run"),
-        ([*RUN, "--steps", "0"], "steps is 0, but it must be at least 1"),
+        ([*RUN, "--steps", "-1"], "steps is -1, but it must be 0 or more"),
         (RUN, "data: there is nothing at nowhere"),
         ([*RUN, "--init-from", "nothing"], "nothing is not a run: it has no config.json"),
         (["info", "--jsn"], "Unrecognized options: --jsn; did you mean --json?"),

@@ -6,13 +6,14 @@ import errno
 import io
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from d2v_fast import Run, pretrain
+from d2v_fast import Run, load, presets, pretrain
 from d2v_fast.errors import CheckpointUnreadable, DataError, RunError
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -130,3 +131,30 @@ def test_a_folder_that_cannot_be_one_is_named(folders, out, monkeypatch):
     for arguments in ({}, {"init_from": folders / "gone"}):
         with pytest.raises(RunError, match=r"cannot be the folder of a run"):
             pretrain("vision-tiny", data=folders / "p", out=out, steps=1, **arguments)
+
+
+def test_a_run_of_no_steps_is_its_start(make_config, make_data, tmp_path, read_weights):
+    """It writes the random start, and trains later as if it had not been there."""
+    data, start, whole = make_data("vision"), tmp_path / "start", tmp_path / "whole"
+    config = make_config("vision", steps=4)
+    Data2VecTrainer(replace(config, steps=0), data=data, out=start).fit()
+    assert Run(start).checkpoints() == [0]
+    assert Run(start).metrics() == []
+    written, drawn = load(start), load(start, network="initial")
+    for name, value in drawn.state_dict().items():
+        assert torch.equal(written.state_dict()[name], value), name
+    Data2VecTrainer(replace(config, steps=0), data=data, out=start).fit()  # complete
+    for out in (start, whole):
+        Data2VecTrainer(config, data=data, out=out).fit()
+    first, second = read_weights(start, 4), read_weights(whole, 4)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_steps_0_of_a_preset_leaves_what_hangs_on_steps(folders):
+    out = folders / "run"
+    pretrain("vision-tiny", data=folders / "p", out=out, steps=0)
+    recipe = presets.vision_tiny()
+    assert Run(out).config.ema == recipe.ema
+    pretrain("vision-tiny", data=folders / "p", out=out, steps=2, ema={"anneal_steps": 2})
+    assert Run(out).checkpoints()[-1] == 2
