@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import math
 import numbers
 import operator
 import types
@@ -33,6 +32,15 @@ MISSING = "missing"
 
 SEED_LIMIT = 2**63
 """Seeds are below it (`rng.natural`)."""
+
+INTEGER_LIMIT = 2**63
+"""Whole numbers are below it and not below its negative: numpy, torch and the kernels count in 64 bits."""
+
+LARGEST = 1e30
+"""The largest measure (`at_least`, `above_zero`): float32 holds it, and float64 the product of a few of them."""
+
+LONGEST_SHOWN = 120
+"""Characters of a value in a message, at most."""
 
 _name_given: ContextVar[tuple[type, str] | None] = ContextVar("name_given", default=None)
 _unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
@@ -88,7 +96,7 @@ class Check:
         """
         if not good:
             value = getattr(self._section, field)
-            raise ConfigError(f"{join(self.name, field)} is {value!r}, but it must be {allowed}")
+            raise ConfigError(f"{join(self.name, field)} is {shown(value)}, but it must be {allowed}")
 
     def at_least(self, least: float, *names: str) -> None:
         """Numbers that are finite and not below `least`; None passes.
@@ -98,7 +106,7 @@ class Check:
         """
         for name in names:
             value = getattr(self._section, name)
-            self.require(value is None or (math.isfinite(value) and value >= least), name, _least(least))
+            self.require(value is None or (_usable(value) and value >= least), name, _least(least))
 
     def above_zero(self, *names: str) -> None:
         """Numbers that are finite and above 0; None passes.
@@ -108,7 +116,8 @@ class Check:
         """
         for name in names:
             value = getattr(self._section, name)
-            self.require(value is None or (math.isfinite(value) and value > 0), name, "a finite number above 0")
+            good = value is None or (_usable(value) and value > 0)
+            self.require(good, name, f"above 0 and at most {LARGEST:g}")
 
     def share(self, *names: str) -> None:
         """Numbers between 0 and 1, both included.
@@ -135,7 +144,8 @@ class Check:
             ConfigError: They are something else.
         """
         low, high = getattr(self._section, name)
-        self.require(0 < low <= high < math.inf, name, "two numbers above 0, the smaller one first")
+        good = 0 < low <= high and _usable(high)
+        self.require(good, name, f"two numbers above 0 and at most {LARGEST:g}, the smaller one first")
 
 
 @contextlib.contextmanager
@@ -179,17 +189,29 @@ def settle(hint: Any, value: Any, name: str) -> Any:
             return value
         near = difflib.get_close_matches(value, args, n=1) if isinstance(value, str) else []
         meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name}: expected one of {', '.join(map(repr, args))}, got {value!r}{meant}")
+        raise ConfigError(f"{name}: expected one of {', '.join(map(repr, args))}, got {shown(value)}{meant}")
     if origin is tuple:
         return _settle_tuple(args, value, name)
     if hint is int and not isinstance(value, bool):
         with contextlib.suppress(TypeError):
-            return operator.index(value)
+            return _in_64_bits(operator.index(value), name)
     elif hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return value if type(value) is float else float(value)
+        try:
+            return value if type(value) is float else float(value)
+        except OverflowError:
+            raise ConfigError(f"{name} is {shown(value)}, which is too large for a number") from None
     elif hint is Any or (hint not in (int, float) and isinstance(value, origin or hint)):
         return value
-    raise ConfigError(f"{name}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    raise ConfigError(f"{name}: expected {getattr(hint, '__name__', hint)}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """`value` as a message shows it: on one line and not too long, whatever it is."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an integer of thousands of digits; a repr that fails
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 4]} ..."
 
 
 def join(name: str, key: str) -> str:
@@ -225,10 +247,10 @@ def younger_fields(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 def _settle_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{name}: expected a list, got {value!r}")
+        raise ConfigError(f"{name}: expected a list, got {shown(value)}")
     inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
     if len(inner) != len(value):
-        raise ConfigError(f"{name}: expected {len(inner)} values, got {value!r}")
+        raise ConfigError(f"{name}: expected {len(inner)} values, got {shown(value)}")
     settled = tuple(settle(arg, item, f"{name}[{i}]") for i, (arg, item) in enumerate(zip(inner, value, strict=True)))
     if isinstance(value, tuple) and all(a is b for a, b in zip(settled, value, strict=True)):
         return value
@@ -236,7 +258,18 @@ def _settle_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ..
 
 
 def _least(least: float) -> str:
-    return "0 or more, and finite" if least == 0 else f"at least {least:g}"
+    return f"at least {least:g} and at most {LARGEST:g}"
+
+
+def _usable(value: float) -> bool:
+    """Whether a number is finite, and not so large that a product of it is not."""
+    return abs(value) <= LARGEST
+
+
+def _in_64_bits(value: int, name: str) -> int:
+    if not -INTEGER_LIMIT <= value < INTEGER_LIMIT:
+        raise ConfigError(f"{name} is {shown(value)}, but it must be below 2**63")
+    return value
 
 
 @cache

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from d2v_fast import registry
-from d2v_fast.checks import MISSING, join, named, settle
+from d2v_fast.checks import MISSING, join, named, settle, shown
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
@@ -49,7 +49,7 @@ def from_dict(cls: type[T], data: Any, name: str = "") -> T:
         ConfigError: A field is unknown, is missing without a default, or has a value of another type.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{name or 'config'}: expected the fields of {cls.__name__}, got {data!r}")
+        raise ConfigError(f"{name or 'config'}: expected the fields of {cls.__name__}, got {shown(data)}")
     hints = typing.get_type_hints(cls)
     values = {
         field.name: field.metadata[MISSING] for field in fields(typing.cast(Any, cls)) if MISSING in field.metadata
@@ -160,7 +160,7 @@ def _class_of(base: type, value: Any, name: str) -> type:
     derived = {each.__name__: each for each in _classes(base)}
     if kind not in derived:
         raise ConfigError(
-            f"{join(name, KIND)}: expected one of {', '.join(derived)}, got {kind!r}; if it comes from another "
+            f"{join(name, KIND)}: expected one of {', '.join(derived)}, got {shown(kind)}; if it comes from another "
             "package, import the module that registers its modality first"
         )
     return derived[kind]

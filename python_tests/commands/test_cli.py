@@ -377,7 +377,7 @@ def test_modalities_of_other_packages_are_found(monkeypatch, fails):
         (["--model.embedding.image-size", "9"], "model.embedding.image_size is 9, but it must be a multiple of"),
         (["--mask.ratio", "1"], "mask.ratio is 1.0: of the 16 patches of the model nothing would be kept"),
         (["--seed", str(2**63)], "seed is 9223372036854775808, but it must be at least 0 and below 2**63"),
-        (["--optim.lr", "nan"], "optim.lr is nan, but it must be a finite number above 0"),
+        (["--optim.lr", "nan"], "optim.lr is nan, but it must be above 0 and at most 1e+30"),
         (["--init-from", "nothing"], "nothing is not a run"),
         (["--data", "nowhere"], "there is nothing at"),
     ],
