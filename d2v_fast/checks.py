@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import numbers
 import operator
 import types
@@ -106,7 +107,8 @@ class Check:
         """
         for name in names:
             value = getattr(self._section, name)
-            self.require(value is None or (_usable(value) and value >= least), name, _least(least))
+            self.require(value is None or (math.isfinite(value) and value >= least), name, _least(least))
+            self._not_beyond(value, name)
 
     def above_zero(self, *names: str) -> None:
         """Numbers that are finite and above 0; None passes.
@@ -116,8 +118,8 @@ class Check:
         """
         for name in names:
             value = getattr(self._section, name)
-            good = value is None or (_usable(value) and value > 0)
-            self.require(good, name, f"above 0 and at most {LARGEST:g}")
+            self.require(value is None or (math.isfinite(value) and value > 0), name, "a finite number above 0")
+            self._not_beyond(value, name)
 
     def share(self, *names: str) -> None:
         """Numbers between 0 and 1, both included.
@@ -144,8 +146,11 @@ class Check:
             ConfigError: They are something else.
         """
         low, high = getattr(self._section, name)
-        good = 0 < low <= high and _usable(high)
-        self.require(good, name, f"two numbers above 0 and at most {LARGEST:g}, the smaller one first")
+        self.require(0 < low <= high < math.inf, name, "two numbers above 0, the smaller one first")
+        self._not_beyond(high, name)
+
+    def _not_beyond(self, value: float | None, name: str) -> None:
+        self.require(value is None or value <= LARGEST, name, f"at most {LARGEST:g}")
 
 
 @contextlib.contextmanager
@@ -258,12 +263,7 @@ def _settle_tuple(args: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ..
 
 
 def _least(least: float) -> str:
-    return f"at least {least:g} and at most {LARGEST:g}"
-
-
-def _usable(value: float) -> bool:
-    """Whether a number is finite, and not so large that a product of it is not."""
-    return abs(value) <= LARGEST
+    return "0 or more, and finite" if least == 0 else f"at least {least:g}"
 
 
 def _in_64_bits(value: int, name: str) -> int:
