@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from d2v_fast.errors import RunError
 from d2v_fast.files import exists
 from d2v_fast.interop import fairseq, huggingface
 from d2v_fast.models.config import ModelConfig
+from d2v_fast.tensor_files import read_tensors
 
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _HUGGING_FACE = re.compile(r"(^|\.)(embeddings|feature_projection)\.")
@@ -127,7 +127,7 @@ def _files(path: Path) -> list[Path]:
         return there[:1]
     try:
         names = set(json.loads(there[0].read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{there[0]} cannot be read: {error}") from error
     outside = [name for name in names if not isinstance(name, str) or Path(name).name != name]
     if outside:
@@ -137,7 +137,7 @@ def _files(path: Path) -> list[Path]:
 
 def _safe(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return read_tensors(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read, it may be cut off: {error}") from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from d2v_fast.errors import CheckpointDamaged, CheckpointTooNew, CheckpointUnreadable, RunError, RunStopped
@@ -30,8 +30,10 @@ from d2v_fast.run.checkpoint_folder import (
     delete_old,
     free_name,
     put_aside,
+    step_of,
     there,
 )
+from d2v_fast.tensor_files import read_tensors
 
 FORMAT = 1
 """Version of the layout of state.json; a reader refuses a newer one."""
@@ -59,7 +61,7 @@ class Checkpoint:
         """
         path = self.folder / f"{name}.safetensors"
         try:
-            return load_file(path)
+            return read_tensors(path)
         except (*_NOT_THERE, SafetensorError) as error:
             raise CheckpointDamaged(self.folder, f"{path.name}: {error}") from error
         except OSError as error:
@@ -168,6 +170,8 @@ def read(folder: Path) -> Checkpoint:
     """
     try:
         step, state, files = _read_state(folder)
+        if step_of(folder.name) not in (None, step):
+            raise CheckpointDamaged(folder, f"it is that of step {step}; give it this name back")
         for name, written in files.items():
             path = folder / name
             size = path.stat().st_size if exists(path) else None
@@ -243,8 +247,9 @@ def _read_state(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
             )
         if not whole:
             raise ValueError("its state is missing")
-        return state["step"], state, state["files"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        files = {name: {key: written[key] for key in ("bytes", "crc32")} for name, written in state["files"].items()}
+        return state["step"], state, files
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointDamaged(folder, f"state.json cannot be read ({error})") from error
 
 

@@ -35,6 +35,12 @@ def checkpoints_in(root: Path) -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
+def step_of(name: str) -> int | None:
+    """The step that a checkpoint's name says; None if it is another name, as that of a copy elsewhere may be."""
+    match = _NAME.fullmatch(name) or _REPLACED.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 def names_in(root: Path) -> list[str]:
     """What is in the folder, sorted; nothing if it is not there.
 

@@ -8,7 +8,7 @@ from sources import imports_of, room_of, trees
 LEVELS = [
     {"errors"},
     {"log", "streams", "rng", "registry", "reference", "batch", "checks"},
-    {"files"},
+    {"files", "tensor_files"},
     {"ops"},
     {"modules", "masking"},
     {"models", "data"},

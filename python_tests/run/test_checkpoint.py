@@ -87,6 +87,40 @@ def test_a_state_with_a_changed_digit_is_damaged(root):
         checkpoint.read(root / "step_00000010")
 
 
+def changed(path, **fields):
+    """Put other fields into a state.json, with the right checksum."""
+    text = json.dumps(json.loads(json.loads(path.read_text())["state"]) | fields)
+    path.write_text(json.dumps({"crc32": checkpoint.zlib.crc32(text.encode()), "state": text}))
+
+
+@pytest.mark.parametrize("files", [None, [], 3, {"student.safetensors": 5}, {"student.safetensors": {"bytes": 1}}])
+def test_a_state_whose_list_of_files_is_none_is_damaged(root, files, capsys):
+    changed(root / "step_00000010" / "state.json", files=files)
+    assert checkpoint.newest(root).step == 5
+    assert "state.json cannot be read" in capsys.readouterr().err
+
+
+def test_json_that_is_nested_without_end_is_damaged(root):
+    (root / "step_00000010" / "state.json").write_text("[" * 200_000)
+    assert checkpoint.newest(root).step == 5
+
+
+def test_one_under_the_name_of_another_step_is_not_taken_for_it(root, capsys):
+    """Else a run that has gone beyond would begin at the older step again and again."""
+    os.rename(root / "step_00000005", root / "step_00000012")
+    assert checkpoint.newest(root).step == 10
+    assert "it is that of step 5; give it this name back" in capsys.readouterr().err
+    os.rename(root / "step_00000010", root / "kept")  # a name that says nothing
+    assert checkpoint.read(root / "kept").step == 10
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path):
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    root.mkdir()
+    checkpoint.save(root, 5, tensors(5), {}, keep=1)
+    assert torch.equal(checkpoint.newest(root).tensors("teacher")["w"], torch.full((100,), 5.0))
+
+
 def test_a_damaged_one_is_set_aside_and_never_crowds_out_a_good_one(root, capsys):
     truncate(root / "step_00000010" / "teacher.safetensors")
     assert checkpoint.newest(root, set_aside=True).step == 5
