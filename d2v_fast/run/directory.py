@@ -196,6 +196,10 @@ class RunDirectory:
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; give the run a folder of its own")
         names = sorted(os.listdir(self.path))
+        if self.checkpoints.name in names and not self.checkpoints.is_dir():
+            raise RunError(
+                f"{self.checkpoints} is no folder, or a link to one that is not there: bring it back, or move it away"
+            )
         if ABOUT in names or checkpoints.steps(self.checkpoints):
             return
         if self.config_file.name in names:
@@ -241,8 +245,12 @@ def read_settings(run: Path) -> tuple[AnyConfig, Notes]:
         raise RunError(f"{run} is not a run: it has no config.json") from None
     except OSError as error:
         raise RunError(f"{path} cannot be read just now: {error.strerror}") from error
-    except (ValueError, ConfigError) as error:
+    except ConfigError as error:
         raise RunError(f"{path} cannot be read ({error}); it was made by another version, or is damaged") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}), it is damaged: move it away, and the newest checkpoint says what it said"
+        ) from error
 
 
 def as_begun(config: AnyConfig, last: Checkpoint | None) -> AnyConfig:

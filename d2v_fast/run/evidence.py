@@ -19,9 +19,11 @@ def folder_of(path: str | Path) -> Path:
     """The path of a run's folder, absolute, without links.
 
     Raises:
-        RunError: It is none: too long, with a zero byte, or of an unknown user.
+        RunError: It is none: empty, too long, with a zero byte, or of an unknown user.
     """
     try:
+        if str(path) == "":  # what a variable that is not set comes to; for a path it would be the current folder
+            raise ValueError("it is empty")
         folder = Path(path).expanduser().resolve()
         exists(folder)
     except (OSError, ValueError, RuntimeError) as error:
@@ -82,6 +84,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -16,7 +16,9 @@ class MetricsFile:
     """The file of a running run. What follows the last checkpoint is cut off when a run continues."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Open the file and cut it to `size` bytes (0 for a new run), or, if it is shorter, to its last whole line.
+        """Open the file and cut it to `size` bytes (0 for a new run), and then to its last whole line.
+
+        A file that was changed by hand, or has lost its end, may have no line that ends there.
 
         Raises:
             RunError: It cannot be opened.
@@ -25,10 +27,8 @@ class MetricsFile:
         try:
             # No buffer: what could not be written must not be tried again when the file is closed.
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115  (open as long as the run)
-            if size < os.path.getsize(path):
-                self._file.truncate(size)
-            else:
-                self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
+            with open(path, "rb") as before:
+                self._file.truncate(before.read(size).rfind(b"\n") + 1)
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}") from error
         self._size = os.path.getsize(path)
@@ -84,7 +84,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             values = json.loads(line)
             if not isinstance(values, dict) or type(values.get("step")) is not int:
                 raise ValueError("it is no object with a whole number as its step")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}, line {number} is not a line of metrics: {error}") from error
         result.append(values)
     return result

@@ -131,7 +131,7 @@ class Fit:
             torch.random.fork_rng(devices=gpus),
             tensor_float32(config.precision, loop.device),
         ):
-            if first == 0 and config.steps < loader.steps_per_epoch:
+            if first == 0 < config.steps < loader.steps_per_epoch:
                 tell(
                     f"{config.steps:,} steps see {config.steps / loader.steps_per_epoch:.0%} of the samples; an epoch "
                     f"has {loader.steps_per_epoch:,} steps",

@@ -15,6 +15,7 @@ from d2v_fast.errors import RunError
 from d2v_fast.files import exists
 from d2v_fast.log import tell
 from d2v_fast.presets.scaling import BATCH_FIELDS, follow
+from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.reader import Run
 from d2v_fast.run.settings import Notes
@@ -139,7 +140,7 @@ def _shown(value: float) -> str:
 
 def begun(folder: Path) -> Run | None:
     """The run in a folder; None if there is none, or one that ended before its first checkpoint."""
-    if evidence(folder) is None or not exists(folder / "config.json"):
+    if evidence(folder) is None or not (exists(folder / "config.json") or checkpoints.steps(folder / "checkpoints")):
         return None
     return Run(folder)
 

@@ -321,6 +321,23 @@ def test_a_full_disk_at_the_start_leaves_the_configuration(tmp_path, make_config
 def test_unreadable_config_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"is not a run: it has no config\.json"):
         read_config(tmp_path)
-    (tmp_path / "config.json").write_text('{"steps": 3')
-    with pytest.raises(RunError, match=r"config\.json cannot be read"):
-        read_config(tmp_path)
+    for text in ('{"steps": 3', "", "[" * 200_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(RunError, match=r"config\.json cannot be read .* move it away, and the newest checkpoint"):
+            read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "run.json", "metrics.jsonl"])
+def test_json_that_is_nested_without_end_is_an_error_with_a_name(tmp_path, make_config, name):
+    (tmp_path / name).write_text("[" * 200_000 + "\n")
+    with pytest.raises(RunError, match=name.replace(".", r"\.")):
+        start(tmp_path, make_config("vision"))
+
+
+@pytest.mark.parametrize("state", ["a file", "a link to nothing", "a link to itself"])
+def test_checkpoints_that_are_no_folder_are_found_at_the_start(tmp_path, state):
+    path = tmp_path / "checkpoints"
+    path.write_text("") if state == "a file" else path.symlink_to(path if "itself" in state else tmp_path / "unmounted")
+    with pytest.raises(RunError, match=r"checkpoints is no folder, or a link to one that is not there"):
+        RunDirectory(tmp_path).__enter__()
+    assert [one.name for one in tmp_path.iterdir()] == ["checkpoints"]

@@ -39,6 +39,16 @@ def test_a_last_line_that_was_lost_by_half_is_cut_off(tmp_path):
     assert [line["step"] for line in read_metrics(path)] == [1, 3]
 
 
+def test_a_file_that_was_changed_by_hand_is_cut_to_a_whole_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "note": "longer than it was"}\n{"step": 2}\n')
+    lines = MetricsFile(path, 47)  # where a line ended at the checkpoint, and none does now
+    lines.write({"step": 3})
+    assert lines.sync() == path.stat().st_size
+    lines.close()
+    assert [line["step"] for line in read_metrics(path)] == [1, 3]
+
+
 def test_a_full_disk_leaves_whole_lines_and_the_right_size(tmp_path):
     """Really full: this process may write no file beyond 40 bytes."""
     path = tmp_path / "metrics.jsonl"

@@ -77,6 +77,16 @@ def test_weights_to_begin_from_are_not_needed_again(make_config, make_data, trai
         train(make_config("vision", seed=9), tmp_path / "new", init_from=tmp_path / "one")
 
 
+def test_a_run_whose_config_is_gone_keeps_its_settings(folders):
+    out = folders / "run"
+    for steps in (2, 3):
+        pretrain("vision-tiny", data=folders / "p", out=out, steps=steps, loader={"batch_size": 16})
+        anneal = Run(out).config.ema.anneal_steps
+        (out / "config.json").unlink()
+    assert Run(out).newest().step == 3
+    assert anneal == Run(out).config.ema.anneal_steps == 2
+
+
 @pytest.mark.parametrize("state", ["damaged", "gone", "unreadable"])
 def test_a_run_is_never_begun_again(make_config, train, tmp_path, monkeypatch, state):
     out = train(make_config("vision"), tmp_path / "run")
@@ -125,7 +135,7 @@ def test_a_trainer_needs_no_weights_for_a_run_that_has_its_own(make_config, make
     assert (out / "checkpoints/step_00000008").is_dir()
 
 
-@pytest.mark.parametrize("out", ["~nobody_of_this_name/run", "a\0b", "x" * 300])
+@pytest.mark.parametrize("out", ["", "~nobody_of_this_name/run", "a\0b", "x" * 300])
 def test_a_folder_that_cannot_be_one_is_named(folders, out, monkeypatch):
     monkeypatch.chdir(folders)
     for arguments in ({}, {"init_from": folders / "gone"}):
