@@ -93,10 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stdout = SteadyStream(sys.stdout)
     try:
         with contextlib.redirect_stdout(stdout):
-            _dispatch(arguments[quiet:])
-        stdout.flush()
-        if stdout.problem is not None and not isinstance(stdout.problem, BrokenPipeError):
-            raise Failure(f"standard output could not be written: {stdout.problem}", 1)
+            try:
+                _dispatch(arguments[quiet:])
+            except SystemExit:  # the parser has printed a help
+                _finish(stdout)
+                raise
+        _finish(stdout)
     except Failure as error:
         log.tell(str(error), logging.ERROR)
         sys.exit(error.code)
@@ -105,6 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     finally:
         log.flush_output()
+
+
+def _finish(stdout: SteadyStream) -> None:
+    """Write out the rest.
+
+    Raises:
+        Failure: It, or something before it, could not be written.
+    """
+    stdout.flush()
+    if stdout.problem is not None and not isinstance(stdout.problem, BrokenPipeError):
+        raise Failure(f"standard output could not be written: {stdout.problem}", 1)
 
 
 def _dispatch(arguments: list[str]) -> None:

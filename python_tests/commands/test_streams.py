@@ -78,7 +78,7 @@ def test_a_log_file_has_no_bar_whatever_the_variables_say(command):
 
 
 def test_output_that_is_all_of_a_command_and_cannot_be_written(command):
-    for arguments in (["--help"], ["info"]):
+    for arguments in (["--help"], ["info"], ["pretrain", "vision-tiny", "--help"]):
         full = command("> /dev/full", *arguments)
         assert full.returncode == 1
         assert full.stderr == "d2v-fast: standard output could not be written: [Errno 28] No space left on device\n"
