@@ -12,7 +12,7 @@ from d2v_fast.run.directory import RunDirectory
 from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.progress import Display
 from d2v_fast.run.settings import AnyConfig
-from d2v_fast.run.sinks import Sink, open_sinks
+from d2v_fast.run.sinks import FAILURES, Sink, open_sinks
 
 
 class Journal:
@@ -58,7 +58,7 @@ class Journal:
         for sink in list(self._sinks):
             try:
                 call(sink)
-            except Exception as error:  # code of others, over a network or a full disk
+            except FAILURES as error:  # code of others, over a network or a full disk
                 self._sinks.remove(sink)
                 tell(f"{type(sink).__name__} failed ({type(error).__name__}: {error}); the run goes on without it")
 

@@ -12,6 +12,10 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.log import logger, tell
 
 
+FAILURES = (Exception, SystemExit)
+"""What code of others may raise. Some of it ends the program where it should raise an error."""
+
+
 class Sink(Protocol):
     """Something that receives each log line."""
 
@@ -59,7 +63,7 @@ class WeightsAndBiases:
             import wandb  # type: ignore[import-not-found,unused-ignore]
 
             self._run = wandb.init(dir=str(run), id=run_id, name=name, config=config, resume="allow")
-        except Exception as error:  # a broken installation, no login, no network: whatever it is, it was asked for
+        except FAILURES as error:  # a broken installation, no login, no network: whatever it is, it was asked for
             raise ConfigError(
                 f"log.wandb is on, but wandb does not start ({type(error).__name__}: {error}): see whether "
                 "`wandb login` works, set WANDB_MODE=offline, or leave log.wandb off"
@@ -97,7 +101,7 @@ def open_sinks(run: Path, run_id: str, first: int, config: dict[str, Any], *, wa
             sinks.append(TensorBoard(run, first))
         except OSError as error:
             tell(f"TensorBoard's files cannot be written ({error}); the run goes on without them")
-        except Exception as error:  # a broken installation, which nobody asked for
+        except FAILURES as error:  # a broken installation, which nobody asked for
             logger.log(logging.DEBUG, "TensorBoard is left out: %s: %s", type(error).__name__, error)
     return sinks
 
