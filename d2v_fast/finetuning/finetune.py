@@ -30,7 +30,7 @@ from d2v_fast.run.weights import fill, load, put
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.out_of_memory import explained
-from d2v_fast.training.precision import autocast, check_attention
+from d2v_fast.training.precision import autocast, check_attention, own_modes
 from d2v_fast.training.pretraining import begun
 
 
@@ -107,14 +107,14 @@ class Finetuning:
             raise ConfigError("task.patience is given, but nothing is validated: give validation data or a holdout")
         autocast(config.precision, self.device)  # refuses a format that the device does not know
         check_attention(config, self.device)
-        with explained("while the model was built"):
+        with explained("while the model was built"), own_modes(self.device):
             self.task: SupervisedTask = TASKS[config.task.name](config)
             self.task.network.encoder.inputs = inputs
             self.sets = replace(self.sets, train=self.task.trainable(self.sets.train))
             if start and not config.encoder.from_scratch:
                 load_pretrained(self.task, config)
             self.task.to(self.device)
-        self.loop = Loop(config, self.task, self.device)
+            self.loop = Loop(config, self.task, self.device)
         self._fit = Fit(self.loop, self.out, self._open, self._open_loader)
 
     def fit(self, resume: Resume = "auto") -> Path:

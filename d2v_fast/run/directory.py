@@ -23,7 +23,7 @@ from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.evidence import ABOUT, evidence, folder_of, read_about, read_json
 from d2v_fast.run.lock import Lock
 from d2v_fast.run.metrics_file import read_metrics
-from d2v_fast.run.settings import AnyConfig, Notes, config_from, decode, encode
+from d2v_fast.run.settings import AnyConfig, ModalityUnknown, Notes, config_from, decode, encode
 
 _MEDIA = ("image/", "audio/", "video/")
 
@@ -241,6 +241,8 @@ def read_settings(run: Path) -> tuple[AnyConfig, Notes]:
         if not isinstance(content, dict):
             raise ConfigError("it holds no fields")
         return decode(content)
+    except ModalityUnknown as error:
+        raise RunError(f"{path} cannot be used: {error}") from error
     except FileNotFoundError:
         raise RunError(f"{run} is not a run: it has no config.json") from None
     except OSError as error:

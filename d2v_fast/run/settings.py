@@ -31,6 +31,10 @@ class Notes:
     """Dotted names of the fields that nobody gave: they followed the batch or the steps at the first start."""
 
 
+class ModalityUnknown(ConfigError):
+    """The modality of a run is not registered; its module has to be imported first."""
+
+
 def encode(config: AnyConfig, notes: Notes) -> dict[str, Any]:
     """The content of config.json."""
     modality = registry.get(config.model.modality)
@@ -52,7 +56,7 @@ def decode(content: Mapping[str, Any]) -> tuple[AnyConfig, Notes]:
     fields = dict(content)
     modality, preset, derived = (fields.pop(key, None) for key in ("modality", "preset", "derived"))
     if isinstance(modality, Mapping) and modality.get("name") not in registry.names():
-        raise ConfigError(
+        raise ModalityUnknown(
             f"its modality {modality.get('name')!r} is not registered: import {modality.get('module')} first "
             "(for the command line, its package names that module as an entry point of the group d2v_fast.modalities)"
         )

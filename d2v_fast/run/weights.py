@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -28,14 +30,28 @@ Network = Literal["student", "teacher", "initial"]
 """Which weights of a run are meant."""
 
 
+_drawing = threading.RLock()
+
+
+@contextlib.contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Within the context, new weights are a function of `seed` alone, and parameters that can be trained.
+
+    They are made on the CPU, the same for every device, one model after the other: torch draws from one generator for
+    all threads.
+    """
+    with _drawing, torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False):
+        torch.default_generator.manual_seed(rng.derive(seed, "weights"))
+        yield
+
+
 def new_model(config: Config) -> Data2Vec:
     """The pair with the random weights of a run's start: a function of `seed` and `model` alone, on the CPU.
 
     Raises:
         ConfigError: The section `model` contradicts itself.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # the same weights for every device
-        torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
+    with drawn_from(config.seed):
         try:
             return Data2Vec(config.model)
         except ValueError as error:

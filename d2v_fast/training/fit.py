@@ -21,7 +21,7 @@ from d2v_fast.run.settings import Notes
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.loop import Loop
-from d2v_fast.training.precision import tensor_float32
+from d2v_fast.training.precision import own_modes, tensor_float32
 
 _INFO = logging.INFO
 
@@ -72,7 +72,7 @@ class Fit:
         if resume not in ("auto", "never", "must"):
             raise ValueError(f"resume must be 'auto', 'never' or 'must', got {resume!r}")
         config: Any = self.loop.config
-        with RunDirectory(self.out) as run:
+        with own_modes(self.loop.device), RunDirectory(self.out) as run:
             last = run.last_checkpoint(config, resume)
             config = self.loop.config = as_begun(config, last)
             if last is None and self._trained:

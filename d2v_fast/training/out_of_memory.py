@@ -10,8 +10,14 @@ import torch
 
 from d2v_fast.errors import RunStopped
 
-_CPU = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "Cannot allocate memory")
-"""What torch's RuntimeError says where the system has no more memory."""
+_CPU = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "Storage size calculation overflowed",
+)
+"""What torch's RuntimeError says where the system has no more memory, or no address is large enough for a tensor."""
 
 REMEDY = (
     "Set precision.checkpoint_activations, with which this run can continue; or begin a new run with a smaller "

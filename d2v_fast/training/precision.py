@@ -16,6 +16,19 @@ from d2v_fast.ops.attention import choose
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class Autocast(torch.autocast):
+    """`torch.autocast` that forgets its copies of the weights at its end, also inside of another one.
+
+    torch keeps them until the outermost context ends, so a step would compute with the weights of the first one.
+    """
+
+    def __exit__(self, *raised: Any) -> Any:
+        """End the context."""
+        result = super().__exit__(*raised)
+        torch.clear_autocast_cache()
+        return result
+
+
 def autocast(config: PrecisionConfig, device: torch.device) -> torch.autocast:
     """The context of the forward pass.
 
@@ -28,7 +41,17 @@ def autocast(config: PrecisionConfig, device: torch.device) -> torch.autocast:
             "use bfloat16 or float32"
         )
     dtype = DTYPES[config.autocast]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+    return Autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+@contextlib.contextmanager
+def own_modes(device: torch.device) -> Iterator[None]:
+    """Gradients and number formats as the run says, whatever modes of torch the caller is in.
+
+    Those are `torch.inference_mode`, `torch.no_grad`, `torch.set_grad_enabled(False)` and `torch.autocast`.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from d2v_fast.run.weights import load_student
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.out_of_memory import explained
-from d2v_fast.training.precision import autocast, check_attention
+from d2v_fast.training.precision import autocast, check_attention, own_modes
 from d2v_fast.training.pretraining_task import PretrainingTask
 
 
@@ -71,13 +71,13 @@ class Data2VecTrainer:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         autocast(config.precision, self.device)  # refuses a format that the device does not know
         check_attention(config, self.device)
-        with explained("while the model was built"):
+        with explained("while the model was built"), own_modes(self.device):
             self.task = PretrainingTask(config)
             # A run that has checkpoints continues with its own weights; what it once began from may be gone.
             if init_from is not None and evidence(folder_of(self.out)) is None:
                 load_student(self.task.model, init_from)
             self.task.to(self.device)
-        self.loop = Loop(config, self.task, self.device)
+            self.loop = Loop(config, self.task, self.device)
         self._fit = Fit(self.loop, self.out, partial(open_data, data, config), self._open_loader, notes)
 
     @property

@@ -58,8 +58,11 @@ def test_a_modality_that_is_not_registered_is_named_and_not_imported(make_config
     content["model"]["embedding"] = {"kind": "PointsEmbedding"}
     (tmp_path / "config.json").write_text(json.dumps(content))
     for read in (read_config, lambda path: Run(path).config):
-        with pytest.raises(RunError, match="modality 'points' is not registered: import this_is_never_imported first"):
+        with pytest.raises(
+            RunError, match="modality 'points' is not registered: import this_is_never_imported first"
+        ) as error:
             read(tmp_path)
+        assert "damaged" not in str(error.value)  # nothing is wrong with the run
     assert "points" not in registry.names()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from d2v_fast.evaluation import extract
 from d2v_fast.models import Data2Vec
-from d2v_fast.run.weights import load
+from d2v_fast.run.reader import Run
+from d2v_fast.run.weights import load, new_model
 
 MODALITIES = ["speech", "vision", "text"]
 
@@ -68,3 +71,32 @@ def test_a_pair_is_float32(make_config, modality, dtype):
     for (name, value), theirs in zip(other.named_parameters(), plain.parameters(), strict=True):
         assert value.dtype == torch.float32, name
         assert torch.equal(value, theirs), name
+
+
+MODES = {
+    "inference": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_modes_of_the_caller_decide_nothing(make_config, train, tmp_path, assert_same_run, mode, dtype):
+    fields = {"loader": {"holdout": 0.25}, "log": {"validate_every": 2}, "precision": {"autocast": dtype}}
+    config = make_config("vision", steps=3, **fields)
+    plain = train(config, tmp_path / "plain", device="cpu")
+    with MODES[mode]():
+        train(make_config("vision", steps=2, **fields), tmp_path / "grown")
+        changed = train(config, tmp_path / "changed", device="cpu")
+        train(config, tmp_path / "grown", device="cpu")
+    assert_same_run(plain, changed, 3)
+    assert Run(tmp_path / "grown").checkpoints()[-1] == 3
+
+
+def test_weights_are_the_same_when_threads_build_at_once(make_config):
+    config = make_config("vision")
+    wanted = new_model(config).state_dict()
+    with ThreadPoolExecutor(4) as pool:
+        for model in pool.map(new_model, [config] * 16):
+            assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())

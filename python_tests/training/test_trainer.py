@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -388,6 +389,14 @@ def test_a_model_that_does_not_fit_into_memory_is_told(make_config, make_data, t
     monkeypatch.setattr(torch.nn.Module, "to", full)
     with pytest.raises(RunStopped, match=r"out of memory while the model was built: CUDA out of memory"):
         Data2VecTrainer(make_config("vision"), data=make_data("vision"), out=tmp_path / "run")
+
+
+def test_a_tensor_beyond_all_addresses_is_told(make_config, make_data, tmp_path):
+    base = make_config("vision")
+    network = replace(base.model.transformer, ffn_dim=2**62)
+    config = replace(base, model=replace(base.model, transformer=network))
+    with pytest.raises(RunStopped, match="out of memory while the model was built: Storage size"):
+        Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run")
 
 
 def test_pretrain_by_name(make_data, tmp_path, read_lines):

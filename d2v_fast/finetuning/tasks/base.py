@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from d2v_fast import rng
 from d2v_fast.batch import Batch
 from d2v_fast.data import Stage, label_stage
 from d2v_fast.data.labels import LabelKind, Labelled
@@ -20,7 +19,7 @@ from d2v_fast.finetuning.data import labels_of
 from d2v_fast.finetuning.heads import FinetunedNetwork, OutputHead, layer_rates
 from d2v_fast.models import Encoder, Loss, build_encoder, skipped_blocks
 from d2v_fast.run.checkpoint import Checkpoint
-from d2v_fast.run.weights import fill
+from d2v_fast.run.weights import drawn_from, fill
 from d2v_fast.training.task import Losses, Metrics, Select
 from d2v_fast.training.update import Averages
 
@@ -57,8 +56,7 @@ class SupervisedTask(ABC):
         known = ["loss", *self.measures]
         if config.task.metric is not None and config.task.metric not in known:
             raise ConfigError(f"task.metric is {config.task.metric!r}, but {self.name} has {', '.join(known)}")
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.default_generator.manual_seed(rng.derive(config.seed, "weights"))
+        with drawn_from(config.seed):
             try:
                 encoder = build_encoder(config.model)
             except ValueError as error:
