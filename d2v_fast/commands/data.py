@@ -143,6 +143,10 @@ def _show(asked: ShowArguments) -> None:
         draw(source, config, picture, name)
     except ImportError as error:
         raise DataError(f"{error}; or leave the picture out: --picture none") from error
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(picture)) from error
+        raise
     print(f"samples with their masks, as {name} sees them: {picture}")
 
 

@@ -85,6 +85,8 @@ def require(module: str) -> ModuleType:
             f"the demo needs {module.partition('.')[0]} ({error}). Install the extra `demo`: "
             "pip install 'd2v_fast[demo]' (or pip install '.[demo]' in a checkout)"
         ) from error
+    except Exception as error:  # for example built for another NumPy
+        raise DemoError(f"the demo needs {module}, which cannot be loaded ({type(error).__name__}: {error})") from error
 
 
 def content_hash(content: bytes) -> int:

@@ -27,12 +27,14 @@ def figure(width: float, height: float) -> Figure:
     """An empty figure, in inches; it belongs to no window.
 
     Raises:
-        ImportError: matplotlib is not installed; the message is the line that installs it.
+        ImportError: matplotlib is not installed, or broken; the message is the line that installs it.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib. Install the extra `demo`: pip install 'd2v_fast[demo]'") from error
+    except Exception as error:  # for example built for another NumPy
+        raise ImportError(f"plots need matplotlib, which cannot be loaded ({type(error).__name__}: {error})") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from d2v_fast.errors import ConfigError
 from d2v_fast.log import logger, tell
 
-
 FAILURES = (Exception, SystemExit)
 """What code of others may raise. Some of it ends the program where it should raise an error."""
 

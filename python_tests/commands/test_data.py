@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 
 import numpy as np
@@ -133,6 +135,24 @@ def test_without_matplotlib(photos, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "median size" in said.out
     assert "pip install 'd2v_fast[demo]'; or leave the picture out: --picture none" in said.err
+
+
+def test_a_full_disk_names_the_file(photos, tmp_path, capsys, monkeypatch):
+    """The system's error about it has no name."""
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    from d2v_fast.report import samples
+
+    monkeypatch.setattr(samples, "draw", full)
+    with pytest.raises(SystemExit):
+        run("show", photos, "--picture", tmp_path / "a.png")
+    assert f"No space left on device: '{tmp_path / 'a.png'}'" in capsys.readouterr().err
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit):
+        run("build", photos, "--out", tmp_path / "a.jsonl")
+    assert f"No space left on device: '{tmp_path / 'a.jsonl'}" in capsys.readouterr().err
 
 
 def test_many_broken_files(photos, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from d2v_fast import demo
 from d2v_fast.demo import run as running
 from d2v_fast.demo import speech, text, vision
-from d2v_fast.demo.task import Labelled
+from d2v_fast.demo.task import Labelled, require
 
 for module in ("sklearn", "matplotlib", "espeakng_loader"):
     pytest.importorskip(module)
@@ -76,6 +76,13 @@ def test_a_short_demo_leaves_numbers_and_a_picture(modality, short, tmp_path, ca
 def test_an_unknown_demo_is_refused():
     with pytest.raises(demo.DemoError, match="no demo 'smell'; choose vision, speech or text"):
         demo.main("smell")
+
+
+def test_a_broken_extra_is_an_error_that_names_it(monkeypatch, tmp_path):
+    (tmp_path / "for_another_numpy.py").write_text("raise AttributeError('_ARRAY_API not found')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(demo.DemoError, match=r"needs for_another_numpy, which cannot be loaded \(AttributeError"):
+        require("for_another_numpy")
 
 
 def test_a_missing_extra_is_found_before_anything_takes_time(monkeypatch, tmp_path):

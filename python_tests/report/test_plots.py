@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -65,3 +66,16 @@ def test_without_matplotlib_the_error_is_the_line_that_installs_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'd2v_fast\[demo\]'"):
         plots.figure(2, 2)
+
+
+def test_a_matplotlib_that_is_broken_is_an_error_of_the_same_kind(monkeypatch, tmp_path):
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib/__init__.py").write_text("")
+    (tmp_path / "matplotlib/figure.py").write_text("raise AttributeError('_ARRAY_API not found')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ImportError, match=r"matplotlib, which cannot be loaded \(AttributeError: _ARRAY_API"):
+        plots.figure(1, 1)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        del sys.modules[name]
