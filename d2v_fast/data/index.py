@@ -197,6 +197,8 @@ def open_index(
     if run is not None:
         run.mkdir(parents=True, exist_ok=True)
     listing = found.listing()
+    if not listing.names:
+        raise DataError(f"data: {found.where} is empty")
     index, problems = _read_headers(found, listing, modality, read_header, threads)
     store = found.store(index)
     if len(problems) == len(index.names):

@@ -211,5 +211,13 @@ def split(source: DataSource, usable: np.ndarray, share: float) -> tuple[np.ndar
 
 def hashes(names: Sequence[str]) -> np.ndarray:
     """uint64 [N], numbers that stay with names and have no order of their own."""
-    encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+    encoded = [_bytes(name) for name in names]
     return np.frombuffer(b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in encoded), dtype="<u8")
+
+
+def _bytes(name: str) -> bytes:
+    """Those of a file's name as it is on disk; half of a surrogate pair, which no file has, gets bytes of its own."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")

@@ -99,10 +99,16 @@ class ArraySource:
         self, modality: str, samples: Sequence[np.ndarray | Tensor], names: Sequence[str] | None = None
     ) -> None:
         kind = modality_of(modality)
+        _check_listed(samples, "samples")
         if len(samples) == 0:
             raise DataError("ArraySource needs at least one sample")
-        if names is not None and len(names) != len(samples):
-            raise DataError(f"ArraySource got {len(names)} names for {len(samples)} samples")
+        if names is not None:
+            _check_listed(names, "names")
+            if len(names) != len(samples):
+                raise DataError(f"ArraySource got {len(names)} names for {len(samples)} samples")
+            for i in range(len(names)):
+                if not isinstance(names[i], str):
+                    raise DataError(f"ArraySource: name {i} is a {type(names[i]).__name__}, not a string")
         self.modality = modality
         self._samples = samples
         self._names = names
@@ -214,7 +220,31 @@ def _is_list_of_arrays(data: object) -> bool:
     return isinstance(data, (list, tuple)) and len(data) > 0 and isinstance(data[0], (np.ndarray, Tensor))
 
 
+def _check_listed(given: Any, what: str) -> None:
+    """Refuse what has no length or cannot be read by number: generators, sets, a single number."""
+    countable = hasattr(given, "__len__") and hasattr(given, "__getitem__")
+    if not countable or (isinstance(given, (np.ndarray, Tensor)) and given.ndim == 0):
+        raise DataError(f"ArraySource: {what} are a {type(given).__name__}, not a list or an array of them")
+
+
 def _own_source(data: DataSource, modality: DataModality, run: Path | None) -> DataSource:
+    """Checks a source of one's own.
+
+    Raises:
+        DataError: A member is missing, is not of its type, or raises something itself.
+    """
+    try:
+        _check_own(data, modality)
+    except DataError:
+        raise
+    except Exception as error:  # the members are somebody else's code
+        raise DataError(f"data: the {type(data).__name__} failed: {type(error).__name__}: {error}") from error
+    if run is not None:
+        check_fingerprint(run, modality.name, len(data), data.fingerprint)
+    return data
+
+
+def _check_own(data: DataSource, modality: DataModality) -> None:
     if not isinstance(data, DataSource):
         missing = [m for m in ("modality", "sizes", "fingerprint", "__len__", "name", "read") if not hasattr(data, m)]
         raise DataError(
@@ -229,9 +259,14 @@ def _own_source(data: DataSource, modality: DataModality, run: Path | None) -> D
         raise DataError(f"data.sizes has shape {np.shape(data.sizes)}, expected {expected}")
     if np.asarray(data.sizes).dtype.kind not in "iu":
         raise DataError(f"data.sizes are {np.asarray(data.sizes).dtype}, expected integers")
-    if run is not None:
-        check_fingerprint(run, modality.name, len(data), data.fingerprint)
-    return data
+    if (np.asarray(data.sizes) < 0).any():
+        raise DataError("data.sizes has negative numbers; 0 stands for a sample that cannot be read")
+    if not isinstance(data.fingerprint, str):
+        raise DataError(f"data.fingerprint is {data.fingerprint!r}, expected a string")
+    if not isinstance(name := data.name(0), str):
+        raise DataError(f"data.name(0) is {name!r}, expected a string")
+    if not isinstance(lost := getattr(data, "lost", None), Lost | None):
+        raise DataError(f"data.lost is {lost!r}, expected a Lost")
 
 
 __all__ = ["ArraySource", "DataError", "DataSource", "Openable", "SampleError", "open_source"]

@@ -194,3 +194,61 @@ def test_what_makes_no_array_is_named(sample):
     good = np.zeros(100, np.float32)
     with pytest.raises(DataError, match="sample 1 is"):
         ArraySource("speech", [good, sample])
+
+
+def fails(*arguments):
+    raise ValueError("no such thing")
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "message"),
+    [
+        ("name", lambda self, i: i, r"data.name\(0\) is 0, expected a string"),
+        ("name", lambda self, i: None, r"data.name\(0\) is None, expected a string"),
+        ("name", fails, "the Odd failed: ValueError: no such thing"),
+        ("fingerprint", b"squares", "data.fingerprint is b'squares', expected a string"),
+        ("fingerprint", None, "data.fingerprint is None, expected a string"),
+        ("sizes", np.full((4, 2), -1), "negative numbers; 0 stands for"),
+        ("sizes", property(fails), "the Odd failed: ValueError: no such thing"),
+        ("lost", "many", "data.lost is 'many', expected a Lost"),
+        ("__len__", lambda self: 4.0, "the Odd failed: TypeError"),
+        ("__len__", lambda self: -1, "the Odd failed: ValueError"),
+    ],
+)
+def test_members_of_ones_own_that_are_not_what_they_should_be(tmp_path, member, value, message):
+    odd = type("Odd", (Squares,), {"__init__": lambda self: None, "sizes": np.full((4, 2), 16), member: value})
+    with pytest.raises(DataError, match=message):
+        open_source(odd(), "vision", VisionInputs(), run=tmp_path)
+
+
+@pytest.mark.parametrize("samples", [None, np.array(3.0), torch.tensor(3.0), {1, 2}, iter([])])
+def test_what_is_no_list_of_samples(samples):
+    with pytest.raises(DataError, match=r"samples are a .*, not a list or an array of them"):
+        ArraySource("speech", samples)
+
+
+def test_a_single_number_is_no_data():
+    with pytest.raises(DataError, match="samples are a ndarray, not a list"):
+        open_source(np.array(3.0), "speech", SpeechInputs())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (range(10), "name 0 is a int, not a string"),
+        ([None] * 10, "name 0 is a NoneType"),
+        ((str(i) for i in range(10)), "names are a generator, not a list"),
+    ],
+)
+def test_names_that_are_no_strings(names, message):
+    with pytest.raises(DataError, match=message):
+        ArraySource("vision", digits(), names=names)
+
+
+def test_samples_are_held_out_whatever_is_in_their_names(picture_masks):
+    inputs = VisionInputs(mean=(0.0,) * 3, std=(1.0,) * 3, jitter=0)
+    names = ["\ud800", "\udcff", "a\0b", "a\nb", "", "\udfff x", *"efgh"]
+    source = ArraySource("vision", digits(), names=names)
+    config = LoaderConfig(batch_size=4, holdout=0.3)
+    with make_loader(source, inputs=inputs, config=config, seed=0, masks=picture_masks, image_size=16) as loader:
+        assert sum(len(batch.sample_ids) for batch in loader.validation()) == 3
