@@ -118,6 +118,8 @@ class Index:
                 np.array([row[4] for row in rows], dtype=np.int64) if rows and len(rows[0]) > 4 else None,
                 head.get("notes", {}),
             )
+            if not isinstance(index.notes, dict):
+                raise TypeError(f"notes {index.notes!r}")
             whole = index.fingerprint == head["fingerprint"]
         except OSError as error:
             raise DataError(

@@ -170,6 +170,10 @@ def test_a_damaged_index_is_named(tmp_path):
         (run / FILE).write_text(damage)
         with pytest.raises(DataError, match="damaged"):
             Index.load(run / FILE, "speech")
+    head, rest = whole.split("\n", 1)
+    (run / FILE).write_text(json.dumps(json.loads(head) | {"notes": None}) + "\n" + rest)
+    with pytest.raises(DataError, match=r"is damaged \(TypeError: notes None"):
+        Index.load(run / FILE, "speech")
     (run / FILE).write_text(whole)
     with pytest.raises(DataError, match="describes speech, not vision"):
         Index.load(run / FILE, "vision")

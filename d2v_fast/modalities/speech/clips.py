@@ -43,6 +43,9 @@ _ENDLESS = 1 << 40
 
 _MP3 = "MP3"
 
+_LOWEST_RATE = 100
+"""Hz. No sound is recorded at less; resampled to 16,000 Hz, a file of a few kB that says 1 Hz would fill gigabytes."""
+
 _MAX_SAMPLES = 1 << 28
 """Longer clips are refused: a clip is normalised as a whole, so it must fit into memory."""
 
@@ -99,7 +102,10 @@ class Clips:
         """int64 [N], Hz of the file; 0 where it is unreadable."""
         self.sizes = resampled_length(self.frames, self.rates, sample_rate)
         self._problems = dict(index.problems)
-        # a header that says a few hertz would ask for gigabytes once the clip is resampled
+        # a header or a manifest that says a few hertz would ask for gigabytes once the clip is resampled
+        for i in np.flatnonzero((self.rates < _LOWEST_RATE) & (self.rates > 0)).tolist():
+            self._problems.setdefault(i, _too_slow(int(self.rates[i])))
+            self.sizes[i] = 0
         for i in np.flatnonzero((self.sizes > _MAX_SAMPLES) & (self.rates != sample_rate)).tolist():
             self._problems[i] = (
                 f"has {self.frames[i]} frames at {self.rates[i]} Hz, which are {self.sizes[i]} at {sample_rate} Hz (at "
@@ -243,8 +249,19 @@ def open_audio(found: Collection, inputs: SpeechInputs, *, run: Path | None, thr
 
 
 def read_length(store: Store, index: int) -> tuple[int, int]:
-    """(frames, sample rate in Hz) from the header of an audio file; see `read_header`."""
-    return read_header(store, index)[:2]
+    """(frames, sample rate in Hz) from the header of an audio file; see `read_header`.
+
+    Raises:
+        SampleError: Also for a rate at which no sound is recorded.
+    """
+    frames, rate, _ = read_header(store, index)
+    if rate < _LOWEST_RATE:
+        raise SampleError(store.label(index), _too_slow(rate))
+    return frames, rate
+
+
+def _too_slow(rate: int) -> str:
+    return f"says {rate} Hz (at least {_LOWEST_RATE} are read): its header is damaged"
 
 
 def read_header(store: Store, index: int) -> tuple[int, int, int]:

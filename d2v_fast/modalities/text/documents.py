@@ -98,7 +98,12 @@ def measure(store: Store, index: int) -> Measure:
             raise OwnFile(label, "was written by d2v-fast")
         texts = _texts(store, index)
         if texts is None:
-            documents, characters = 1, sum(len(piece.text) for piece in read_pieces(store, index))
+            documents, nuls = 1, 0
+            for piece in read_pieces(store, index):
+                characters += len(piece.text)
+                nuls += piece.text.count("\0")
+            if nuls * 4 > characters:  # ASCII in UTF-16 without its mark is valid UTF-8, every second character a NUL
+                raise SampleError(label, "is UTF-16, or no text (it is full of NULs): convert it to UTF-8")
         else:
             for lines, text in enumerate(texts, 1):
                 documents += bool(text)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from d2v_fast.data.store import expanded
-from d2v_fast.errors import SampleError
+from d2v_fast.errors import SampleError, reading
 from d2v_fast.modalities.text import tokenizer as vocabulary
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
 
@@ -63,7 +63,7 @@ def read(text: str | Path, inputs: TextInputs, embedding: TextEmbedding, name: s
     """
     if isinstance(text, Path):
         try:
-            name, text = str(text), text.expanduser().read_text(encoding="utf-8")
+            name, text = str(text), text.expanduser().read_bytes().decode("utf-8-sig")
         except (OSError, RuntimeError, UnicodeDecodeError) as error:
             raise SampleError(name, f"cannot be read as text: {error}") from error
     path = None if inputs.tokenizer is None else expanded(inputs.tokenizer, "inputs.tokenizer")
@@ -75,7 +75,8 @@ def read(text: str | Path, inputs: TextInputs, embedding: TextEmbedding, name: s
         )
     tokenizer = _tokenizer(path, path.stat().st_mtime_ns)
     special = vocabulary.specials(tokenizer)
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    with reading(name):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
     most = min(inputs.block_size, embedding.max_length) - 2
     return np.array([special.begin, *ids[:most], special.end], dtype=np.int64)
 

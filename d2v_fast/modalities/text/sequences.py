@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from d2v_fast.errors import DataError
 from d2v_fast.log import tell
 from d2v_fast.modalities.text import tokenizer as vocabulary
+from d2v_fast.modalities.text.documents import Piece
 
 
 class TextSequences:
@@ -37,12 +38,13 @@ class TextSequences:
         self.special_ids: tuple[int, ...] = (*special.all, *vocabulary.unused(tokenizer))
         self.vocab_size: int = vocabulary.size(tokenizer)
         self._names = names
-        encoded = tokenizer.encode_batch([text for pair in texts for text in pair], add_special_tokens=False)
+        every = [Piece(text, True) for pair in texts for text in pair]
+        encoded = [ids for ids, _ in vocabulary.encode(tokenizer, every)]
         digest = hashlib.blake2b(self.modality.encode(), digest_size=16)
         self._tokens: list[np.ndarray] = []
         cut, at = 0, 0
         for pair in texts:
-            parts = [encoding.ids for encoding in encoded[at : at + len(pair)]]
+            parts = encoded[at : at + len(pair)]
             at += len(pair)
             kept = shortened([len(part) for part in parts], most - 2 * len(parts))
             cut += kept != [len(part) for part in parts]

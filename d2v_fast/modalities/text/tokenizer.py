@@ -121,8 +121,17 @@ def specials(tokenizer: Tokenizer) -> Specials:
 
 
 def encode(tokenizer: Tokenizer, pieces: Iterable[Piece], batch: int = 64) -> Iterator[tuple[list[int], bool]]:
-    """Token ids of each piece, without special tokens, and whether its document ends there; `batch` in parallel."""
+    """Token ids of each piece, without special tokens, and whether its document ends there; `batch` in parallel.
+
+    Raises:
+        DataError: The tokenizer knows no token for something in the text, and has none for the unknown.
+    """
     stream = iter(pieces)
     while waiting := list(islice(stream, batch)):
-        encodings = tokenizer.encode_batch([piece.text for piece in waiting], add_special_tokens=False)
+        try:
+            encodings = tokenizer.encode_batch([piece.text for piece in waiting], add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(
+                f"inputs.tokenizer cannot write the text ({error}): train it with an unknown token, or on this text"
+            ) from error
         yield from ((encoding.ids, piece.last) for encoding, piece in zip(encodings, waiting, strict=True))

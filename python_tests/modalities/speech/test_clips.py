@@ -257,10 +257,23 @@ def test_an_mp3_without_an_index_is_read_to_its_end(tmp_path):
 def test_a_rate_of_a_few_hertz_is_refused_before_memory_is_taken(tmp_path):
     good, slow = tone(1, 16000), np.zeros(1 << 20, np.int16)
     written(tmp_path, "a.wav", good)
-    written(tmp_path, "slow.wav", slow, rate=5)
+    written(tmp_path, "few.wav", slow[:16000], rate=1)  # would still fit, barely: 1 GB for 32 kB
+    written(tmp_path, "slow.wav", slow, rate=60)
+    written(tmp_path, "slower.wav", slow[:16000].repeat(400), rate=200)
     source = open_source(tmp_path, "speech", INPUTS)
+    assert source.sizes.tolist() == [16000, 0, 0, 0]
+    for i, message in enumerate(["says 1 Hz", "says 60 Hz", "6400000 frames at 200 Hz, which are 512000000 at 16000"]):
+        with pytest.raises(SampleError, match=message):
+            source.read(i + 1)
+
+
+def test_a_manifest_that_says_a_few_hertz_is_not_believed(tmp_path):
+    written(tmp_path, "a.wav", tone(1, 16000))
+    written(tmp_path, "few.wav", np.zeros(16000, np.int16), rate=1)
+    (tmp_path / "m.csv").write_text("path,frames,rate\na.wav,16000,16000\nfew.wav,16000,1\n")
+    source = open_source(tmp_path / "m.csv", "speech", INPUTS)
     assert source.sizes.tolist() == [16000, 0]
-    with pytest.raises(SampleError, match="1048576 frames at 5 Hz, which are 3355443200 at 16000 Hz"):
+    with pytest.raises(SampleError, match="says 1 Hz"):
         source.read(1)
 
 

@@ -83,6 +83,8 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         ("a.txt", b"\xef\xbb\xbf", "has no text"),
         ("a.txt", "grün".encode("latin-1"), "is not UTF-8"),
         ("a.jsonl", b'{"text": "gr\xfcn"}', "is not UTF-8"),
+        ("a.txt", "all of it is text".encode("utf-16-le"), "is UTF-16, or no text"),
+        ("a.txt", "all of it is text".encode("utf-16-be"), "is UTF-16, or no text"),
         ("a.jsonl", b"1\n2\n", "no object with a string .text. in 2 lines"),
         ("a.jsonl", b'{"text": ""}\n', "has no text$"),
     ],

@@ -88,3 +88,17 @@ def test_a_missing_special_is_named():
     without = Tokenizer.from_str(tokenizer.to_str().replace("<mask>", "<musk>"))
     with pytest.raises(DataError, match="has no mask token"):
         specials(without)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.WordPiece({"the": 0}, unk_token="[UNK]"),
+        models.WordLevel({"the": 0}, unk_token="<unk>"),
+        models.Unigram([("the", -1.0)]),
+    ],
+)
+def test_a_tokenizer_without_a_token_for_the_unknown_is_named(model):
+    tokenizer = Tokenizer(model)
+    with pytest.raises(DataError, match=r"inputs.tokenizer cannot write the text \(.*: train it with an unknown token"):
+        list(encode(tokenizer, [Piece("cat", True)]))
