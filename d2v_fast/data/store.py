@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -200,7 +201,10 @@ class FileStore:
         """The sample's file, None for a slice; see `Store`."""
         if self._places is not None and self._places[index, 0] >= 0:
             return None
-        return self._allowed(self.root / self._file(index))
+        path = self._allowed(self.root / self._file(index))
+        if _is_special(path):
+            raise SampleError(self.label(index), "is not a plain file")
+        return path
 
     def open(self, index: int) -> BinaryIO:
         """The sample as a file; see `Store`."""
@@ -248,6 +252,15 @@ class FileStore:
         assert self._bytes is not None
         container, start = self._places[index].tolist()
         return self._containers[container], start, int(self._bytes[index])
+
+
+def _is_special(path: Path) -> bool:
+    """Whether reading a path might wait for ever, or never end; what is not there is left to whoever opens it."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def check_bytes(size: int, label: str) -> None:

@@ -55,7 +55,7 @@ def checked(shape: tuple[int, ...], dtype: np.dtype, label: str) -> tuple[int, i
     Raises:
         SampleError: It has another number of dimensions, no numbers, is empty or too large.
     """
-    if dtype.kind not in "iuf" or len(shape) not in (1, 2) or 0 in shape:
+    if dtype.kind not in "iuf" or len(shape) not in (1, 2) or min(shape) <= 0:
         raise SampleError(label, f"is {dtype} {list(shape)}; it should be numbers, [time, channels] or the other way")
     height, width = shape if len(shape) == 2 else (*shape, 1)
     if height * width > MOST:

@@ -283,8 +283,9 @@ def _from_columns(columns: list[str], kind: Kind) -> Entry | str:
 
 
 def _from_fields(row: dict[str, Any], kind: Kind) -> Entry | str:
-    column = _path_column(row)
-    if column is None or not isinstance(row[column], str) or not row[column]:
+    # of a table put together from several, the column that says something in this row
+    column = _path_column([name for name in PATHS if not _is_unknown(row.get(name))])
+    if column is None or not isinstance(row[column], str):
         return f"has no {' or '.join(PATHS)}"
     member = row.get("member")
     try:

@@ -431,3 +431,29 @@ def test_other_kinds_may_have_an_offset_of_their_own(pictures):
         jsonl(pictures / "a.jsonl", {"path": "class 0/0.png", "offset": "far", "duration": 3}), "vision", VisionInputs()
     )
     assert source.sizes.tolist() == [[40, 70]]
+
+
+@pytest.mark.parametrize("by", ["folder", "manifest"])
+def test_a_pipe_is_no_file_to_wait_for(tmp_path, by):
+    data = np.zeros(4000, np.int16)
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", data, 16000)
+    entries = jsonl(tmp_path / "m.jsonl", *({"path": f"{name}.wav"} for name in "abc"))
+    if by == "manifest":  # a pipe from the beginning
+        (tmp_path / "b.wav").unlink()
+        os.mkfifo(tmp_path / "b.wav")
+        source = open_source(entries, "speech", SPEECH)
+        assert source.sizes.tolist() == [4000, 0, 4000]
+    else:  # a file that becomes one
+        source = open_source(tmp_path, "speech", SPEECH)
+        (tmp_path / "b.wav").unlink()
+        os.mkfifo(tmp_path / "b.wav")
+    with pytest.raises(SampleError, match="is not a plain file"):
+        source.read(1)
+
+
+def test_each_row_says_its_path_in_the_column_it_has(tmp_path):
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(4000, np.int16), 16000)
+    entries = jsonl(tmp_path / "m.jsonl", {"path": None, "audio_filepath": "a.wav"}, {"path": "b.wav"})
+    assert open_source(entries, "speech", SPEECH).sizes.tolist() == [4000, 4000]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 
@@ -108,6 +109,12 @@ def test_columns_that_are_no_numbers(tmp_path):
         opened(tmp_path, channels=2).read(0)
 
 
+def negative_shape():
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (-300, 4)})
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -115,6 +122,7 @@ def test_columns_that_are_no_numbers(tmp_path):
         ("empty.npy", recording(0), r"is float32 \[0, 4\]; it should be numbers"),
         ("cube.npy", np.zeros((5, 5, 5)), "it should be numbers"),
         ("objects.npy", np.array([{}] * 300), "is object"),
+        ("negative.npy", negative_shape(), r"is float32 \[-300, 4\]; it should be numbers"),
         ("text.npy", b"no array at all", r"is no \.npy file"),
         ("cut.npy", 900, r"is cut off: 772 of 8000 bytes of numbers are there"),
         ("cut.parquet", b"PAR1 and no more", "not a Parquet file"),
