@@ -23,7 +23,7 @@ from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.skipped import Skipped
 from d2v_fast.data.source import DataSource
 from d2v_fast.data.stages import Stage
-from d2v_fast.errors import DataError
+from d2v_fast.errors import DataError, failed
 from d2v_fast.log import tell
 
 
@@ -78,7 +78,12 @@ class Loader:
         self._config, self._rank, self._world = config, rank, world
         check_engine(config.engine, source.modality, decodes=dali is not None)
         sizes = np.asarray(source.sizes)
-        usable = sampling.usable(sizes)
+        try:
+            usable = sampling.usable(sizes)
+        except DataError:
+            if not sizes.any():  # none has a length; the reason is another one
+                _read_first(source)
+            raise
         self.left_out: int = len(source) - len(usable)
         """Samples that take no part, such as clips that are too short."""
         for remark in sampling.remarks(sizes, len(usable)):
@@ -221,3 +226,16 @@ def _bytes(name: str) -> bytes:
         return name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return name.encode("utf-8", "surrogatepass")
+
+
+def _read_first(source: DataSource) -> None:
+    """Says why none of the samples can be read, by the first one.
+
+    Raises:
+        DataError: The first one cannot be read.
+    """
+    try:
+        source.read(0)
+    except Exception as error:
+        problem = failed(getattr(source, "label", source.name)(0), error)
+        raise DataError(f"data: none of the {len(source):,} samples can be read; the first: {problem}") from problem

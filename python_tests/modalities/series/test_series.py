@@ -365,3 +365,10 @@ def test_number_formats_and_orders_of_memory(tmp_path, dtype):
     for i in range(2):
         assert np.array_equal(source.read(i).astype(float), whole.astype(float))
         assert torch.equal(made(source, i), expected)
+
+
+def test_no_file_has_the_channels_of_the_model(folder):
+    """All are broken then, and none is too short."""
+    config = with_overrides(presets.series_tiny(), {"model.embedding.channels": 7})
+    with pytest.raises(DataError, match=r"none of the \d+ samples can be read; the first: .* channels, but .* is 7"):
+        open_loader(config, open_data(folder, config, None))
