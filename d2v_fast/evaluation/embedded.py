@@ -187,6 +187,11 @@ def _write_safetensors(path: Path, parts: Parts, shape: tuple[int, ...], rest: E
         _write_features(file, parts)
 
 
+def _utf8(name: str) -> str:
+    """`name`, with escapes for the bytes of a file name that are not UTF-8, for which Parquet has no room."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _write_parquet(path: Path, parts: Parts, about: dict[str, str], layers: Sequence[int] | None) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -198,7 +203,7 @@ def _write_parquet(path: Path, parts: Parts, about: dict[str, str], layers: Sequ
             if not len(part):
                 continue
             table = pa.table(
-                {"id": pa.array(part.ids), "name": pa.array(part.names, pa.string())}
+                {"id": pa.array(part.ids), "name": pa.array([_utf8(name) for name in part.names], pa.string())}
                 | {
                     column: _vectors(pa, part.features if layers is None else part.features[:, i], part.counts)
                     for i, column in enumerate(columns)

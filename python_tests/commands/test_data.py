@@ -137,6 +137,16 @@ def test_without_matplotlib(photos, tmp_path, capsys, monkeypatch):
     assert "pip install 'd2v_fast[demo]'; or leave the picture out: --picture none" in said.err
 
 
+def test_a_name_that_is_no_utf8_does_not_fit_into_parquet(photos, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    os.rename(photos / "3.png", photos / os.fsdecode(b"caf\xe9.png"))
+    with pytest.raises(SystemExit) as stopped:
+        run("build", photos, "--out", tmp_path / "a.parquet")
+    assert stopped.value.code == 2
+    assert r"Parquet has no room for names that are not UTF-8 (caf\udce9.png); use .jsonl" in capsys.readouterr().err
+    run("build", photos, "--out", tmp_path / "a.jsonl")
+
+
 def test_a_full_disk_names_the_file(photos, tmp_path, capsys, monkeypatch):
     """The system's error about it has no name."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +27,19 @@ def test_it_writes_what_the_function_does(make_config, train, tmp_path, capsys):
     one, other = read_embedded(tmp_path / "a.safetensors"), read_embedded(tmp_path / "b.npy")
     np.testing.assert_array_equal(one.features, other.features)
     assert one.names == other.names == [f"{i}.png" for i in range(5)]
+
+
+def test_names_that_are_no_utf8(make_config, train, tmp_path):
+    """Parquet has no room for them: there they have escapes."""
+    pytest.importorskip("pyarrow")
+    run = train(make_config("vision", steps=1), tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    odd = os.fsdecode(b"caf\xe9.png")
+    with (tmp_path / "data" / odd).open("wb") as file:
+        Image.fromarray(np.full((18, 18, 3), 7, np.uint8)).save(file, "PNG")
+    for ending, name in ((".safetensors", odd), (".npy", odd), (".parquet", r"caf\udce9.png")):
+        d2v_fast.embed(run, tmp_path / "data", out=tmp_path / f"a{ending}", batch_size=1)
+        assert read_embedded(tmp_path / f"a{ending}").names == [name]
 
 
 def test_a_dry_run_writes_nothing(make_config, train, tmp_path, capsys):

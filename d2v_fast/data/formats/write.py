@@ -62,6 +62,9 @@ def write(file: Path, root: Path, listing: Listing, sizes: np.ndarray, kind: Kin
     columns = _columns(listing, sizes, kind, samples, prefix)
     if extension == ".parquet":
         pyarrow = _arrow()
+        names = (named, *columns["path"], *columns.get("member", ()))
+        if odd := [name for name in names if name is not None and not _is_unicode(name)]:
+            raise DataError(f"--out: {file}: Parquet has no room for names that are not UTF-8 ({odd[0]}); use .jsonl")
         table = pyarrow.table(columns).replace_schema_metadata({HEAD: "1", "root": named, "modality": kind.modality})
         pyarrow.parquet.write_table(table, temporary)
     else:
