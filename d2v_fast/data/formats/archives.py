@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -168,6 +169,9 @@ def _content(file: IO[bytes], there: Mapping[str, tuple[int, int]], ending: str)
     return file.read(size)
 
 
+_COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|PK\x03\x04")
+"""How files of gzip, bzip2, xz, zstd and zip begin. (An archive begins with a name, which could be BZh.wav.)"""
+
 Member = tuple[str, int, int, str | None]
 """Name, first byte, size, and what is wrong with it."""
 
@@ -185,6 +189,8 @@ def members(root: Path, name: str, size: int) -> tuple[list[Member], str | None]
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(closing(_open(root, name)))
+            if _COMPRESSED.match(file.read(_BLOCK)):
+                return [], "is compressed, whatever its name says: unpack it first"
             start: int | None = 0
             while start is not None:
                 end = _members_from(_Headers(file), start, size, found)

@@ -260,3 +260,19 @@ def test_a_shard_that_disappears_is_its_samples_failure(tmp_path):
         with pytest.raises(SampleError, match=r"1.png: is gone"):
             source.read(1)
         (tmp_path / "1.tar").write_bytes(data)
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_a_compressed_archive_by_another_name_is_called_that(tmp_path, clips, compression):
+    with tarfile.open(tmp_path / "a.tar", f"w:{compression}") as tar:
+        tar.add(clips, arcname=".")
+    with pytest.raises(DataError, match=r"a\.tar: is compressed, whatever its name says: unpack it first"):
+        open_source(tmp_path / "a.tar", "speech", SpeechInputs())
+
+
+def test_a_name_that_begins_like_a_compressed_file(tmp_path):
+    found, fault = archives.members(
+        tmp_path, "a.tar", os.path.getsize(archive(tmp_path / "a.tar", ("BZh9.png", png())))
+    )
+    assert [name for name, *_ in found] == ["BZh9.png"]
+    assert fault is None
