@@ -15,6 +15,7 @@ from d2v_fast.data import DataError, SampleError, open_source
 from d2v_fast.data.own import SOFTWARE
 from d2v_fast.data.store import FileStore
 from d2v_fast.modalities.vision import pictures as images
+from d2v_fast.modalities.vision import sizes
 from d2v_fast.modalities.vision.alpha import over
 from d2v_fast.modalities.vision.config import VisionInputs
 
@@ -22,7 +23,7 @@ GREY = VisionInputs(mean=(0.5,), std=(0.5,))
 
 
 def read_size(path):
-    return images.read_size(FileStore(path.parent, [path.name]), 0)
+    return sizes.read_size(FileStore(path.parent, [path.name]), 0)
 
 
 def saved(path, image, **options):
