@@ -276,10 +276,10 @@ def test_recipes_can_be_used(pretrained):
     from d2v_fast.finetuning.recipes import RECIPES
 
     for name in RECIPES:
-        task = name.split("-")[0].replace("probe", "classify")
-        assert default_config(pretrained("vision"), task, name) == with_overrides(
-            default_config(pretrained("vision"), task), RECIPES[name]
-        )
+        first = name.split("-")[0]
+        task = {"probe": "classify", "librispeech": "ctc"}.get(first, first)
+        run = pretrained("speech" if task == "ctc" else "vision")
+        assert default_config(run, task, name) == with_overrides(default_config(run, task), RECIPES[name])
 
 
 @pytest.fixture
