@@ -229,9 +229,7 @@ def test_measures_that_no_product_can_hold_are_refused(name, value):
 @pytest.mark.parametrize("preset", ["speech-tiny", "series-tiny"])
 def test_seconds_whose_samples_cannot_be_counted(preset):
     """1e308 s at 16 kHz are infinitely many samples."""
-    with pytest.raises(
-        ConfigError, match=r"^inputs\.max_seconds is 1e\+308, but it must be at most 1e\+30$"
-    ):
+    with pytest.raises(ConfigError, match=r"^inputs\.max_seconds is 1e\+308, but it must be at most 1e\+30$"):
         with_overrides(presets.NAMES[preset](), {"inputs.max_seconds": 1e308})
 
 
@@ -378,3 +376,8 @@ def test_threads_come_from_the_cores(monkeypatch):
         assert loader.thread_count(gpu=True) == threads
         assert loader.thread_count(gpu=False) == 2
     assert replace(loader, threads=5).thread_count(gpu=True) == 5
+
+
+def test_a_step_of_too_many_micro_batches():
+    with pytest.raises(ConfigError, match=r"^loader\.accumulation is 9000000000, but it must be at most 1,000,000"):
+        with_overrides(presets.NAMES["vision-tiny"](), {"loader.accumulation": 9_000_000_000})

@@ -8,6 +8,9 @@ from typing import ClassVar, Literal
 
 from d2v_fast.checks import MAY_CHANGE, Check, Section
 
+MOST_MICRO_BATCHES = 1_000_000
+"""Micro-batches of one optimizer step, at most: beyond that it is a slip, and the plan of a step would fill memory."""
+
 MICRO_BATCHES_AHEAD = 8
 """Micro-batches that a process prepares at most, unless one step has more."""
 
@@ -65,6 +68,8 @@ class LoaderConfig(Section):
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         check.at_least(1, "batch_size", "batch_tokens", "accumulation", "threads", "prefetch")
+        few = self.accumulation <= MOST_MICRO_BATCHES
+        check.require(few, "accumulation", f"at most {MOST_MICRO_BATCHES:,}: a step holds a plan for each of them")
         check.above_zero("batch_seconds")
         check.share("max_skipped")
         check.below_one("holdout")
