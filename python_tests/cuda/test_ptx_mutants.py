@@ -22,6 +22,7 @@ KINDS = ("bound", "rounding", "guard", "lane", "decode", "end")
 ENTRY = "a test before a loop, or at its start, which the loop's own end makes needless"
 LOOP = "a further round of a loop, all of whose accesses are masked"
 FULL = "a length that is all frames, taken as such"
+FIRST = "the first of a thread's four channels, which the loop around has found to be there"
 ZERO = "zeros, rounded, of channels that are not there"
 SURVIVORS: dict[str, list[tuple[str, str, int, str]]] = {
     # Two entries and a loop for each of nine pairs of formats, and one entry more.
@@ -36,6 +37,7 @@ SURVIVORS: dict[str, list[tuple[str, str, int, str]]] = {
         ("bound", r"setp\.ge\.s64", 1, FULL),
         ("bound", r"setp\.lt\.s64 \S+ \S+ 1;", 1, ENTRY),
         ("bound", r"setp\.ge\.s32", 3, ENTRY),
+        ("bound", r"setp\.ge\.s32", 1, FIRST),
         ("bound", r"setp\.lt\.s32", 1, LOOP),
         ("rounding", r"\{ cvt\.rn\.bf16\.f32", 32, ZERO),
     ],
