@@ -81,16 +81,19 @@ def layer_targets(
     final_norm: str | tuple[str, ...] | None = None,
     lengths: Tensor | None = None,
     eps: float = 1e-5,
+    views: int = 1,
 ) -> Tensor:
     """The mean over K layers, each normalised, then normalised again: data2vec's targets (paper, section 3.3).
 
     Args:
         layers: K tensors [B, T, C].
-        rows: int64 [M], flat indices into B * T; None for all of them.
+        rows: int64 [M], flat indices into B * V * T: position t of view v of sample b is (b * V + v) * T + t, and has
+            the target of position t of sample b. None for all positions of the samples.
         layer_norm: norms of each layer, in order: "instance" (over T), "layer" (over C), "batch" (over B and T).
         final_norm: norms of the mean, in order.
         lengths: int64 [B]; statistics run over the first lengths[b] frames and the other frames are zero.
         eps: added to the (biased) variance.
+        views: V.
 
     Returns:
         [M, C], or [B, T, C] without rows; float64 for float64 layers, else float32.
@@ -118,7 +121,10 @@ def layer_targets(
         targets = normalise(total / len(layers), final_norm)
         if valid is not None:
             targets = targets.where(valid, 0)
-        return targets if rows is None else targets.reshape(batch * frames, channels).index_select(0, rows)
+        if rows is None:
+            return targets
+        own = rows // (views * frames) * frames + rows % frames
+        return targets.reshape(batch * frames, channels).index_select(0, own)
 
 
 def strided_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -153,3 +159,41 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
     if bias is not None:
         scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias
     return torch.einsum("nhqk,nkhd->nqhd", scores.softmax(-1), value)
+
+
+def restore(tokens: Tensor, kept: Tensor, noise: Tensor, samples: int, width: int) -> Tensor:
+    """Kept tokens where they came from, and noise at all other places.
+
+    Args:
+        tokens: [K, C].
+        kept: int64 [K], flat indices into N * T, ascending.
+        noise: [N * T - K, C], for the places that are not kept, in order.
+        samples: N.
+        width: T.
+
+    Returns:
+        [N, T, C].
+    """
+    hidden = torch.ones(samples * width, dtype=torch.bool, device=kept.device).index_fill(0, kept, False)
+    grid = tokens.new_zeros(samples * width, tokens.shape[1]).masked_scatter(hidden[:, None], noise)
+    return grid.index_copy(0, kept, tokens).view(samples, width, -1)
+
+
+def decoder_layer(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual: bool) -> Tensor:
+    """Convolution that keeps the size, LayerNorm without affine, exact GELU, and the input added where channels agree.
+
+    Args:
+        x: [N, T, C] or [N, H, W, C].
+        weight: [D, C / groups, kernel] or [D, C / groups, kernel, kernel].
+        bias: [D].
+        groups: of the convolution.
+        residual: whether x is added.
+
+    Returns:
+        [N, T, D] or [N, H, W, D].
+    """
+    convolve = F.conv1d if x.dim() == 3 else F.conv2d
+    y = convolve(x.movedim(-1, 1), weight, bias, padding=weight.shape[2] // 2, groups=groups).movedim(1, -1)
+    y = y[:, : x.shape[1]] if x.dim() == 3 else y[:, : x.shape[1], : x.shape[2]]  # an even kernel makes one too many
+    y = F.gelu(F.layer_norm(y, y.shape[-1:]))
+    return x + y if residual and x.shape[-1] == y.shape[-1] else y

@@ -167,20 +167,14 @@ class Data2Vec(nn.Module):
             features = self.teacher.forward_layers(
                 local, lengths, last=options.top_k, feature=options.feature, padding=counted
             ).features
-        single = batch.views == 1
-        target = ops.layer_targets(
+        return ops.layer_targets(
             features,
-            rows if single else None,
+            rows,
             layer_norm=options.layer_norm,
             final_norm=options.final_norm,
             lengths=to_device(lengths, local.device) if lengths is not None and options.exclude_padding else None,
+            views=batch.views,  # the teacher ran once per sample
         )
-        if single:
-            return target
-        length = local.shape[1]
-        # The teacher ran once per sample: view v of sample b is row b * V + v and takes its targets from row b.
-        own = rows // (length * batch.views) * length + rows % length
-        return target.flatten(0, 1).index_select(0, own)
 
     @torch.no_grad()
     def update_teacher(self, decay: float | Tensor) -> None:

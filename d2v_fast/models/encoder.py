@@ -11,6 +11,7 @@ Extra tokens stand before each sequence inside `run` and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from d2v_fast.models.grouping import grouped
 from d2v_fast.models.seen import seen_tokens, valid_tokens
 from d2v_fast.modules.block import Block, BlockOutput
 from d2v_fast.ops.attention import Choice, biased, choose
+from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Packing
 
 
@@ -158,7 +160,7 @@ class Encoder(nn.Module):
         """
         return lengths
 
-    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | Distances | None]:
         """Positions; by default they are a part of the embedding.
 
         Args:
@@ -167,7 +169,8 @@ class Encoder(nn.Module):
 
         Returns:
             The features [N, T, C], zero at the padding if positions read beyond their own token, and a bias on the
-            attention scores, [1 or N, heads, E + T, E + T] with the E extra tokens first, or None.
+            attention scores: [1 or N, heads, E + T, E + T] with the E extra tokens first, the distances between tokens,
+            or None.
         """
         return x, None
 
@@ -214,7 +217,7 @@ class Encoder(nn.Module):
     def run(
         self,
         x: Tensor,
-        bias: Tensor | None = None,
+        bias: Tensor | Distances | None = None,
         seen: Packing | Tensor | None = None,
         *,
         rows: Tensor | None = None,
@@ -242,7 +245,7 @@ class Encoder(nn.Module):
         extra = self.extra()
         extra_tokens = 0 if extra is None else len(extra)
         packing = seen if isinstance(seen, Packing) else None
-        scores: Tensor | Packing | None = bias
+        scores: Tensor | Packing | Distances | None = bias
         if packing is not None:
             scores = packing if bias is None else packing.with_bias(bias)
             x = packing.pack(x, extra)
@@ -250,6 +253,8 @@ class Encoder(nn.Module):
         else:
             if extra is not None:
                 x = torch.cat([extra.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+                if isinstance(bias, Distances):
+                    scores = bias = replace(bias, extra=extra_tokens)
             if rows is not None and extra_tokens:
                 rows = rows + (rows // length + 1) * extra_tokens
             if isinstance(seen, Tensor):
@@ -344,7 +349,9 @@ class Encoder(nn.Module):
         dropout = self.training and self.attention_dropout > 0
         return choose(self.attention, x.device, dtype, x.shape[2] // self.heads, dropout=dropout, bias=bias).name
 
-    def _block(self, block: nn.Module, x: Tensor, scores: Tensor | Packing | None, rows: Tensor | None) -> BlockOutput:
+    def _block(
+        self, block: nn.Module, x: Tensor, scores: Tensor | Packing | Distances | None, rows: Tensor | None
+    ) -> BlockOutput:
         """One block; its activations are computed again in the backward pass if that was asked for."""
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
             again: BlockOutput = checkpoint(block, x, scores, rows, use_reentrant=False)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v_fast import ops
+from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Packing
 
 
@@ -29,13 +30,13 @@ class Attention(nn.Module):
         self.v_bias = None if key_bias else nn.Parameter(torch.zeros(dim, dtype=torch.float32))
         self.out = nn.Linear(dim, dim, dtype=torch.float32)
 
-    def forward(self, x: Tensor, bias: Tensor | Packing | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | Packing | Distances | None = None) -> Tensor:
         """Attend over the sequence.
 
         Args:
             x: [N, S, C]; packed sequences are [1, S, C].
-            bias: bool (True: may be attended to) or float (added to the scores), broadcast to [N, heads, S, S]; or the
-                packing of x, whose kernel keeps the sequences apart and adds the packing's own bias.
+            bias: bool (True: may be attended to) or float (added to the scores), broadcast to [N, heads, S, S]; a bias
+                by distances; or the packing of x, whose kernel keeps the sequences apart and adds its own bias.
 
         Returns:
             [N, S, C].

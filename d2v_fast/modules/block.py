@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v_fast.modules.attention import Attention
+from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Packing
 
 
@@ -70,7 +71,9 @@ class Block(nn.Module):
             self.attention_scale = nn.Parameter(torch.full((dim,), layer_scale, dtype=torch.float32))
             self.ffn_scale = nn.Parameter(torch.full((dim,), layer_scale, dtype=torch.float32))
 
-    def forward(self, x: Tensor, bias: Tensor | Packing | None = None, rows: Tensor | None = None) -> BlockOutput:
+    def forward(
+        self, x: Tensor, bias: Tensor | Packing | Distances | None = None, rows: Tensor | None = None
+    ) -> BlockOutput:
         """Run the block.
 
         Args:

@@ -2,8 +2,10 @@
 
 from d2v_fast.ops._library import Backend, backends
 from d2v_fast.ops.attention import attention
+from d2v_fast.ops.decoder_layer import decoder_layer
 from d2v_fast.ops.ema import ema_update_
 from d2v_fast.ops.layer_targets import layer_targets
+from d2v_fast.ops.restore import restore
 from d2v_fast.ops.smooth_l1 import masked_smooth_l1
 from d2v_fast.ops.strided_convolution import strided_convolution
 
@@ -11,8 +13,10 @@ __all__ = [
     "Backend",
     "attention",
     "backends",
+    "decoder_layer",
     "ema_update_",
     "layer_targets",
     "masked_smooth_l1",
+    "restore",
     "strided_convolution",
 ]

@@ -11,22 +11,29 @@ Over a packed row (`d2v_fast.ops.packing`) one of these kernels keeps the sequen
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from d2v_fast.ops._library import Backend, serve
+from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Kernel, Packing, plan_packing
 
 Choice = Literal["auto", "sdpa", "varlen", "xformers", "blocks"]
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | Packing | None = None, *, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | Packing | Distances | None = None,
+    *,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Softmax of the scaled products of queries and keys, times the values (Vaswani et al., 2017).
 
@@ -34,8 +41,8 @@ def attention(
         query: [N, S, heads, D]; packed sequences are [1, S, heads, D].
         key: likewise.
         value: likewise.
-        bias: bool (True: may be attended to) or float (added to the scores), broadcast to [N, heads, S, S]; or the
-            packing of the sequences, whose kernel keeps them apart and adds the packing's own bias.
+        bias: bool (True: may be attended to) or float (added to the scores), broadcast to [N, heads, S, S]; a bias by
+            distances; or the packing of the sequences, whose kernel keeps them apart and adds the packing's own bias.
         dropout: probability that a weight is dropped.
 
     Returns:
@@ -43,6 +50,8 @@ def attention(
     """
     if isinstance(bias, Packing):
         return bias.kernel(query.squeeze(0), key.squeeze(0), value.squeeze(0), bias, dropout).unsqueeze(0)
+    if isinstance(bias, Distances):
+        bias = bias.dense(query.shape[1])
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(query.dtype)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
@@ -52,11 +61,15 @@ def attention(
 def blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
     """One sequence after the other; see `Kernel`."""
     parts = (x.transpose(0, 1).unsqueeze(0).split(packing.lengths, 2) for x in (query, key, value))
+    distances = packing.distances
+    positions = None if distances is None else packing.positions().split(packing.lengths)
     bias = None if packing.bias is None else packing.bias.to(query.dtype)
     mixed = []
     for n, (q, k, v) in enumerate(zip(*parts, strict=True)):
         length = packing.lengths[n]
         own = None if bias is None else bias[n : n + 1, :, :length, :length]
+        if distances is not None and positions is not None:
+            own = distances.bias(positions[n]).to(query.dtype).unsqueeze(0)
         mixed.append(F.scaled_dot_product_attention(q, k, v, attn_mask=own, dropout_p=dropout))
     return torch.cat(mixed, 2).squeeze(0).transpose(0, 1)
 
@@ -65,6 +78,10 @@ def padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
     """Padded rows and a mask; sequences of one length need neither; see `Kernel`."""
     samples, longest = len(packing.lengths), max(packing.lengths)
     shape = (samples, longest, *query.shape[1:])
+    if packing.distances is not None:
+        positions = packing.positions()
+        placed = positions.new_full((samples * longest,), -1).index_copy(0, packing.grid(), positions)
+        packing = replace(packing, bias=packing.distances.bias(placed.view(samples, longest)), distances=None)
     if min(packing.lengths) == longest:
         q, k, v = (x.reshape(shape) for x in (query, key, value))
         return attention(q, k, v, packing.bias, dropout=dropout).flatten(0, 1)
@@ -76,8 +93,14 @@ def padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
     return attention(q, k, v, biased(valid, packing.bias), dropout=dropout).flatten(0, 1).index_select(0, grid)
 
 
-def biased(visible: Tensor, bias: Tensor | None) -> Tensor:
-    """The mask bool [N, 1, 1, S] and a bias [1 or N, heads, S, S] as one tensor; the mask itself without a bias."""
+@overload
+def biased(visible: Tensor, bias: Tensor | None) -> Tensor: ...
+@overload
+def biased(visible: Tensor, bias: Tensor | Distances | None) -> Tensor | Distances: ...
+def biased(visible: Tensor, bias: Tensor | Distances | None) -> Tensor | Distances:
+    """The mask bool [N, 1, 1, S] and a bias [1 or N, heads, S, S] as one; the mask itself without a bias."""
+    if isinstance(bias, Distances):
+        return replace(bias, visible=visible[:, 0, 0])
     return visible if bias is None else bias.masked_fill(~visible, -torch.inf)
 
 
@@ -87,7 +110,7 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
 
     if dropout:
         raise ValueError(f"torch's varlen kernel has no dropout, got {dropout}: use xformers, blocks or sdpa")
-    if packing.bias is not None:
+    if packing.bias is not None or packing.distances is not None:
         raise ValueError("torch's varlen kernel takes no bias: use blocks or sdpa")
     starts, longest = packing.starts, max(packing.lengths)
     return cast(Tensor, varlen_attn(query, key, value, starts, starts, longest, longest))
@@ -95,7 +118,7 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
 
 def xformers(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
     """The kernels of xformers, which take no bias together with a block-diagonal mask; see `Kernel`."""
-    if packing.bias is not None:
+    if packing.bias is not None or packing.distances is not None:
         raise ValueError("the block-diagonal mask of xformers takes no bias: use blocks or sdpa")
     ops = import_module("xformers.ops")
     row = (x.unsqueeze(0) for x in (query, key, value))

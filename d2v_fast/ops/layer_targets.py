@@ -27,6 +27,7 @@ def layer_targets(
     final_norm: Norm | tuple[Norm, ...] | None = None,
     lengths: Tensor | None = None,
     eps: float = 1e-5,
+    views: int = 1,
 ) -> Tensor:
     """The mean over K layers, each normalised, then normalised again: data2vec's targets (paper, section 3.3).
 
@@ -37,30 +38,43 @@ def layer_targets(
     Args:
         layers: K tensors [B, T, C] of one shape, dtype (float32, bfloat16, float16, float64) and device. Views whose
             channels lie side by side, such as a transposed [T, B, C], are read where they are; others are copied.
-        rows: int64 [M], the wanted positions as flat indices into B * T, ascending and unique; None for all of them.
-            The values are checked on the CPU.
+        rows: int64 [M], the wanted positions as flat indices into B * V * T, ascending and unique: position t of view v
+            of sample b is (b * V + v) * T + t, and has the target of position t of sample b. None for all B * T. The
+            values are checked on the CPU.
         layer_norm: norm of each layer: "instance" (over T, for each sample and channel), "layer" (over C), "batch"
             (over B and T, for each channel), None, or a tuple of them, applied in that order.
         final_norm: the same for the mean over the layers.
         lengths: int64 [B], from 1 to T: instance and batch statistics run over the first lengths[b] frames of sample b,
             and the other frames are zero in the result. None: every frame counts. The values are checked on the CPU.
         eps: added to the variance.
+        views: V, how many views of a sample the rows count; the teacher saw it once.
 
     Returns:
         [M, C] in the order of `rows`, or [B, T, C] without; float64 for float64 layers, else float32.
 
     Raises:
-        ValueError: no layer; shapes or devices that differ; an unknown norm; a length of 0 or above T; a bad eps.
+        ValueError: no layer; shapes or devices that differ; an unknown norm; a length of 0 or above T; a bad eps;
+            no view.
         TypeError: a dtype that differs or is not supported.
         IndexError: rows that are out of range, unsorted or double.
     """
     layers = [layer.detach() if layer.requires_grad else layer for layer in layers]
     layer_norms, final_norms = _norms("layer_norm", layer_norm), _norms("final_norm", final_norm)
-    _check(layers, rows, lengths, eps)
+    _check(layers, rows, lengths, eps, views)
     if layers[0].device.type not in ("cpu", "cuda"):
         return reference.layer_targets(
-            layers, rows, layer_norm=tuple(layer_norms), final_norm=tuple(final_norms), lengths=lengths, eps=eps
+            layers,
+            rows,
+            layer_norm=tuple(layer_norms),
+            final_norm=tuple(final_norms),
+            lengths=lengths,
+            eps=eps,
+            views=views,
         )
+    if views > 1 and rows is not None:
+        whole = _layer_targets(layers, None, lengths, layer_norms, final_norms, eps)
+        frames = layers[0].shape[1]
+        return whole.flatten(0, 1).index_select(0, rows // (views * frames) * frames + rows % frames)
     return _layer_targets(layers, rows, lengths, layer_norms, final_norms, eps)
 
 
@@ -73,7 +87,7 @@ def _norms(name: str, value: str | Sequence[str] | None) -> list[str]:
     return norms
 
 
-def _check(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, eps: float) -> None:
+def _check(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, eps: float, views: int) -> None:
     """Everything but the values of the rows and lengths."""
     if not layers:
         raise ValueError("layers is empty; give at least one tensor [B, T, C]")
@@ -103,6 +117,8 @@ def _check(layers: list[Tensor], rows: Tensor | None, lengths: Tensor | None, ep
             raise ValueError(f"{name} is on {indices.device} and the layers on {first.device}: move one")
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps is {eps}; it must be finite and not negative")
+    if views < 1:
+        raise ValueError(f"views is {views}; it must be at least 1")
 
 
 def _empty(layer: Tensor, rows: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast.ops._library import check_rows
+from d2v_fast.ops.distances import Distances
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "Packing", float], Tensor]
 """query, key, value [S, heads, D], packing, dropout -> [S, heads, D]; a token attends to its own sequence only, and the
@@ -54,6 +55,9 @@ class Packing:
     """[N, heads, L, L] with L the largest of `lengths`: added to the scores between the first tokens of each sequence;
     see `with_bias`."""
 
+    distances: Distances | None = None
+    """A bias by the distance between kept tokens; see `with_bias`."""
+
     def pack(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """[N, T, C], and [E, C] tokens to put before every sequence, to [1, S, C]."""
         tokens = x.flatten(0, 1).index_select(0, self.index)
@@ -98,12 +102,22 @@ class Packing:
         places = torch.arange(sum(self.lengths), dtype=torch.int64, device=starts.device)
         return places + self.spread(first).flatten()
 
-    def with_bias(self, bias: Tensor) -> Packing:
+    def positions(self) -> Tensor:
+        """int64 [S]: where each token of the packed row stands in its whole sequence; -1 for extra tokens."""
+        positions = self.index % self.width
+        if self.order is None:
+            return positions
+        return self._in_order(positions.new_full((len(self.lengths) * self.extra,), -1), positions)
+
+    def with_bias(self, bias: Tensor | Distances) -> Packing:
         """The same packing with a bias on the attention scores.
 
         Args:
-            bias: [1 or N, heads, extra + T, extra + T], between any two tokens of a sequence, kept or not.
+            bias: [1 or N, heads, extra + T, extra + T], between any two tokens of a sequence, kept or not; or the
+                distances between them.
         """
+        if isinstance(bias, Distances):
+            return replace(self, distances=bias)
         samples, size = len(self.lengths), self.extra + self.width
         tokens = self.index % self.width + self.extra
         if self.order is not None:

@@ -310,3 +310,20 @@ X = torch.zeros(2, 5, 4)
 def test_refusals_name_the_argument_and_the_remedy(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "norms", [("instance", None), ("layer", None), (None, "layer"), ("batch", "instance")], ids=str
+)
+def test_rows_of_several_views_have_the_targets_of_their_sample(norms):
+    generator = torch.Generator().manual_seed(0)
+    layers = [torch.randn(3, 9, 20, generator=generator) for _ in range(3)]
+    options = dict(zip(("layer_norm", "final_norm"), norms, strict=True))
+    whole = layer_targets(layers, **options)
+    for views in (1, 2, 5):
+        rows = (torch.rand(3 * views * 9, generator=generator) < 0.6).nonzero().flatten()
+        ours = layer_targets(layers, rows, views=views, **options)
+        expected = whole.repeat_interleave(views, 0).flatten(0, 1)[rows]
+        assert torch.equal(ours, expected)
+    with pytest.raises(ValueError, match="views is 0"):
+        layer_targets(layers, rows, views=0)
