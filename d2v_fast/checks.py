@@ -188,7 +188,12 @@ def settle(hint: Any, value: Any, name: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return settle(next(arg for arg in args if arg is not type(None)), value, name)
+        members = [arg for arg in args if arg is not type(None)]
+        if len(members) == 1:
+            return settle(members[0], value, name)
+        if isinstance(value, tuple(members)):  # one of several sections
+            return value
+        raise ConfigError(f"{name}: expected {' or '.join(m.__name__ for m in members)}, got {shown(value)}")
     if origin is typing.Literal:
         if isinstance(value, str | int | bool) and value in args:
             return value

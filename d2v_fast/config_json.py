@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -21,7 +22,8 @@ BASES = (EmbeddingConfig, InputsConfig, MaskConfig)
 """Types of fields that hold an instance of a derived class."""
 
 KIND = "kind"
-"""The key that names the class, where a field may hold one of several dataclasses: those derived from its type."""
+"""The key that names the class, where a field may hold one of several dataclasses: those derived from its type, or the
+members of a union, the first of which need not be named."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -31,8 +33,9 @@ def to_dict(config: Any) -> dict[str, Any]:
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
-            derived = type(value) is not hints[field.name]
-            value = ({KIND: type(value).__name__} if derived else {}) | to_dict(value)
+            hint = hints[field.name]
+            unnamed = type(value) is hint or type(value) is _members(hint)[0]
+            value = ({} if unnamed else {KIND: type(value).__name__}) | to_dict(value)
         result[field.name] = _lists(value)
     return result
 
@@ -139,8 +142,8 @@ def _by_section(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _decode(hint: Any, value: Any, name: str) -> Any:
     """`value`, as JSON can hold it, as the type `hint`."""
-    if is_dataclass(hint):
-        return from_dict(_class_of(typing.cast(type, hint), value, name), value, name)
+    if is_dataclass(hint) or is_dataclass(_members(hint)[0]):
+        return from_dict(_class_of(hint, value, name), value, name)
     return settle(hint, value, name)
 
 
@@ -152,18 +155,28 @@ def _hint(hints: Mapping[str, Any], key: str, name: str) -> Any:
     raise ConfigError(f"{join(name, key)}: there is no such field{hint}")
 
 
-def _class_of(base: type, value: Any, name: str) -> type:
-    """The class that a value is of: `base`, or the one derived from it that the value names."""
-    if base not in BASES:
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of another type itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _class_of(hint: Any, value: Any, name: str) -> type:
+    """The class that a value is of: the one that it names, of those that a field of type `hint` may hold."""
+    members = _members(hint)
+    base: type = members[0]
+    if base not in BASES and len(members) == 1:
         return base
     kind = value.get(KIND) if isinstance(value, Mapping) else None
-    derived = {each.__name__: each for each in _classes(base)}
-    if kind not in derived:
+    if kind is None and len(members) > 1:
+        return base
+    known = {each.__name__: each for each in (members if len(members) > 1 else _classes(base))}
+    if kind not in known:
+        foreign = "; if it comes from another package, import the module that registers its modality first"
         raise ConfigError(
-            f"{join(name, KIND)}: expected one of {', '.join(derived)}, got {shown(kind)}; if it comes from another "
-            "package, import the module that registers its modality first"
+            f"{join(name, KIND)}: expected one of {', '.join(known)}, got {shown(kind)}"
+            + (foreign if base in BASES else "")
         )
-    return derived[kind]
+    return known[kind]
 
 
 def _classes(base: type) -> Iterator[type]:

@@ -10,6 +10,7 @@ from d2v_fast.config import Config
 from d2v_fast.config_json import differences, from_dict, to_dict, with_overrides
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import InverseBlockMask, TokenMask
+from d2v_fast.models.config import DecoderConfig
 
 
 @pytest.mark.parametrize("name", presets.NAMES)
@@ -23,6 +24,48 @@ def test_unions_are_tagged_by_class(make_config):
     assert data["mask"]["kind"] == "BlockMask"
     assert data["model"]["embedding"]["kind"] == "VisionEmbedding"
     assert "kind" not in data["optim"]
+
+
+DECODER = {"kind": "DecoderConfig", "dim": 16, "groups": 4}
+
+
+def test_a_decoder_is_named_and_a_head_is_not(make_config):
+    """So what old runs wrote, which knew one kind of head, still means the same."""
+    config = make_config("vision")
+    assert to_dict(config)["model"]["head"] == {"layers": 1}
+    second = with_overrides(config, {"model.head": DECODER, "model.loss.class_token": 2.0, "mask.views": 3})
+    assert second.model.head == DecoderConfig(dim=16, groups=4)
+    assert second.model.encodes_kept
+    assert not config.model.encodes_kept
+    data = json.loads(json.dumps(to_dict(second)))
+    assert data["model"]["head"]["kind"] == "DecoderConfig"
+    assert from_dict(Config, data) == second
+    assert with_overrides(second, {"model.head.dim": 32}).model.head == DecoderConfig(dim=32, groups=4)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (DECODER | {"groups": 3}, r"model\.head\.groups is 3, but it must be a divisor of model\.head\.dim"),
+        (DECODER | {"dim": 24, "groups": 12}, r"model\.head\.groups is 12, but it must divide model\.transformer\.dim"),
+        (DECODER | {"kernel": 0}, r"model\.head\.kernel is 0"),
+        (DECODER | {"layers": 0}, r"model\.head\.layers is 0"),
+        (DECODER | {"noise": -0.1}, r"model\.head\.noise is -0\.1"),
+        (DECODER | {"input_dropout": 1.0}, r"model\.head\.input_dropout is 1\.0"),
+        (DECODER | {"projection_layers": 2, "projection_ratio": 0.01}, r"model\.head\.projection_ratio is 0\.01"),
+        (DECODER | {"layer": 2}, r"model\.head\.layer: there is no such field; did you mean model\.head\.layers\?"),
+        ({"kind": "Decoder"}, r"model\.head\.kind: expected one of HeadConfig, DecoderConfig, got 'Decoder'$"),
+        (3, r"model\.head: expected the fields of HeadConfig, got 3"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_is_refused(make_config, head, message):
+    with pytest.raises(ConfigError, match=message):
+        with_overrides(make_config("vision"), {"model.head": head})
+
+
+def test_the_prenet_leaves_the_targets_enough_blocks(make_config):
+    with pytest.raises(ConfigError, match=r"top_k is 2, but .*depth is only 2 and 1 of them are the prenet"):
+        with_overrides(make_config("text"), {"model.transformer.prenet": 1})
 
 
 @pytest.mark.parametrize(

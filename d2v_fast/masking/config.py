@@ -14,6 +14,13 @@ class MaskConfig(Section):
 
     section: ClassVar[str] = "mask"
 
+    views: int = 1
+    """Masks that are drawn for each sample. All of them share what the teacher makes of it (data2vec 2.0)."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "views")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpanMask(MaskConfig):
@@ -30,6 +37,7 @@ class SpanMask(MaskConfig):
 
     def check(self, check: Check) -> None:
         """See `Section.check`."""
+        super().check(check)
         check.share("probability")
         check.at_least(1, "length")
         check.at_least(0, "min_spans")
@@ -50,6 +58,7 @@ class BlockMask(MaskConfig):
 
     def check(self, check: Check) -> None:
         """See `Section.check`."""
+        super().check(check)
         check.at_least(0, "count")
         check.at_least(1, "min_area")
         check.require(0.001 <= self.min_aspect <= 1, "min_aspect", "between 0.001 and 1")
@@ -70,6 +79,7 @@ class InverseBlockMask(MaskConfig):
 
     def check(self, check: Check) -> None:
         """See `Section.check`."""
+        super().check(check)
         check.share("ratio", "adjust")
         check.at_least(1, "block")
 
@@ -92,6 +102,7 @@ class TokenMask(MaskConfig):
 
     def check(self, check: Check) -> None:
         """See `Section.check`."""
+        super().check(check)
         check.share("probability", "keep", "random")
         check.at_least(1, "length")
         check.require(self.keep + self.random <= 1, "random", f"at most 1 - keep, {1 - self.keep:g}")

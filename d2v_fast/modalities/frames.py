@@ -41,6 +41,9 @@ class FramesEmbedding(EmbeddingConfig):
     gradient_scale: float = 1.0
     """Factor on the gradient that reaches the convolutions."""
 
+    alibi: bool = False
+    """Let attention fall off with distance, by a learned factor for each head (ALiBi; data2vec 2.0)."""
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         positive = bool(self.conv_layers) and all(min(layer) >= 1 for layer in self.conv_layers)

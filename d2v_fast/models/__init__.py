@@ -1,6 +1,7 @@
 """Encoders and the student-teacher pair, and their configuration."""
 
 from d2v_fast.models.config import (
+    DecoderConfig,
     EmbeddingConfig,
     HeadConfig,
     LossConfig,
@@ -18,6 +19,7 @@ from d2v_fast.models.protocol import build_encoder, token_count
 __all__ = [
     "Data2Vec",
     "Data2VecOutput",
+    "DecoderConfig",
     "EmbeddingConfig",
     "Encoder",
     "HeadConfig",

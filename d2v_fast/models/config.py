@@ -31,7 +31,15 @@ class TransformerConfig(Section):
     """Width C."""
 
     depth: int = 12
-    """Number of blocks."""
+    """Number of blocks, those of the prenet included."""
+
+    prenet: int = 0
+    """How many of the blocks, from the first on, are a prenet: their features are never targets, and drop path leaves
+    them alone (data2vec 2.0)."""
+
+    extra_tokens: int = 0
+    """Learned tokens before every sequence, beside the class token that pictures and spectrograms have anyway: an
+    utterance token, a document token."""
 
     heads: int = 12
     """Attention heads."""
@@ -51,6 +59,9 @@ class TransformerConfig(Section):
     dropout: float = 0.1
     """After attention, after the feed-forward network and on the embedded tokens."""
 
+    input_dropout: float | None = None
+    """On the embedded tokens; None: as `dropout`."""
+
     attention_dropout: float = 0.1
     """On the attention weights."""
 
@@ -69,14 +80,19 @@ class TransformerConfig(Section):
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         check.at_least(1, "dim", "depth", "heads", "ffn_dim")
+        check.at_least(0, "extra_tokens")
+        blocks = f"at least 0 and below {check.name}.depth, which is {self.depth}"
+        check.require(0 <= self.prenet < self.depth, "prenet", blocks)
         check.require(self.dim % self.heads == 0, "heads", f"a divisor of {check.name}.dim, which is {self.dim}")
         check.above_zero("norm_eps", "layer_scale")
         check.below_one("dropout", "attention_dropout", "activation_dropout", "layer_drop", "drop_path")
+        if self.input_dropout is not None:
+            check.below_one("input_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig(Section):
-    """From the student's masked positions to predictions."""
+    """data2vec 1.0: the student encodes all positions, and a small network predicts from those that are masked."""
 
     section: ClassVar[str] = "model.head"
 
@@ -86,6 +102,55 @@ class HeadConfig(Section):
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         check.at_least(1, "layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(Section):
+    """data2vec 2.0: the student encodes the kept positions only, and convolutions over all of them predict the rest."""
+
+    section: ClassVar[str] = "model.head"
+
+    dim: int = 384
+    """Width of the convolutions."""
+
+    layers: int = 4
+    """Convolutions, each with LayerNorm and GELU."""
+
+    kernel: int = 7
+    """Positions that each of them sees (pictures and spectrograms: in each direction)."""
+
+    groups: int = 16
+    """Groups of each of them."""
+
+    residual: bool = True
+    """Add a layer's input to its output where their widths agree."""
+
+    projection_layers: int = 1
+    """Linear maps from the convolutions to predictions, with GELU between."""
+
+    projection_ratio: float = 2.0
+    """Width of the hidden layers between these maps, as a multiple of `dim`."""
+
+    input_dropout: float = 0.1
+    """On the encoder's output."""
+
+    noise: float = 0.01
+    """Standard deviation of the normal noise that stands at the positions that were not encoded."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        check.at_least(1, "dim", "layers", "kernel", "groups", "projection_layers")
+        check.require(self.dim % self.groups == 0, "groups", f"a divisor of {check.name}.dim, which is {self.dim}")
+        check.above_zero("projection_ratio")
+        wide = self.projection_layers == 1 or self.hidden >= 1
+        check.require(wide, "projection_ratio", "so large that the hidden layers have a channel")
+        check.below_one("input_dropout")
+        check.at_least(0, "noise")
+
+    @property
+    def hidden(self) -> int:
+        """Channels of the projection's hidden layers."""
+        return int(self.dim * self.projection_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +181,7 @@ class TargetConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Section):
-    """The regression loss: summed over channels, averaged over masked positions."""
+    """The regression losses: summed over channels, averaged over masked positions, or over masked views."""
 
     section: ClassVar[str] = "model.loss"
 
@@ -126,9 +191,15 @@ class LossConfig(Section):
     scale: float | None = None
     """Factor on the sum over channels; None means 1 / sqrt(C)."""
 
+    class_token: float = 0.0
+    """Weight of a second loss: how far the output at the extra tokens (their mean, if there are several) is from the
+    mean of the targets over the whole sequence, averaged over masked views; 0: there is none. fairseq's `cls_loss` c
+    is a factor on a sum, so it stands for c times the masked views in a batch of one GPU: .01 * 16 pictures * 16 views
+    = 2.56."""
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
-        check.at_least(0, "beta")
+        check.at_least(0, "beta", "class_token")
         check.above_zero("scale")
 
 
@@ -154,8 +225,8 @@ class ModelConfig(Section):
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """The context network."""
 
-    head: HeadConfig = field(default_factory=HeadConfig)
-    """From the student's output to predictions."""
+    head: HeadConfig | DecoderConfig = field(default_factory=HeadConfig)
+    """From the student's output to predictions; what it is decides between data2vec 1.0 and 2.0."""
 
     target: TargetConfig = field(default_factory=TargetConfig)
     """What the student regresses."""
@@ -171,10 +242,29 @@ class ModelConfig(Section):
         """Name of the modality, which the embedding decides."""
         return self.embedding.modality
 
+    @property
+    def encodes_kept(self) -> bool:
+        """Whether the student encodes the kept positions only (data2vec 2.0), and there is no mask token."""
+        return isinstance(self.head, DecoderConfig)
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
-        if self.target.top_k > self.transformer.depth:
+        network, head = self.transformer, self.head
+        counted = network.depth - network.prenet
+        if self.target.top_k > counted:
+            depth = f"{check.name}.transformer.depth is only {network.depth}"
+            prenet = f" and {network.prenet} of them are the prenet" if network.prenet else ""
             raise ConfigError(
-                f"{check.name}.target.top_k is {self.target.top_k}, but {check.name}.transformer.depth is only "
-                f"{self.transformer.depth}: the targets are the average of that many blocks"
+                f"{check.name}.target.top_k is {self.target.top_k}, but {depth}{prenet}: the targets are the average "
+                "of that many blocks"
+            )
+        if isinstance(head, DecoderConfig) and network.dim % head.groups:
+            raise ConfigError(
+                f"{check.name}.head.groups is {head.groups}, but it must divide {check.name}.transformer.dim, which is "
+                f"{network.dim}: the decoder's first convolution takes the encoder's output"
+            )
+        if self.loss.class_token > 0 and not isinstance(head, DecoderConfig):
+            raise ConfigError(
+                f"{check.name}.loss.class_token is {self.loss.class_token}, but {check.name}.head is no DecoderConfig: "
+                "the loss belongs to data2vec 2.0; set it to 0"
             )
