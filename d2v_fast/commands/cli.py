@@ -35,7 +35,7 @@ commands:
   data show PATH                          counts, hours and sizes, and a picture of samples with their masks
   embed RUN --data PATH --out FILE        the features of every sample, in a file
   probe RUN --data LABELLED               what student and teacher are worth on labelled data, layer by layer
-  export RUN --to FORMAT --out DIR        the encoder of a run as a model that other libraries load
+  export RUN --to FORMAT --out DIR        the network of a run as a model that other libraries load
   report RUN [RUN ...] --out PAGE         one HTML page: curves, what stands out, masks, configurations
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device

@@ -1,4 +1,4 @@
-"""`d2v-fast export RUN`: the encoder of a run, for another library."""
+"""`d2v-fast export RUN`: the network of a run, for another library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from d2v_fast.exporting.write import Format
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments:
-    """Write the encoder of a run as a folder that another library loads, with a model card."""
+    """Write the encoder of a run, or a fine-tuned network, as a folder that another library loads, with a model card."""
 
     to: Format
     """hf: a model of transformers, for AutoModel.from_pretrained. timm: pictures, for timm.create_model. onnx:
@@ -24,7 +24,7 @@ class ExportArguments:
     """The new folder."""
 
     network: Literal["student", "teacher"] = "student"
-    """The student, which the papers fine-tune, or the teacher, its moving average."""
+    """The student, which the papers fine-tune, or the teacher, its moving average (not of a fine-tuned run)."""
 
     overwrite: bool = False
     """Replace an earlier export; any other folder is never touched."""

@@ -1,4 +1,4 @@
-"""A run's encoder as a folder that other libraries load: `d2v-fast export`, `d2v_fast.export`."""
+"""A run's network as a folder that other libraries load: `d2v-fast export`, `d2v_fast.export`."""
 
 from __future__ import annotations
 

@@ -10,43 +10,50 @@ from typing import Any
 
 from torch import Tensor
 
-from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict
+from d2v_fast.finetuning.tasks import TASKS
+from d2v_fast.interop.trained import Trained
 from d2v_fast.run.reader import Run
 
 FILE = "d2v_fast.json"
 """The facts about an export, by which a folder is known as one."""
 
+_SHOWN = 20
+"""How many labels the card names."""
 
 _ABOUT = {
     False: "The {network} of a data2vec run (Baevski et al., 2022), pretrained without labels. It gives features; for\n"
     "labels it has to be fine-tuned.",
-    True: "The encoder of a data2vec network (Baevski et al., 2022) that was fine-tuned on labels. It gives features:\n"
-    "the outputs for the labels are not in it.",
+    True: "A data2vec network (Baevski et al., 2022) that was fine-tuned on labels, with its outputs for them.",
 }
 
 
-def facts(run: Run, to: str, network: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def facts(run: Run, to: str, network: str, trained: Trained) -> dict[str, Any]:
     """Where the weights are from, as JSON can hold it.
 
     Args:
         run: The run, of whose folder only the name is taken.
         to: The format.
         network: "student" or "teacher".
-        state: The weights.
+        trained: What is written.
 
     Raises:
         RunError: The run cannot be read.
     """
+    outputs, state = trained.outputs, trained.network.state_dict()
+    chosen = run.best()
     return {
         "format": to,
         "run": run.path.resolve().name,
-        "step": run.best().step,
+        "step": chosen.step,
         "steps": run.config.steps,
         "network": network,
         "preset": run.notes.preset,
         "modality": run.config.model.modality,
-        "fine_tuned": not isinstance(run.config, Config),
+        "fine_tuned": outputs is not None,
+        "task": None if outputs is None else outputs.task,
+        "labels": None if outputs is None else list(outputs.labels),
+        "validation": None if outputs is None else _validation(run, chosen.state),
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "weights": _digest(state),
         "data": run.data,
@@ -70,6 +77,7 @@ def card(known: Mapping[str, Any], usage: str, notes: str) -> str:
         "Preset": known["preset"] or "none: settings of its own",
         "Step": f"{known['step']:,} of {known['steps']:,}",
         "Network": known["network"],
+        **_labels(known),
         "Parameters": f"{known['parameters']:,}",
         "Weights (BLAKE2b)": known["weights"],
         "Data (fingerprint)": data.get("fingerprint", "not known"),
@@ -81,11 +89,11 @@ def card(known: Mapping[str, Any], usage: str, notes: str) -> str:
     settings = json.dumps(known["config"], indent=2)
     return f"""---
 library_name: {library}
-pipeline_tag: feature-extraction
+pipeline_tag: {_pipeline(known)}
 tags: [data2vec, d2v_fast, {known["modality"]}]
 ---
 
-# data2vec encoder ({known["modality"]})
+# data2vec {"network, fine-tuned" if known["fine_tuned"] else "encoder"} ({known["modality"]})
 
 {_ABOUT[known["fine_tuned"]].format(**known)}
 
@@ -109,6 +117,34 @@ Not filled in: what the data was, who may use it, and what the model should not 
 {settings}
 ```
 """
+
+
+def _labels(known: Mapping[str, Any]) -> dict[str, str]:
+    """Rows about the outputs of a fine-tuned network."""
+    if known["task"] is None:
+        return {}
+    labels, best = known["labels"], known["validation"]
+    names = ", ".join(labels[:_SHOWN]) + (f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else "")
+    what = {"ctc": "Symbols", "regress": "Output"}.get(known["task"], "Classes")
+    measured = "not measured" if best["value"] is None else f"{best['metric']} {best['value']:.4g}"
+    return {"Task": known["task"], what: f"{len(labels)}: {names}", "Validation that chose the checkpoint": measured}
+
+
+def _validation(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The number that chose the checkpoint, as far as it is known."""
+    task = run.config.task
+    selection = state.get("selection", {})
+    return {"metric": task.metric or TASKS[task.name].chooses, "value": selection.get("value")}
+
+
+def _pipeline(known: Mapping[str, Any]) -> str:
+    """What Hugging Face calls the task."""
+    if known["task"] is None:
+        return "feature-extraction"
+    if known["task"] == "ctc":
+        return "automatic-speech-recognition"
+    kinds = {"text": "text-classification", "vision": "image-classification"}
+    return kinds.get(known["modality"], "audio-classification")
 
 
 def _cell(value: Any) -> str:

@@ -9,11 +9,9 @@ from typing import Literal, get_args
 from d2v_fast.errors import RunError
 from d2v_fast.exporting.card import FILE, card, facts
 from d2v_fast.exporting.folder import new_folder
-from d2v_fast.files import exists
+from d2v_fast.exporting.network import trained_of
 from d2v_fast.interop import folders, programs, timm
-from d2v_fast.log import tell
 from d2v_fast.run.reader import Run
-from d2v_fast.run.weights import load
 
 Format = Literal["hf", "timm", "onnx", "torch"]
 FORMATS = get_args(Format)
@@ -35,7 +33,9 @@ def export(
     network: Literal["student", "teacher"] = "student",
     overwrite: bool = False,
 ) -> Path:
-    """Write the encoder of a run as a folder that another library loads, with a model card.
+    """Write the network of a run as a folder that another library loads, with a model card.
+
+    Of a pretraining run that is an encoder; of a fine-tuning, the encoder with its outputs.
 
     The folder is there as a whole or not at all. Of the run's place only the folder's name is written.
 
@@ -43,13 +43,14 @@ def export(
         >>> d2v_fast.export("runs/photos", "hf", "photos-hf", network="teacher")
 
     Args:
-        run: A run's folder, whose newest good checkpoint is taken, or the folder of one checkpoint. Of a fine-tuned run
-            the encoder is taken, without the outputs for the labels.
-        to: "hf": a data2vec model of transformers, for `AutoModel.from_pretrained`, with the files of its processor or
-            tokenizer. "timm": pictures, as a `beit` for `timm.create_model`. "onnx": for onnxruntime and others.
-            "torch": a program of torch.export, for `torch.export.load`.
+        run: A run's folder, whose newest good checkpoint is taken (of a fine-tuning: the best), or the folder of one
+            checkpoint.
+        to: "hf": a data2vec model of transformers, for `AutoModel.from_pretrained`, or `AutoModelForCTC` and so on,
+            with the files of its processor or tokenizer. "timm": pictures, as a `beit` for `timm.create_model`.
+            "onnx": for onnxruntime and others. "torch": a program of torch.export, for `torch.export.load`.
         out: The new folder.
-        network: The student, which the papers fine-tune, or the teacher, its moving average.
+        network: The student, which the papers fine-tune, or the teacher, its moving average, which a fine-tuning has
+            not.
         overwrite: Replace an earlier export. A folder that is none is never touched.
 
     Returns:
@@ -66,20 +67,12 @@ def export(
     opened, out = Run(run), Path(out).expanduser()
     write = _WRITERS[to]
     with new_folder(out, FILE, overwrite=overwrite) as folder:
-        encoder = load(run, network)
-        known = facts(opened, to, network, encoder.state_dict())
+        trained = trained_of(opened, network)
+        known = facts(opened, to, network, trained)
         try:
-            written = write(folder, encoder, opened.config, _tokenizer(opened))
+            written = write(folder, trained)
         except (ValueError, ImportError) as error:
             raise RunError(f"{opened.path} cannot be exported to {to}: {error}") from error
-        if known["fine_tuned"]:
-            tell(f"{opened.path} is fine-tuned: the export is its encoder, without the outputs for the labels")
         (folder / FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(known, written.usage, written.notes), encoding="utf-8")
     return out
-
-
-def _tokenizer(run: Run) -> Path | None:
-    """The tokenizer that the run keeps, if it has one."""
-    path = run.path / "tokenizer.json"
-    return path if exists(path) else None

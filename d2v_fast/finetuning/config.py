@@ -60,8 +60,9 @@ class OutputConfig(Section):
     pooling: Literal["mean", "first"] = "mean"
     """The mean over the tokens, or the first one (text: <s>); class tokens of the encoder are not among them."""
 
-    layers: Literal["last", "weighted"] = "last"
-    """The encoder's output, or a learned weighted sum over the outputs of all its blocks (as in SUPERB)."""
+    layers: Literal["last", "last_block", "weighted"] = "last"
+    """The encoder's output; its last block's output, before the encoder's own norm, whose place `norm` takes (BEiT's
+    fine-tuning of pictures); or a learned weighted sum over the outputs of all its blocks (as in SUPERB)."""
 
     norm: bool = True
     """A LayerNorm on the pooled features."""
@@ -180,10 +181,10 @@ class FinetuneConfig(Section):
             )
         if self.precision.compile:
             raise ConfigError("precision.compile is not for fine-tuning: leave it out")
-        if self.head.layers == "weighted" and self.model.transformer.layer_drop > 0:
+        if self.head.layers != "last" and self.model.transformer.layer_drop > 0:
             raise ConfigError(
-                "head.layers is 'weighted', which needs the output of every block, but model.transformer.layer_drop is "
-                f"{self.model.transformer.layer_drop}: set it to 0"
+                f"head.layers is {self.head.layers!r}, which needs the output of blocks that may not be skipped, but "
+                f"model.transformer.layer_drop is {self.model.transformer.layer_drop}: set it to 0"
             )
         if self.encoder.freeze_steps >= self.steps:
             raise ConfigError(

@@ -30,8 +30,9 @@ class OutputHead(nn.Module):
             outputs: Numbers for each sample.
         """
         super().__init__()
-        self.config = config
-        self.layer_weights = nn.Parameter(torch.zeros(depth, dtype=torch.float32)) if self.wants_layers else None
+        self.config, self._depth = config, depth
+        weighted = config.layers == "weighted"
+        self.layer_weights = nn.Parameter(torch.zeros(depth, dtype=torch.float32)) if weighted else None
         self.norm = nn.LayerNorm(dim, 1e-6, dtype=torch.float32) if config.norm else None
         self.hidden = nn.Linear(dim, dim, dtype=torch.float32) if config.hidden else None
         self.output = nn.Linear(dim, outputs, dtype=torch.float32)
@@ -41,13 +42,13 @@ class OutputHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     @property
-    def wants_layers(self) -> bool:
-        """Whether it needs the features of all blocks."""
-        return self.config.layers == "weighted"
+    def wants_layers(self) -> int:
+        """Of how many last blocks it needs the features."""
+        return {"last": 0, "last_block": 1, "weighted": self._depth}[self.config.layers]
 
     def pool(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        """[B, T, C] to float32 [B, C]; `lengths`, int64 [B], are the valid tokens of each row."""
-        tokens = tokens.float()
+        """[B, T, C] to float32 (of float64: float64) [B, C]; `lengths`, int64 [B], are the valid tokens of each row."""
+        tokens = _wide(tokens)
         if self.config.pooling == "first":
             return tokens[:, 0]
         if lengths is None:
@@ -61,7 +62,7 @@ class OutputHead(nn.Module):
 
         Args:
             output: [B, T, C], of the encoder.
-            layers: [B, T, C] of each block, if `wants_layers`.
+            layers: [B, T, C] of each of the last `wants_layers` blocks.
             lengths: int64 [B], valid tokens of each row; None: all.
 
         Returns:
@@ -71,22 +72,27 @@ class OutputHead(nn.Module):
             shares = self.layer_weights.softmax(0)
             x = sum((share * self.pool(layer, lengths) for share, layer in zip(shares, layers, strict=True)), 0)
         else:
-            x = self.pool(output, lengths)
+            x = self.pool(layers[-1] if self.config.layers == "last_block" else output, lengths)
         assert isinstance(x, Tensor)
         if self.norm is not None:
             x = self.norm(x)
         if self.hidden is not None:
             x = torch.tanh(self.hidden(F.dropout(x, self.config.dropout, self.training)))
         x = self.output(F.dropout(x, self.config.dropout, self.training))
-        return x.float()
+        return _wide(x)
 
 
 class FrameHead(OutputHead):
     """The outputs of each frame, float32 [B, T, outputs]: nothing is pooled."""
 
     def pool(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
-        """The tokens as they are, in float32."""
-        return tokens.float()
+        """The tokens as they are, in float32 (of float64: float64)."""
+        return _wide(tokens)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class FinetunedNetwork(nn.Module):
@@ -96,6 +102,8 @@ class FinetunedNetwork(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        if head.config.layers == "last_block" and encoder.norm is not None and encoder.norm_first:
+            encoder.norm.requires_grad_(False)  # nothing behind it is used
 
     def forward(
         self,
@@ -128,7 +136,7 @@ class FinetunedNetwork(nn.Module):
             if change is not None:
                 local = change(local)
             tokens = encoder.token_lengths(lengths)
-            last = len(encoder.blocks) if self.head.wants_layers else 0
+            last = self.head.wants_layers
             result = encoder.forward_layers(local, tokens, last=last, feature="block", skipped=skipped)
         output: Tensor = self.head(result.output, result.features, tokens)
         return output

@@ -26,7 +26,9 @@ from d2v_fast.models.config import ModelConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-_PREFIXES = {"speech": "data2vec_audio.", "text": "data2vec_text.", "vision": "data2vec_vision."}
+PREFIXES = {"speech": "data2vec_audio.", "text": "data2vec_text.", "vision": "data2vec_vision."}
+"""Of an encoder's names in a model with a head."""
+
 _TYPES = "embeddings.token_type_embeddings.weight"
 _POSITIONS = "embeddings.position_embeddings.weight"
 
@@ -48,7 +50,7 @@ def to_ours(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tenso
         ValueError: If names are missing or unknown, the text model has more than one token type, or the configuration
             has a part that transformers lacks.
     """
-    prefix = _PREFIXES[config.modality]
+    prefix = PREFIXES[config.modality]
     if any(name.startswith(prefix) for name in state):
         state = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
     if config.modality == "text":

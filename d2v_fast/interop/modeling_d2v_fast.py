@@ -11,68 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
 
-
-class D2vFastConfig(PretrainedConfig):
-    """`kind` is "signal" (sound, series), "patches" (pictures, spectrograms) or "tokens" (text)."""
-
-    model_type = "d2v_fast"
-
-    def __init__(
-        self,
-        kind: str = "tokens",
-        hidden_size: int = 768,
-        num_hidden_layers: int = 12,
-        num_attention_heads: int = 12,
-        intermediate_size: int = 3072,
-        norm_first: bool = False,
-        layer_norm_eps: float = 1e-5,
-        key_bias: bool = True,
-        layer_scale: bool = False,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        activation_dropout: float = 0.0,
-        channels: int = 1,
-        conv_layers: Any = (),
-        position_depth: int = 0,
-        position_kernel: int = 1,
-        position_groups: int = 1,
-        size: Any = (224, 224),
-        patch: Any = (16, 16),
-        positions: str = "sincos",
-        free_length: bool = False,
-        vocab_size: int = 1,
-        longest: int = 1,
-        pad_token_id: int = 1,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.pad_token_id = pad_token_id
-        self.kind = kind
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.intermediate_size = intermediate_size
-        self.norm_first = norm_first
-        self.layer_norm_eps = layer_norm_eps
-        self.key_bias = key_bias
-        self.layer_scale = layer_scale
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.activation_dropout = activation_dropout
-        self.channels = channels
-        self.conv_layers = conv_layers
-        self.position_depth = position_depth
-        self.position_kernel = position_kernel
-        self.position_groups = position_groups
-        self.size = size
-        self.patch = patch
-        self.positions = positions
-        self.free_length = free_length
-        self.vocab_size = vocab_size
-        self.longest = longest
+from .configuration_d2v_fast import D2vFastConfig
 
 
 class Attention(nn.Module):
@@ -255,7 +197,7 @@ class D2vFastModel(PreTrainedModel):
     """Features [B, T, C] as `last_hidden_state`, without the class token; what stands at padding means nothing."""
 
     config_class = D2vFastConfig
-    base_model_prefix = "d2v_fast"
+    base_model_prefix = "encoder"
 
     def __init__(self, config: D2vFastConfig) -> None:
         super().__init__(config)
@@ -349,3 +291,78 @@ class D2vFastModel(PreTrainedModel):
         elif self.config.kind == "patches":
             lengths = lengths // self.config.patch[0] * (self.config.size[1] // self.config.patch[1])
         return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+
+
+class Head(nn.Module):
+    """Features to outputs: pooled, unless `frames`, a norm, a hidden layer, a linear map."""
+
+    def __init__(self, config: D2vFastConfig, outputs: int, *, frames: bool) -> None:
+        super().__init__()
+        dim, weighted = config.hidden_size, config.pooled_layers == "weighted"
+        self.layers, self.first, self.frames = config.pooled_layers, config.pooling == "first", frames
+        self.dropout = config.classifier_dropout
+        self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers)) if weighted else None
+        self.norm = nn.LayerNorm(dim, 1e-6) if config.pooled_norm else None
+        self.hidden = nn.Linear(dim, dim) if config.pooled_hidden else None
+        self.output = nn.Linear(dim, outputs)
+
+    def forward(self, output: Tensor, blocks: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
+        """[B, T, C] of the encoder and of each block, and bool [B, T] of what is no padding, to [B, K] or [B, T, K]."""
+        x = blocks[-1] if self.layers == "last_block" else output
+        if self.layer_weights is not None:
+            shares = self.layer_weights.softmax(0)
+            x = torch.stack([share * layer for share, layer in zip(shares, blocks, strict=True)]).sum(0)
+        if not self.frames and self.first:
+            x = x[:, 0]
+        elif not self.frames and valid is None:
+            x = x.mean(1)
+        elif not self.frames and valid is not None:
+            x = torch.where(valid[:, :, None], x, 0.0).sum(1) / valid.sum(1, keepdim=True)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.hidden is not None:
+            x = torch.tanh(self.hidden(F.dropout(x, self.dropout, self.training)))
+        return self.output(F.dropout(x, self.dropout, self.training))
+
+
+class _WithHead(PreTrainedModel):
+    """An encoder and a head on it."""
+
+    config_class = D2vFastConfig
+    base_model_prefix = "encoder"
+
+    def __init__(self, config: D2vFastConfig, outputs: Any, *, frames: bool) -> None:
+        super().__init__(config)
+        self.encoder = D2vFastModel(config)
+        self.main_input_name = self.encoder.main_input_name
+        self.head = Head(config, outputs, frames=frames)
+        self.post_init()
+
+    def logits(self, attention_mask: Tensor | None, given: dict[str, Any]) -> Tensor:
+        """The outputs; `given` as `D2vFastModel` takes it."""
+        encoded = self.encoder(**given, attention_mask=attention_mask, output_hidden_states=True)
+        lengths = None if attention_mask is None else attention_mask.sum(1)
+        x = encoded.last_hidden_state
+        return self.head(x, encoded.hidden_states, self.encoder._valid(x, lengths))
+
+
+class D2vFastForCTC(_WithHead):
+    """`logits` [B, T, symbols] of frames; the blank is symbol 0, and what stands at padding means nothing."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__(config, config.vocab_size, frames=True)
+
+    def forward(self, attention_mask: Tensor | None = None, **given: Any) -> CausalLMOutput:
+        """Arguments as `D2vFastModel` takes them; there is no loss."""
+        return CausalLMOutput(logits=self.logits(attention_mask, given))
+
+
+class D2vFastForClassification(_WithHead):
+    """`logits` [B, classes] before a softmax (or sigmoids, for `multi_label_classification`), or values [B, 1]."""
+
+    def __init__(self, config: D2vFastConfig) -> None:
+        super().__init__(config, config.num_labels, frames=False)
+
+    def forward(self, attention_mask: Tensor | None = None, **given: Any) -> SequenceClassifierOutput:
+        """Arguments as `D2vFastModel` takes them; there is no loss."""
+        return SequenceClassifierOutput(logits=self.logits(attention_mask, given))

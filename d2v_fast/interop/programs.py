@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from d2v_fast.config import Config
-from d2v_fast.interop.processors import Written
+from d2v_fast.interop.trained import Trained, Written
 from d2v_fast.modalities.frames import FramesEmbedding
 from d2v_fast.modalities.series.config import SeriesEmbedding
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding
@@ -46,53 +45,51 @@ class Shape(NamedTuple):
 
 
 class WithLengths(nn.Module):
-    """`Encoder.forward` with both arguments."""
+    """A network with both arguments."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.network = network
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """[B, T, C]."""
-        features: Tensor = self.encoder(inputs, lengths)
-        return features
+        """[B, T, C], or outputs."""
+        found: Tensor = self.network(inputs, lengths)
+        return found
 
 
 class Whole(nn.Module):
-    """`Encoder.forward` of inputs that have no padding."""
+    """A network whose inputs have no padding."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.network = network
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[B, T, C]."""
-        features: Tensor = self.encoder(inputs)
-        return features
+        """[B, T, C], or outputs."""
+        found: Tensor = self.network(inputs)
+        return found
 
 
-def write_torch(folder: Path, encoder: Encoder, config: Config, tokenizer: Path | None) -> Written:
+def write_torch(folder: Path, trained: Trained) -> Written:
     """Write `model.pt2`, a program of torch.export.
 
     Args:
         folder: An empty folder.
-        encoder: In eval mode, on the CPU.
-        config: Of its run.
-        tokenizer: The `tokenizers` JSON file of its run, where it has one; it is copied.
+        trained: What is written; its tokenizer is copied.
 
     Raises:
-        ValueError: The modality is one of the user's own, or the program does not compute what the encoder computes.
+        ValueError: The modality is one of the user's own, or the program does not compute what the network computes.
     """
-    shape = shape_of(config.model.embedding)
-    program = traced(encoder, shape)
+    shape = shape_of(trained.config.embedding)
+    program = traced(trained.network, trained.encoder, shape)
     torch.export.save(program, folder / "model.pt2")
     loaded = torch.export.load(folder / "model.pt2").module()
-    check(encoder, shape, lambda *batch: loaded(*batch))
-    _copy(tokenizer, folder)
-    return Written(_TORCH.format(_arguments(shape)), _notes(shape, config, tokenizer))
+    check(trained, shape, lambda *batch: loaded(*batch))
+    _copy(trained.tokenizer, folder)
+    return Written(_TORCH.format(_result(trained), _arguments(shape)), _notes(shape, trained))
 
 
-def write_onnx(folder: Path, encoder: Encoder, config: Config, tokenizer: Path | None) -> Written:
+def write_onnx(folder: Path, trained: Trained) -> Written:
     """Write `model.onnx`, checked in onnxruntime; arguments and errors as `write_torch` has them.
 
     Raises:
@@ -104,8 +101,8 @@ def write_onnx(folder: Path, encoder: Encoder, config: Config, tokenizer: Path |
         import onnxscript  # noqa: F401  (torch's exporter needs it)
     except ImportError as error:
         raise ImportError(f"{error.name} is not installed: pip install 'd2v_fast[export]'") from error
-    shape, path = shape_of(config.model.embedding), folder / "model.onnx"
-    module, batch = _module(encoder, shape), example(encoder, shape, 3, shape.sizes[0])
+    shape, path = shape_of(trained.config.embedding), folder / "model.onnx"
+    module, batch = _module(trained.network, shape), example(trained.encoder, shape, 3, shape.sizes[0])
     free = [{i: name for i, name in enumerate(shape.names) if name in ("batch", "length")}, {0: "batch"}]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*The axis name: batch will not be used")  # there are two of it
@@ -115,7 +112,7 @@ def write_onnx(folder: Path, encoder: Encoder, config: Config, tokenizer: Path |
             dynamo=True,
             dynamic_shapes=tuple(free[: len(batch)]),
             input_names=["inputs", "lengths"][: len(batch)],
-            output_names=["features"],
+            output_names=[_result(trained)],
             verbose=False,
         )
     assert written is not None
@@ -127,18 +124,18 @@ def write_onnx(folder: Path, encoder: Encoder, config: Config, tokenizer: Path |
         given = {put.name: value.numpy() for put, value in zip(session.get_inputs(), batch, strict=True)}
         return torch.from_numpy(session.run(None, given)[0])
 
-    check(encoder, shape, run)
-    _copy(tokenizer, folder)
-    return Written(_ONNX.format(_named(shape)), _notes(shape, config, tokenizer))
+    check(trained, shape, run)
+    _copy(trained.tokenizer, folder)
+    return Written(_ONNX.format(_result(trained), _named(shape)), _notes(shape, trained))
 
 
-def traced(encoder: Encoder, shape: Shape) -> torch.export.ExportedProgram:
-    """The program of an encoder."""
+def traced(network: nn.Module, encoder: Encoder, shape: Shape) -> torch.export.ExportedProgram:
+    """The program of a network, which is the encoder or has it."""
     batch = example(encoder, shape, 3, shape.sizes[0])
     dynamic = torch.export.Dim.DYNAMIC
     free = [{i: dynamic for i, name in enumerate(shape.names) if name in ("batch", "length")}, {0: dynamic}]
     with torch.no_grad():
-        return torch.export.export(_module(encoder, shape), batch, dynamic_shapes=tuple(free[: len(batch)]))
+        return torch.export.export(_module(network, shape), batch, dynamic_shapes=tuple(free[: len(batch)]))
 
 
 def shape_of(embedding: Any) -> Shape:
@@ -181,37 +178,41 @@ def example(encoder: Encoder, shape: Shape, rows: int, length: int) -> tuple[Ten
     return torch.where(torch.arange(length) < lengths[:, None], tokens, pad), lengths
 
 
-def check(encoder: Encoder, shape: Shape, run: Any) -> float:
-    """How far the features of a program are from the encoder's, as a share of the largest; padding does not count.
+def check(trained: Trained, shape: Shape, run: Any) -> float:
+    """How far what a program gives is from what its network gives, as a share of the largest; padding does not count.
 
     Args:
-        encoder: The encoder.
+        trained: What it is a program of.
         shape: Of its inputs.
         run: Called with a batch of another size and length than the program was made with.
 
     Raises:
         ValueError: It is too far.
     """
-    worst = 0.0
+    worst, what = 0.0, _result(trained)
     for rows, length in ((1, shape.sizes[0]), (2, shape.sizes[1])):
-        batch = example(encoder, shape, rows, length)
+        batch = example(trained.encoder, shape, rows, length)
         with torch.no_grad():
-            wanted, found = encoder(*batch), run(*batch)
+            wanted, found = trained.network(*batch), run(*batch)
         if wanted.shape != found.shape:
-            raise ValueError(f"the program gives features {list(found.shape)}, the encoder {list(wanted.shape)}")
-        valid = torch.ones(wanted.shape[:2], dtype=torch.bool)
-        if len(batch) == 2:
-            valid = torch.arange(wanted.shape[1]) < encoder.token_lengths(batch[1])[:, None]  # type: ignore[index]
-        off = (found - wanted)[valid].abs().max() / wanted[valid].abs().max()
+            raise ValueError(f"the program gives {what} {list(found.shape)}, the network {list(wanted.shape)}")
+        if len(batch) == 2 and wanted.dim() == 3:
+            valid = torch.arange(wanted.shape[1]) < trained.encoder.token_lengths(batch[1])[:, None]  # type: ignore[index]
+            wanted, found = wanted[valid], found[valid]
+        off = (found - wanted).abs().max() / wanted.abs().max()
         worst = max(worst, float(off))
         if not off <= TOLERANCE:
-            raise ValueError(f"the program's features are off by {float(off):.1e} of the largest, so it is not written")
+            raise ValueError(f"the program's {what} are off by {float(off):.1e} of the largest, so it is not written")
     return worst
 
 
-def _module(encoder: Encoder, shape: Shape) -> nn.Module:
-    encoder.requires_grad_(False)
-    return (WithLengths if "length" in shape.names else Whole)(encoder).eval()
+def _module(network: nn.Module, shape: Shape) -> nn.Module:
+    network.requires_grad_(False)
+    return (WithLengths if "length" in shape.names else Whole)(network).eval()
+
+
+def _result(trained: Trained) -> str:
+    return "features" if trained.outputs is None else "logits"
 
 
 def _copy(tokenizer: Path | None, folder: Path) -> None:
@@ -227,13 +228,12 @@ def _named(shape: Shape) -> str:
     return ", ".join(f'"{name}": {name}' for name in _arguments(shape).split(", "))
 
 
-def _notes(shape: Shape, config: Config, tokenizer: Path | None) -> str:
+def _notes(shape: Shape, trained: Trained) -> str:
     kind = "int64 token ids" if shape.vocabulary else "float32"
     sizes: Sequence[Any] = [name if name in ("batch", "length") else None for name in shape.names]
     rest = iter(shape.rest)
     lines = [
-        f"`inputs`: {kind} [{', '.join(name or str(next(rest)) for name in sizes)}]. `features`: float32 "
-        f"[batch, tokens, {config.model.transformer.dim}].",
+        f"`inputs`: {kind} [{', '.join(name or str(next(rest)) for name in sizes)}]. {_given(trained)}",
         "Inputs have to be made as the run made them: see `inputs` in the settings below.",
     ]
     if "length" in shape.names:
@@ -241,20 +241,33 @@ def _notes(shape: Shape, config: Config, tokenizer: Path | None) -> str:
             1,
             "`lengths`: int64 [batch], how much of each row is no padding. What stands at padded tokens means nothing.",
         )
-    if tokenizer is not None:
+    if trained.tokenizer is not None:
         lines.append("`tokenizer.json` is a file of the `tokenizers` library; a sequence begins with the begin token.")
     return "\n".join(lines)
+
+
+def _given(trained: Trained) -> str:
+    """What comes out."""
+    outputs = trained.outputs
+    if outputs is None:
+        return f"`features`: float32 [batch, tokens, {trained.config.transformer.dim}]."
+    if outputs.task == "ctc":
+        return f"`logits`: float32 [batch, frames, {len(outputs.labels)}], of symbols; symbol 0 is the blank."
+    if outputs.task == "regress":
+        return "`logits`: float32 [batch, 1], values in the unit of the labels."
+    after = "sigmoid" if outputs.task == "tag" else "softmax"
+    return f"`logits`: float32 [batch, {len(outputs.labels)}], before a {after}. `d2v_fast.json` names them: `labels`."
 
 
 _TORCH = """
 import torch
 
 model = torch.export.load("FOLDER/model.pt2").module()
-features = model({})
+{} = model({})
 """
 _ONNX = """
 import onnxruntime
 
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
-(features,) = session.run(None, {{{}}})
+({},) = session.run(None, {{{}}})
 """

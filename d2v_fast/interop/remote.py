@@ -9,39 +9,42 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from d2v_fast.config import Config
-from d2v_fast.interop.processors import AUTO_MODEL, Written, write_processor
+from d2v_fast.interop.outputs import Outputs
+from d2v_fast.interop.processors import write_processor
+from d2v_fast.interop.trained import Trained, Written
 from d2v_fast.modalities.frames import FramesEmbedding
 from d2v_fast.modalities.series.config import SeriesEmbedding
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding
 from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.modalities.vision.config import VisionEmbedding
-from d2v_fast.models import Encoder
-from d2v_fast.models.config import EmbeddingConfig
+from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 
 MODELLING = Path(__file__).with_name("modeling_d2v_fast.py")
+CONFIGURATION = Path(__file__).with_name("configuration_d2v_fast.py")
 
 
-def write_remote(folder: Path, encoder: Encoder, config: Config, tokenizer: Path | None, reason: str) -> Written:
-    """Write weights, settings, the modelling file, and a processor or tokenizer where the modality has one.
+def write_remote(folder: Path, trained: Trained, reason: str) -> Written:
+    """Write weights, settings, the modelling files, and a processor or tokenizer where the modality has one.
 
     Args:
         folder: An empty folder.
-        encoder: With weights in float32.
-        config: Of its run.
-        tokenizer: The `tokenizers` JSON file of its run, where it has one.
+        trained: What is written.
         reason: What transformers' classes have no room for.
 
     Raises:
         ValueError: The modality is one of the user's own.
     """
-    network, name = config.model.transformer, MODELLING.stem
+    config, outputs = trained.config, trained.outputs
+    network, name = config.transformer, MODELLING.stem
+    architecture, auto = _classes(config, outputs)
     written = {
         "model_type": "d2v_fast",
-        "architectures": ["D2vFastModel"],
-        "auto_map": {"AutoConfig": f"{name}.D2vFastConfig", "AutoModel": f"{name}.D2vFastModel"},
+        "architectures": [architecture],
+        "auto_map": {"AutoConfig": f"{CONFIGURATION.stem}.D2vFastConfig", "AutoModel": f"{name}.D2vFastModel"}
+        | ({} if outputs is None else {auto: f"{name}.{architecture}"}),
         "dtype": "float32",
+        "modality": config.modality,
         "hidden_size": network.dim,
         "num_hidden_layers": network.depth,
         "num_attention_heads": network.heads,
@@ -53,20 +56,45 @@ def write_remote(folder: Path, encoder: Encoder, config: Config, tokenizer: Path
         "dropout": network.dropout,
         "attention_dropout": network.attention_dropout,
         "activation_dropout": network.activation_dropout,
-        **_embedding(config.model.embedding),
+        **_embedding(config.embedding),
+        **({} if outputs is None else _head(outputs)),
     }
     (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(MODELLING, folder / MODELLING.name)
-    state = {key: value.contiguous() for key, value in encoder.state_dict().items()}
+    for file in (MODELLING, CONFIGURATION):
+        shutil.copyfile(file, folder / file.name)
+    state = {key: value.contiguous() for key, value in trained.encoder.state_dict().items()}
+    if outputs is not None:
+        state = {f"encoder.{key}": value for key, value in state.items()}
+        state |= {f"head.{key}": value.contiguous() for key, value in outputs.state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    made = write_processor(folder, config, tokenizer)
-    usage = made.usage.replace(AUTO_MODEL, AUTO_MODEL.replace(")", ", trust_remote_code=True)"))
+    made = write_processor(folder, trained, auto, trust=True)
     notes = (
-        f"transformers' own classes do not hold this model ({reason}), so the folder has a modelling file of its own.\n"
-        "It needs torch and transformers, not d2v_fast. Read it before you let it run. `last_hidden_state` has no "
-        "class token."
+        f"transformers' own classes do not hold this model ({reason}), so the folder has a modelling file of its own,\n"
+        "and one for its settings. They need torch and transformers, not d2v_fast. Read them before you let them run. "
+        "Features have no class token."
     )
-    return Written(usage, f"{notes}\n\n{made.notes}")
+    return Written(made.usage, f"{notes}\n\n{made.notes}")
+
+
+def _classes(config: ModelConfig, outputs: Outputs | None) -> tuple[str, str]:
+    """The class in the modelling file, and the one of transformers that finds it."""
+    if outputs is None:
+        return "D2vFastModel", "AutoModel"
+    if outputs.task == "ctc":
+        return "D2vFastForCTC", "AutoModelForCTC"
+    kinds = {"text": "Sequence", "vision": "Image"}
+    return "D2vFastForClassification", f"AutoModelFor{kinds.get(config.modality, 'Audio')}Classification"
+
+
+def _head(outputs: Outputs) -> dict[str, Any]:
+    return {
+        "pooling": outputs.pooling,
+        "pooled_layers": outputs.layers,
+        "pooled_norm": outputs.norm,
+        "pooled_hidden": outputs.hidden,
+        "classifier_dropout": outputs.dropout,
+        **outputs.called(),
+    }
 
 
 def _embedding(embedding: EmbeddingConfig) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from finetunings import make_finetuning, pretrained
 from tiny_runs import _config
+from tuned_runs import tuned
 
 from d2v_fast.training.trainer import Data2VecTrainer
 
-__all__ = ["finished", "make_finetuning", "pretrained"]
+__all__ = ["finished", "make_finetuning", "pretrained", "tuned"]
 
 
 @pytest.fixture(scope="session")

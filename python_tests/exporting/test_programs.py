@@ -72,7 +72,7 @@ def test_a_program_of_torch_is_exact_in_float64(modality, make_config):
     encoder = build_encoder(config).double().eval()
     for parameter in encoder.parameters():
         parameter.detach().add_(0.1 * torch.randn_like(parameter))
-    program = programs.traced(encoder, programs.shape_of(config.embedding)).module()
+    program = programs.traced(encoder, encoder, programs.shape_of(config.embedding)).module()
     for batch in batches(encoder, config):
         with torch.no_grad():
             wanted, found = (valid(encoder, batch, call(*batch)) for call in (encoder, program))
@@ -118,10 +118,10 @@ def test_onnxruntime_runs_it(modality, finished, tmp_path, capsys):
 def test_a_program_that_computes_something_else_is_not_written(finished, tmp_path, monkeypatch):
     made = programs.traced
 
-    def wrong(encoder, shape):
-        other = copy.deepcopy(encoder)
+    def wrong(network, encoder, shape):
+        other = copy.deepcopy(network)
         other.norm.bias.detach().add_(0.1)
-        return made(other, shape)
+        return made(other, encoder, shape)
 
     monkeypatch.setattr(programs, "traced", wrong)
     with pytest.raises(RunError, match="cannot be exported to torch: the program's features are off by"):

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import d2v_fast
 from d2v_fast.errors import RunError
@@ -124,19 +123,8 @@ def test_a_modality_of_ones_own_is_refused(finished, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_modelling_file_imports_nothing_of_the_library():
-    text = remote.MODELLING.read_text()
-    imports = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
-    assert {line.split()[1].split(".")[0] for line in imports} == {"__future__", "typing", "torch", "transformers"}
-
-
-def test_of_a_fine_tuned_run_the_encoder_is_taken_and_said_so(make_finetuning, tmp_path, caplog):
-    run = make_finetuning(tmp_path / "run", "classify", "series", steps=1).fit()
-    out = d2v_fast.export(run, "hf", tmp_path / "model")
-    assert "without the outputs for the labels" in caplog.text
-    assert "that was fine-tuned on labels" in (out / "README.md").read_text()
-    kept, wanted = load_file(out / "model.safetensors"), d2v_fast.load(run).state_dict()
-    assert kept.keys() == wanted.keys()
-    assert all(torch.equal(kept[name], wanted[name]) for name in kept)
-    with pytest.raises(RunError, match="teacher"):
-        d2v_fast.export(run, "hf", tmp_path / "teacher", network="teacher")
+def test_the_modelling_files_import_nothing_of_the_library():
+    for file, needed in ((remote.MODELLING, {"torch"}), (remote.CONFIGURATION, set())):
+        imports = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
+        found = {line.split()[1].split(".")[0] for line in imports if not line.startswith("from .configuration_d2v")}
+        assert found == {"__future__", "typing", "transformers"} | needed

@@ -7,7 +7,7 @@ import torch
 from tiny_runs import _config
 
 from d2v_fast.finetuning.config import OutputConfig
-from d2v_fast.finetuning.heads import OutputHead, layer_rates
+from d2v_fast.finetuning.heads import FinetunedNetwork, OutputHead, layer_rates
 from d2v_fast.models import build_encoder
 
 TOKENS = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(2, 3, 4)
@@ -40,6 +40,19 @@ def test_the_sum_over_layers_begins_with_their_mean_and_is_learned():
     torch.testing.assert_close(head(torch.full_like(TOKENS, torch.nan), layers, None), expected)
     head(TOKENS, layers, None).square().sum().backward()
     assert (head.layer_weights.grad != 0).all()
+
+
+def test_the_last_block_without_the_norm_of_the_encoder():
+    """The head of BEiT's fine-tuning: its norm, after the mean, takes the place of the encoder's."""
+    torch.manual_seed(0)
+    encoder = build_encoder(_config("vision").model).eval()
+    network = FinetunedNetwork(encoder, OutputHead(OutputConfig(layers="last_block"), 32, 2, 5).eval())
+    pictures = torch.randn(2, 3, 16, 16)
+    block = encoder.forward_layers(encoder.embed(pictures), last=1).features[0]
+    expected = network.head.output(network.head.norm(block.mean(1)))
+    torch.testing.assert_close(network(pictures), expected)
+    network(pictures).sum().backward()
+    assert [name for name, p in encoder.named_parameters() if not p.requires_grad] == ["norm.weight", "norm.bias"]
 
 
 def test_the_text_head_written_out():
