@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,10 +14,31 @@ from d2v_fast.checks import unchecked
 from d2v_fast.commands.entry_points import import_modalities
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
+from d2v_fast.training.observer import Observer
 from d2v_fast.training.pretraining import begin, settle
 
 Parse = Callable[..., Any]
 """(dataclass, arguments, the command's name, default) to an instance of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeArguments:
+    """What the features are worth, beside the loss while the run trains. It changes no bit of the run."""
+
+    data: str | None = None
+    """Samples with classes: kNN and linear probe, LiDAR and more stand in log lines. None: nothing is measured."""
+
+    every: int = 500
+    """Steps between two measurements; each is made at the first log line from there on, and at the end."""
+
+    label: str | None = None
+    """Where the classes are: a column, or "folder"."""
+
+    group: str | None = None
+    """A column, "folder" or "file": what belongs together (speaker, patient) is never on both sides."""
+
+    network: Literal["student", "teacher"] = "student"
+    """Whose features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +60,9 @@ class RunArguments:
 
     dry_run: bool = False
     """Print parameters, memory, steps per epoch and the first batch's shapes, and write nothing."""
+
+    probe: ProbeArguments = field(default_factory=ProbeArguments)
+    """What the features are worth, while the run trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +104,7 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
     start = settle(preset, given, run.out, scale=run.scale)
-    trainer = begin(start, run.data, run.out, run.init_from)
+    trainer = begin(start, run.data, run.out, run.init_from, _probe(run.probe))
     if not run.dry_run:
         trainer.fit()
         return
@@ -93,6 +117,14 @@ def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
     for row in dry_run(trainer):
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+
+
+def _probe(asked: ProbeArguments) -> Observer | None:
+    if asked.data is None:
+        return None
+    from d2v_fast.evaluation.during import ProbeDuring
+
+    return ProbeDuring(**asdict(asked))
 
 
 def given_fields(options: Sequence[str], config: Any) -> dict[str, Any]:
@@ -118,8 +150,8 @@ def given_fields(options: Sequence[str], config: Any) -> dict[str, Any]:
 def fields_of(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted name, value) of each field."""
     found = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        name = f"{prefix}{field.name}"
+    for one in fields(config):
+        value = getattr(config, one.name)
+        name = f"{prefix}{one.name}"
         found += fields_of(value, f"{name}.") if is_dataclass(value) else [(name, value)]
     return found

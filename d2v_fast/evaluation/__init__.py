@@ -1,5 +1,6 @@
 """What features are worth: extraction, probes with their standard errors, retrieval."""
 
+from d2v_fast.evaluation.during import ProbeDuring
 from d2v_fast.evaluation.embedded import Embedded, read_embedded
 from d2v_fast.evaluation.features import extract
 from d2v_fast.evaluation.probe import (
@@ -15,6 +16,7 @@ from d2v_fast.evaluation.retrieval import ranks, recall
 __all__ = [
     "Comparison",
     "Embedded",
+    "ProbeDuring",
     "Probing",
     "Score",
     "extract",

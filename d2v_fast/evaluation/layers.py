@@ -39,13 +39,22 @@ def chosen(layers: Layers, depth: int) -> tuple[int, ...]:
     return numbers
 
 
-def token_features(encoder: Encoder, inputs: Tensor, layers: Sequence[int]) -> Tensor:
+def token_features(
+    encoder: Encoder,
+    inputs: Tensor,
+    layers: Sequence[int],
+    *,
+    mask: Tensor | None = None,
+    kept: Tensor | None = None,
+) -> Tensor:
     """Features of each token, of some layers.
 
     Args:
         encoder: In eval mode.
         inputs: [B, ...] on its device, of one length: nothing is padded.
         layers: Numbers, see `Layers`.
+        mask: bool [B, T], tokens whose local features the mask token replaces behind layer 0.
+        kept: int64 on the CPU, see `Encoder.keep`; what is not kept is zero behind layer 0.
 
     Returns:
         float32 [B, T, layers, C].
@@ -54,6 +63,6 @@ def token_features(encoder: Encoder, inputs: Tensor, layers: Sequence[int]) -> T
     local = encoder.embed(inputs)
     between = [k for k in layers if 0 < k < depth]
     first = min(between, default=depth + 1)
-    found = encoder.forward_layers(local, last=depth - first + 1)
+    found = encoder.forward_layers(local, mask=mask, kept=kept, last=depth - first + 1)
     known = {0: local, depth: found.output} | {k: found.features[k - first] for k in between}
     return torch.stack([known[k].float() for k in layers], dim=2)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from d2v_fast.config import Config
 from d2v_fast.data import Openable
 from d2v_fast.data.labels import Labelled, open_labelled
 from d2v_fast.data.splits import compare, held_out, hold_out
@@ -18,6 +19,7 @@ from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.evaluation import label_free
 from d2v_fast.evaluation.given import open_given, reading_threads
 from d2v_fast.evaluation.layers import Layers, chosen
+from d2v_fast.evaluation.masked_views import lidar_of_layers
 from d2v_fast.evaluation.metrics import bootstrap
 from d2v_fast.evaluation.probe import NEIGHBOURS, knn_correct, logistic_correct
 from d2v_fast.evaluation.retrieval import ranks
@@ -25,6 +27,7 @@ from d2v_fast.evaluation.spool import Spool
 from d2v_fast.interop import foreign
 from d2v_fast.log import tell
 from d2v_fast.models import Encoder
+from d2v_fast.run.reader import Run
 from d2v_fast.run.weights import Network, load
 
 PROBES = ("knn", "linear")
@@ -50,8 +53,8 @@ class Score:
     """For each of them, by bootstrap over samples, or over groups where there are groups."""
 
     label_free: dict[str, float]
-    """"rankme", "alpha", "uniformity" of `label_free`, of pairs also "alignment"; nan where there is none, as of
-    features that are all alike."""
+    """"rankme", "alpha", "uniformity" of `label_free`, of pairs also "alignment", of a pretraining run "lidar" over its
+    masks; nan where there is none, as of features that are all alike."""
 
 
 @dataclass(frozen=True)
@@ -181,13 +184,14 @@ def probe(
         train, judged = train.take(np.flatnonzero(good["train"])), judged.take(np.flatnonzero(good["test"]))
         y, z = _classes(train), _classes(judged)
         inner = held_out(_groups(train), holdout)  # chooses the layer
+        lidar = setting.lidar(train.source)
         right: dict[tuple[str, str, int], np.ndarray] = {}
         choice: dict[tuple[str, str, int], float] = {}
         free: dict[tuple[str, int], dict[str, float]] = {}
         for network in setting.networks:
             for layer in setting.layers:
                 a, b = spools[network, "train"].layer(layer), spools[network, "test"].layer(layer)
-                free[network, layer] = without_labels(a)
+                free[network, layer] = without_labels(a) | lidar.get((network, layer), {})
                 for name, correct in _probes(neighbours).items():
                     right[name, network, layer] = correct(a, y, b, z)
                     chose = correct(a[~inner], y[~inner], a[inner], y[inner])
@@ -254,11 +258,13 @@ def retrieve(
         both = one & other
         if both.sum() < 2:
             raise DataError(f"only {both.sum()} pairs can be read; retrieval needs two")
+        lidar = setting.lidar(sources["data"])
         for network in setting.networks:
             for layer in setting.layers:
                 a = spools[network, "data"].layer(layer)[both[one]]
                 b = spools[network, "pairs"].layer(layer)[both[other]]
-                free[network, layer] = without_labels(a) | {"alignment": label_free.alignment(a, b)}
+                numbers = without_labels(a) | lidar.get((network, layer), {})
+                free[network, layer] = numbers | {"alignment": label_free.alignment(a, b)}
                 found = ranks(a, b)
                 for k, name in zip(at, names, strict=True):
                     right[name, network, layer] = found < k
@@ -313,6 +319,18 @@ class _Setting:
         self.encoder: Encoder = load(run, self.networks[0])
         self.layers = chosen(layers, len(self.encoder.blocks))
         self.threads = reading_threads()
+
+    def lidar(self, source: Any) -> dict[tuple[str, int], dict[str, float]]:
+        """LiDAR over the run's masks, for each network and layer; empty if it has no masks, as a fine-tuning."""
+        config = None if foreign.place(self._run) is not None else Run(self._run).config
+        if not isinstance(config, Config):
+            return {}
+        found: dict[tuple[str, int], dict[str, float]] = {}
+        for network in self.networks:
+            encoder = load(self._run, network).to(self._device)
+            each = lidar_of_layers(encoder, config, source, self.layers, batch_size=self._batch_size)
+            found |= {(network, layer): {"lidar": value} for layer, value in each.items()}
+        return found
 
     def spool(self, folder: Path, sources: dict[str, Any]) -> dict[tuple[str, str], Spool]:
         """The features of each network and source, in files of a folder."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +110,15 @@ class Clock:
     def add(self, samples: int) -> None:
         """Count samples that were trained on."""
         self._samples += samples
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Within the context, time does not count."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._begin += time.perf_counter() - begin
 
     def read(self, waited: float) -> dict[str, float]:
         """samples_per_second and data_wait, the share of the time spent waiting for data.

@@ -104,6 +104,8 @@ def describe(line: dict[str, Any]) -> str:
     for label, names in _GROUPS.items():
         if any(name in line for name in names):
             parts.append(f"{label} " + "/".join(_short(line.get(name)) for name in names))
+    if line.get("probe_knn") is not None:
+        parts.append(f"knn {line['probe_knn']:.0%}")
     if line["skipped_steps"] or line["skipped_samples"]:
         parts.append(f"skipped {line['skipped_steps']} steps, {line['skipped_samples']} samples")
     parts.append(f"{line['samples_per_second']:.1f} samples/s")

@@ -41,6 +41,8 @@ class Loop:
         task: What a step computes.
         device: Where it computes.
         update: The parameters' owner; made anew by `begin`.
+        observe: Gives further fields of the log line of a step, counted from 1, which change nothing; None: there are
+            none. Its time does not count.
     """
 
     def __init__(self, config: Settings, task: Task, device: torch.device) -> None:
@@ -54,6 +56,7 @@ class Loop:
         self.device = device
         self._autocast = autocast(config.precision, device)
         self._prefetch = Prefetch(device)
+        self.observe: Callable[[int], Metrics] | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -176,12 +179,16 @@ class Loop:
         failure: BaseException | None = None
         monitors: Metrics = {}
         validation: Metrics = {}
+        observed: Metrics = {}
         try:
             monitors = task.monitors(step - 1)
             if validates:
                 with out_of_memory.explained(f"in the validation after step {step}"), self._autocast:
                     validation = task.validate(self._prefetch(loader.validation()))
                 self.selection.add(validation, step)
+            if self.observe is not None:
+                with out_of_memory.explained(f"in the probe after step {step}"), clock.stopped():
+                    observed = self.observe(step)
         except ENDS as error:
             failure = error
         line = {
@@ -193,6 +200,7 @@ class Loop:
             **task.log(step - 1),
             "grad_norm": totals.grad_norm,
             **monitors,
+            **observed,
             "skipped_samples": totals.skipped_samples,
             "skipped_steps": totals.skipped_steps,
         }

@@ -19,6 +19,7 @@ from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.reader import Run
 from d2v_fast.run.settings import Notes
+from d2v_fast.training.observer import Observer
 from d2v_fast.training.trainer import Data2VecTrainer
 
 
@@ -47,6 +48,7 @@ def pretrain(
     init_from: str | Path | None = None,
     resume: Literal["auto", "never", "must"] = "auto",
     scale: bool = True,
+    probe: Observer | None = None,
     **overrides: Any,
 ) -> Path:
     """Pretrain a preset on one's own data; the same call again continues the run.
@@ -63,6 +65,7 @@ def pretrain(
         resume: See `Data2VecTrainer.fit`.
         scale: Let learning rate, teacher decays and steps follow another batch size, and the teacher's annealing and
             the monitors' warm-up other steps (`presets.scaling.follow`). What is given stays as it is given.
+        probe: What looks at the model while it trains, see `d2v_fast.evaluation.ProbeDuring`.
         **overrides: Fields of the preset's `Config` to change; a section takes a dictionary.
 
     Returns:
@@ -73,7 +76,7 @@ def pretrain(
         RunError: See `Data2VecTrainer.fit`.
     """
     start = settle(preset, dotted(overrides), out, scale=scale)
-    return begin(start, data, out, init_from).fit(resume)
+    return begin(start, data, out, init_from, probe).fit(resume)
 
 
 def settle(preset: str, given: Mapping[str, Any], out: str | Path, *, scale: bool = True) -> Start:
@@ -102,7 +105,13 @@ def settle(preset: str, given: Mapping[str, Any], out: str | Path, *, scale: boo
     return Start(config, Notes(preset=preset, derived=tuple(followed)), False, followed)
 
 
-def begin(start: Start, data: Openable, out: str | Path, init_from: str | Path | None = None) -> Data2VecTrainer:
+def begin(
+    start: Start,
+    data: Openable,
+    out: str | Path,
+    init_from: str | Path | None = None,
+    probe: Observer | None = None,
+) -> Data2VecTrainer:
     """The trainer of a start; says what followed from the settings that were given.
 
     Args:
@@ -110,8 +119,9 @@ def begin(start: Start, data: Openable, out: str | Path, init_from: str | Path |
         data: See `Data2VecTrainer`.
         out: The run's folder.
         init_from: See `pretrain`.
+        probe: See `pretrain`.
     """
-    trainer = Data2VecTrainer(start.config, data=data, out=out, init_from=init_from, notes=start.notes)
+    trainer = Data2VecTrainer(start.config, data=data, out=out, init_from=init_from, notes=start.notes, probe=probe)
     if start.followed:
         tell(explain(start))
     return trainer

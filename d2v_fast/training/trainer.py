@@ -18,9 +18,11 @@ from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import load_student
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
+from d2v_fast.training.observer import Observer
 from d2v_fast.training.out_of_memory import explained
 from d2v_fast.training.precision import autocast, check_attention, own_modes
 from d2v_fast.training.pretraining_task import PretrainingTask
+from d2v_fast.training.task import Metrics
 
 
 class Data2VecTrainer:
@@ -46,6 +48,7 @@ class Data2VecTrainer:
         init_from: str | Path | None = None,
         device: str | torch.device | None = None,
         notes: Notes | None = None,
+        probe: Observer | None = None,
     ) -> None:
         """Build the model; nothing is read or written yet, and no setting of the process is changed.
 
@@ -57,6 +60,8 @@ class Data2VecTrainer:
                 another library (`interop.foreign`).
             device: "cpu", "cuda", ...; by default a GPU if there is one.
             notes: What config.json says beside the configuration, if it comes from a preset.
+            probe: Adds numbers about the model to log lines (`d2v_fast.evaluation.ProbeDuring`); no bit of the run
+                depends on it.
 
         Raises:
             ConfigError: A field has a value that cannot be used on this device.
@@ -78,6 +83,9 @@ class Data2VecTrainer:
                 load_student(self.task.model, init_from)
             self.task.to(self.device)
             self.loop = Loop(config, self.task, self.device)
+        self._probe = probe
+        if probe is not None:
+            self.loop.observe = self._observed
         self._fit = Fit(self.loop, self.out, partial(open_data, data, config), self._open_loader, notes)
 
     @property
@@ -112,5 +120,13 @@ class Data2VecTrainer:
         """
         return self._fit(resume)
 
+    def _observed(self, step: int) -> Metrics:
+        """The numbers of the probe, if one of its steps is among those since the log line before."""
+        assert self._probe is not None
+        due = step // self._probe.every > max(0, step - self.config.log.every) // self._probe.every
+        return self._probe(self.model) if due or step == self.config.steps else {}
+
     def _open_loader(self, source: DataSource, first: int, engine: Engine | None) -> Loader:
+        if self._probe is not None:
+            self._probe.begin(self.config, self.out, self.device)
         return open_loader(self.config, source, first, self.device, engine)

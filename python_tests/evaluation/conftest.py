@@ -1,0 +1,5 @@
+"""Pretrained runs; see fixtures/finetunings.py."""
+
+from finetunings import pretrained
+
+__all__ = ["pretrained"]
