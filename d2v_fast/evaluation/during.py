@@ -1,4 +1,4 @@
-"""Numbers about a run while it trains, as `probe` has them, in its log lines; no bit of the run changes.
+"""Numbers about a run while it trains, as `probe` has them, in its log lines; no bit of the run changes."""
 
 from __future__ import annotations
 
