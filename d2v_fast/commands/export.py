@@ -14,7 +14,7 @@ from d2v_fast.exporting.write import Format
 
 @dataclass(frozen=True, kw_only=True)
 class ExportArguments:
-    """Write the encoder of a run, or a fine-tuned network, as a folder that another library loads, with a model card."""
+    """Write an encoder, or a fine-tuned network, as a folder that another library loads, with a model card."""
 
     to: Format
     """hf: a model of transformers, for AutoModel.from_pretrained. timm: pictures, for timm.create_model. onnx:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from d2v_fast.config_json import to_dict
 from d2v_fast.finetuning.tasks import TASKS
+from d2v_fast.interop.outputs import pipeline
 from d2v_fast.interop.trained import Trained
 from d2v_fast.run.reader import Run
 
@@ -51,6 +52,7 @@ def facts(run: Run, to: str, network: str, trained: Trained) -> dict[str, Any]:
         "preset": run.notes.preset,
         "modality": run.config.model.modality,
         "fine_tuned": outputs is not None,
+        "pipeline": pipeline(trained.config.modality, outputs),
         "task": None if outputs is None else outputs.task,
         "labels": None if outputs is None else list(outputs.labels),
         "validation": None if outputs is None else _validation(run, chosen.state),
@@ -89,7 +91,7 @@ def card(known: Mapping[str, Any], usage: str, notes: str) -> str:
     settings = json.dumps(known["config"], indent=2)
     return f"""---
 library_name: {library}
-pipeline_tag: {_pipeline(known)}
+pipeline_tag: {known["pipeline"]}
 tags: [data2vec, d2v_fast, {known["modality"]}]
 ---
 
@@ -135,16 +137,6 @@ def _validation(run: Run, state: Mapping[str, Any]) -> dict[str, Any]:
     task = run.config.task
     selection = state.get("selection", {})
     return {"metric": task.metric or TASKS[task.name].chooses, "value": selection.get("value")}
-
-
-def _pipeline(known: Mapping[str, Any]) -> str:
-    """What Hugging Face calls the task."""
-    if known["task"] is None:
-        return "feature-extraction"
-    if known["task"] == "ctc":
-        return "automatic-speech-recognition"
-    kinds = {"text": "text-classification", "vision": "image-classification"}
-    return kinds.get(known["modality"], "audio-classification")
 
 
 def _cell(value: Any) -> str:

@@ -64,3 +64,13 @@ class Outputs:
             "label2id": {label: i for i, label in enumerate(self.labels)},
             "problem_type": self.problem,
         }
+
+
+def pipeline(modality: str, outputs: Outputs | None) -> str:
+    """What Hugging Face calls the task of a model."""
+    if outputs is None:
+        return "feature-extraction"
+    if outputs.task == "ctc":
+        return "automatic-speech-recognition"
+    kinds = {"text": "text-classification", "vision": "image-classification"}
+    return kinds.get(modality, "audio-classification")

@@ -245,7 +245,7 @@ def test_timm_has_our_outputs(overrides, tuned, tmp_path):
 
 def test_a_head_that_timm_has_not_is_refused(tuned, tmp_path):
     run = tuned("classify", "vision")
-    with pytest.raises(RunError, match="cannot be exported to timm: .*head.layers last_block, head.norm.* no other"):
+    with pytest.raises(RunError, match=r"cannot be exported to timm: .*head.layers last_block, head.norm.* no other"):
         d2v_fast.export(run, "timm", tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
