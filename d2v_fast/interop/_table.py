@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,9 +22,22 @@ class Entry:
     token: bool = False
     """[C] here and [1, 1, C] there."""
 
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """Here and there, where they differ; -1 once in each."""
+
     def with_prefix(self, ours: str) -> Entry:
         """The same entry, our name prefixed."""
-        return Entry(ours + self.ours, self.theirs, self.token)
+        return replace(self, ours=ours + self.ours)
+
+    def to_ours(self, tensor: Tensor) -> Tensor:
+        """Their shape to ours."""
+        here = (-1,) if self.token else self.shapes[0] if self.shapes else tuple(tensor.shape)
+        return tensor.reshape(here)
+
+    def from_ours(self, tensor: Tensor) -> Tensor:
+        """Our shape to theirs."""
+        there = (1, 1, -1) if self.token else self.shapes[1] if self.shapes else tuple(tensor.shape)
+        return tensor.reshape(there)
 
 
 def both(ours: str, *theirs: str) -> Iterator[Entry]:
@@ -57,7 +70,7 @@ def to_ours(
     for entry in entries:
         parts = [state[name] for name in entry.theirs]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        result[entry.ours] = tensor.flatten() if entry.token else tensor
+        result[entry.ours] = entry.to_ours(tensor)
     return result
 
 
@@ -81,7 +94,7 @@ def from_ours(
     check_names({entry.ours for entry in entries}, state, source)
     result = {}
     for entry in entries:
-        tensor = state[entry.ours].view(1, 1, -1) if entry.token else state[entry.ours]
+        tensor = entry.from_ours(state[entry.ours])
         if len(entry.theirs) == 1:
             result[entry.theirs[0]] = tensor
         else:  # cloned, because safetensors refuses to save views of one tensor

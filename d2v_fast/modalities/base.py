@@ -69,6 +69,9 @@ class Modality(ABC):
     def initialise_head(self, head: nn.Module) -> None:  # noqa: B027  (torch's own weights are a good default)
         """Gives a new regression head its weights; by default torch's own."""
 
+    def initialise_decoder(self, decoder: nn.Module) -> None:  # noqa: B027  (as released for speech and images)
+        """Gives a new decoder (data2vec 2.0) its weights; by default torch's own."""
+
     @abstractmethod
     def token_count(self, embedding: Any, size: Any) -> Any:
         """How many tokens an input of `size` makes: an int, an array or a tensor like `size`, or a grid."""

@@ -19,7 +19,8 @@ from d2v_fast.modalities.windows import WindowInputs
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 from d2v_fast.models.encoder import Encoder
 from d2v_fast.modules.convolution import Frames
-from d2v_fast.modules.positions import PositionConvolutions
+from d2v_fast.modules.positions import Alibi, PositionConvolutions
+from d2v_fast.ops.distances import Distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +89,15 @@ class FramesEncoder(Encoder):
     def __init__(self, config: ModelConfig, channels: int) -> None:
         embedding, dim = config.embedding, config.transformer.dim
         assert isinstance(embedding, FramesEmbedding)
-        super().__init__(config, Frames(channels, embedding.conv_layers, dim, embedding.gradient_scale), norm=True)
+        frames = Frames(
+            channels, embedding.conv_layers, dim, embedding.gradient_scale, mask_token=not config.encodes_kept
+        )
+        super().__init__(config, frames, norm=True)
         self.config: FramesEmbedding = embedding
         self.positions = PositionConvolutions(
             dim, embedding.position_depth, embedding.position_kernel, embedding.position_groups
         )
+        self.alibi = Alibi(config.transformer.heads) if embedding.alibi else None
         # BERT's initialisation, in the context network only; convolutions and projection keep their own as released.
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
@@ -103,11 +108,22 @@ class FramesEncoder(Encoder):
         """Valid frames, from valid samples."""
         return None if lengths is None else self.config.frames(lengths)
 
-    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, None]:
-        """Add the positions; padded frames are zeroed before the convolutions and not between them, as released."""
-        if valid is not None:
+    def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Distances | None]:
+        """Add the positions.
+
+        Padded frames are zeroed before the convolutions and not between them, as released; in data2vec 2.0 they are not
+        zeroed, as released.
+        """
+        if valid is not None and not self.encodes_kept:
             x = torch.where(valid.unsqueeze(2), x, 0.0)
-        return x + self.positions(x), None
+        return x + self.positions(x), None if self.alibi is None else self.alibi()
+
+    def place_views(self, x: Tensor, valid: Tensor | None, mask: Tensor) -> tuple[Tensor, Distances | None]:
+        """Add positions that see zeros where a frame is hidden, for each view its own."""
+        each = x.unsqueeze(1)  # [B, 1, T, C]
+        seen = torch.where(mask.view(len(x), -1, x.shape[1], 1), 0.0, each)
+        placed = each + self.positions(seen.flatten(0, 1)).view_as(seen)
+        return placed.flatten(0, 1), None if self.alibi is None else self.alibi()
 
     def frames(self, signals: Tensor) -> Tensor:
         """Signals to frames, if they are long enough for one.

@@ -25,10 +25,13 @@ class PatchEncoder(Encoder):
     """
 
     def __init__(self, config: ModelConfig, size: tuple[int, int], patch: tuple[int, int], channels: int) -> None:
-        patches = Patches(size, patch, channels, config.transformer.dim)
+        patches = Patches(size, patch, channels, config.transformer.dim, mask_token=not config.encodes_kept)
         super().__init__(config, patches, norm=True)
         self.grid = patches.grid
-        self._initialise()
+        if config.encodes_kept:
+            self._initialise_as_mae()
+        else:
+            self._initialise()
 
     def _initialise(self) -> None:
         """Normal(0, 0.02) cut at one standard deviation; ends of branches are scaled down with depth, as in BEiT."""
@@ -44,9 +47,26 @@ class PatchEncoder(Encoder):
                 for name in ("attention.out.weight", "ffn.down.weight"):
                     block.get_parameter(name).div_(math.sqrt(2 * number))
 
+    def _initialise_as_mae(self) -> None:
+        """data2vec 2.0: normal(0, 0.02), the class token normal(0, 1), patches as MAE's, their bias torch's own."""
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        weight = self.embedding.get_parameter("patches.weight")
+        with torch.no_grad():
+            nn.init.xavier_uniform_(weight.flatten(1))
+        nn.init.normal_(self.embedding.get_parameter("class_token"))
+
+    def shape(self, tokens: int) -> tuple[int, ...]:
+        """(height, width) in patches."""
+        return tokens // self.grid[1], self.grid[1]
+
     def extra(self) -> Tensor:
-        """The class token."""
-        return self.embedding.get_parameter("class_token").unsqueeze(0)
+        """The class token, and further ones behind it."""
+        token = self.embedding.get_parameter("class_token").unsqueeze(0)
+        return token if self.extra_tokens is None else torch.cat([token, self.extra_tokens])
 
 
 def check_kept(mask: InverseBlockMask, patches: int, whose: str) -> None:

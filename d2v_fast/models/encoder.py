@@ -19,27 +19,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from d2v_fast import registry
 from d2v_fast.models.config import ModelConfig
-from d2v_fast.models.grouping import grouped
-from d2v_fast.models.seen import seen_tokens, valid_tokens
+from d2v_fast.models.samples import SampleFeatures
+from d2v_fast.models.seen import keeps_padding, seen_tokens, valid_tokens, without_padding
 from d2v_fast.modules.block import Block, BlockOutput
 from d2v_fast.ops.attention import Choice, biased, choose
 from d2v_fast.ops.distances import Distances
-from d2v_fast.ops.packing import Packing
+from d2v_fast.ops.packing import Packing, to_device
 
 
 class Layers(NamedTuple):
     """What a pass through the context network gives."""
 
     output: Tensor
-    """[N, T, C] after the last norm, or [M, C] if `rows` were asked for; without the extra tokens."""
+    """[N, T, C] after the last norm, [M, C] if `rows` were asked for, or [K, C] of the kept tokens if it stays packed;
+    without the extra tokens."""
 
     features: list[Tensor]
     """The features of the last blocks, [N, T, C] each, first layer first; without the extra tokens."""
 
+    extra: Tensor | None = None
+    """[N, E, C], the output at the extra tokens; None if there are none, or if `rows` were asked for."""
 
-class Encoder(nn.Module):
+
+class Encoder(SampleFeatures):
     """Embedding, positions and context network; the subclasses name the modality.
 
     Attributes:
@@ -47,6 +50,8 @@ class Encoder(nn.Module):
         config: the embedding's configuration.
         inputs: how the run that the weights are from made inputs of samples; None if they are from no run.
         attention: the kernel for packed sequences, see `ops.attention`.
+        encodes_kept: whether it is a student of data2vec 2.0, or the teacher of one: there is no mask token.
+        extra_tokens: [E, C], learned tokens before each sequence; None if there are none (beside the modality's own).
     """
 
     def __init__(self, config: ModelConfig, embedding: nn.Module, *, norm: bool) -> None:
@@ -56,7 +61,8 @@ class Encoder(nn.Module):
         self.inputs: Any = None
         network = config.transformer
         self.norm_first = network.norm_first
-        self.dropout = network.dropout
+        self.dropout = network.dropout if network.input_dropout is None else network.input_dropout
+        self.encodes_kept = config.encodes_kept
         self.heads = network.heads
         self.attention_dropout = network.attention_dropout
         self.checkpoint_activations = False
@@ -74,75 +80,13 @@ class Encoder(nn.Module):
                 dropout=network.dropout,
                 attention_dropout=network.attention_dropout,
                 activation_dropout=network.activation_dropout,
-                drop_path=network.drop_path * i / max(network.depth - 1, 1),
+                drop_path=network.drop_path * max(i - network.prenet, 0) / max(network.depth - network.prenet - 1, 1),
                 layer_scale=network.layer_scale,
             )
             for i in range(network.depth)
         )
-
-    def prepare(self, sample: Any, *, name: str = "sample") -> Tensor:
-        """A whole sample as this encoder takes it, prepared as the run did, without a batch dimension.
-
-        Args:
-            sample: As a `DataSource` reads it: a clip, a picture, token ids; or the path of a file, or a text.
-            name: For messages.
-
-        Raises:
-            SampleError: It cannot be used; the message says why.
-            ValueError: The encoder is from no run.
-        """
-        if self.inputs is None:
-            raise ValueError(
-                "this encoder does not know how samples become inputs: take one from d2v_fast.load, or set its `inputs`"
-            )
-        modality: Any = registry.get(self.config.modality)
-        read = modality.read(sample, self.inputs, self.config, name=name)
-        prepared: Tensor = modality.prepare(read, self.inputs, self.config, name=name)
-        return prepared
-
-    @torch.no_grad()
-    def features(self, samples: Any, *, pooled: bool = True, batch_size: int = 32) -> Any:
-        """Features of a sample, or of a list of them, whatever they are: preprocessing is that of the run.
-
-        Nothing is masked, cropped at random or padded; the encoder is in eval mode for the time.
-
-        Example:
-            >>> encoder = d2v_fast.load("runs/texts")
-            >>> encoder.features(["a text", "another one"]).shape
-            torch.Size([2, 768])
-
-        Args:
-            samples: A path of a file, an array or a tensor as a `DataSource` reads it, or, where the run has a
-                tokenizer, a text as a `str`; or a list or tuple of these.
-            pooled: The mean over the tokens; False: the features of each token.
-            batch_size: Samples in a batch at most; only samples of one shape are batched together.
-
-        Returns:
-            float32 on the CPU: [C] of a sample and [N, C] of a list, if they are pooled; otherwise [T, C] of a sample,
-            and a list of such tensors of a list.
-
-        Raises:
-            SampleError: A sample cannot be used; the message says why.
-            ValueError: The encoder is from no run, or there are no samples.
-        """
-        many = isinstance(samples, (list, tuple))
-        given = list(samples) if many else [samples]
-        if not given:
-            raise ValueError("features needs at least one sample")
-        device, training = next(self.parameters()).device, self.training
-        found: dict[int, Tensor] = {}
-        self.eval()
-        try:
-            inputs = ((i, self.prepare(one, name=f"sample {i}")) for i, one in enumerate(given))
-            for numbers, batch in grouped(inputs, batch_size):
-                output = self(batch.to(device)).float()
-                found.update(zip(numbers, (output.mean(1) if pooled else output).cpu(), strict=True))
-        finally:
-            self.train(training)
-        if not many:
-            return found[0]
-        ordered = [found[i] for i in range(len(given))]
-        return torch.stack(ordered) if pooled else ordered
+        tokens = torch.empty(network.extra_tokens, network.dim, dtype=torch.float32)
+        self.extra_tokens = nn.Parameter(tokens.normal_()) if network.extra_tokens else None
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Inputs to local features [B, T, C]: no mask, no dropout, no extra tokens; speech: no positions either.
@@ -174,9 +118,28 @@ class Encoder(nn.Module):
         """
         return x, None
 
+    def place_views(self, x: Tensor, valid: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor | Distances | None]:
+        """Positions for V masked views of each sample, of which the blocks will see the kept tokens only.
+
+        By default the positions of a token depend on no other token, and all views have the same.
+
+        Args:
+            x: local features [B, T, C].
+            valid: bool [B, T], False for padding; None if there is none.
+            mask: bool [B * V, T], what is hidden in each view; row b * V + v is view v of sample b.
+
+        Returns:
+            As `place`, with features [B, T, C] that all views of a sample share, or [B * V, T, C].
+        """
+        return self.place(x, valid)
+
+    def shape(self, tokens: int) -> tuple[int, ...]:
+        """How the tokens of a sequence lie: (T,), or (height, width) on a grid."""
+        return (tokens,)
+
     def extra(self) -> Tensor | None:
         """[E, C], tokens that are put before each sequence; None if there are none."""
-        return None
+        return self.extra_tokens
 
     def keep(
         self,
@@ -186,16 +149,18 @@ class Encoder(nn.Module):
         *,
         bias: bool = False,
         padding: bool = False,
+        views: int = 1,
     ) -> Packing | Tensor | None:
         """Which tokens the blocks see.
 
         Args:
-            x: placed features [N, T, C].
+            x: placed features [N, T, C], or [N / views, T, C] that the views of a sample share.
             lengths: int64 [N], valid tokens of each row.
             kept: int64 [K] on the CPU, flat indices into N * T of the tokens that are kept, ascending and unique; as
-                many of each row as one likes, none of them padding. It decides alone, if it is given.
+                many of each row as one likes, padding only if it is computed. It decides alone, if it is given.
             bias: whether there is a bias on the attention scores.
             padding: whether padded positions are computed, too.
+            views: rows of the blocks for each row of x.
 
         Returns:
             A packing of these tokens; or, where all tokens have to be computed, bool [N, T] of those that may be
@@ -212,6 +177,7 @@ class Encoder(nn.Module):
             kernel=lambda: self._kernel(x, bias),
             extra=0 if (extra := self.extra()) is None else len(extra),
             padding=padding,
+            views=views,
         )
 
     def run(
@@ -224,6 +190,7 @@ class Encoder(nn.Module):
         last: int = 0,
         feature: Literal["ffn", "block"] = "block",
         skipped: Sequence[bool] | Tensor | None = None,
+        packed: bool = False,
     ) -> Layers:
         """Extra tokens, blocks and norm.
 
@@ -231,13 +198,14 @@ class Encoder(nn.Module):
         embedding then).
 
         Args:
-            x: placed features [N, T, C].
+            x: placed features [N, T, C], or [N / views, T, C] that the views of a sample share.
             bias: on the attention scores, from `place`.
             seen: what `keep` gave.
             rows: see `forward_layers`.
             last: see `forward_layers`.
             feature: see `forward_layers`.
             skipped: see `forward_layers`.
+            packed: the output stays packed, [K, C], if `seen` is a packing.
         """
         if last and rows is not None:
             raise ValueError("run gives either features of all positions (last) or an output at rows, not both")
@@ -251,6 +219,8 @@ class Encoder(nn.Module):
             x = packing.pack(x, extra)
             rows = None if rows is None else packing.rows(rows)
         else:
+            if isinstance(seen, Tensor) and len(seen) != len(x):
+                x = x.repeat_interleave(len(seen) // len(x), 0)
             if extra is not None:
                 x = torch.cat([extra.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
                 if isinstance(bias, Distances):
@@ -285,8 +255,12 @@ class Encoder(nn.Module):
         if self.norm is not None and self.norm_first:
             x = self.norm(x)
         if packing is not None:
-            return Layers(x if rows is not None else packing.unpack(x), [packing.unpack(part) for part in features])
-        return Layers(x if rows is not None else x[:, extra_tokens:], [part[:, extra_tokens:] for part in features])
+            output = x if rows is not None else packing.tokens(x) if packed else packing.unpack(x)
+            tokens = None if rows is not None else packing.extra_tokens(x)
+            return Layers(output, [packing.unpack(part) for part in features], tokens)
+        tokens = None if rows is not None or extra is None else x[:, :extra_tokens]
+        output = x if rows is not None else x[:, extra_tokens:]
+        return Layers(output, [part[:, extra_tokens:] for part in features], tokens)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Features of whole inputs.
@@ -340,6 +314,40 @@ class Encoder(nn.Module):
         x, bias = self.place(x, None if lengths is None else valid_tokens(lengths, x))
         seen = self.keep(x, lengths, kept, bias=bias is not None, padding=padding)
         return self.run(x, bias, seen, rows=rows, last=last, feature=feature, skipped=skipped)
+
+    def encode_kept(
+        self,
+        local: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        mask: Tensor,
+        kept: Tensor,
+        skipped: Sequence[bool] | Tensor | None = None,
+    ) -> Layers:
+        """The kept tokens of V masked views of each sample, encoded (data2vec 2.0).
+
+        Args:
+            local: [B, T, C], what `embed` gave, once for all views.
+            lengths: int64 [B], valid tokens of each sample; see `forward_layers`.
+            mask: bool [B * V, T], what is hidden from positions that look beyond their own token.
+            kept: int64 [K] on the CPU, flat indices into B * V * T, see `keep`. Padding that is kept is encoded, and
+                attended to by nothing.
+            skipped: see `forward_layers`.
+
+        Returns:
+            The output [K, C] in the order of `kept`, and that at the extra tokens.
+        """
+        x, bias = self.place_views(local, None if lengths is None else valid_tokens(lengths, local), mask)
+        views = len(mask) // len(local)
+        each = None if lengths is None else lengths.repeat_interleave(views)
+        if each is not None and keeps_padding(kept, each, local.shape[1]):
+            extra = self.extra()
+            bias = without_padding(bias, valid_tokens(each, local), 0 if extra is None else len(extra))
+        seen = self.keep(x, each, kept, bias=bias is not None, padding=True, views=len(mask) // len(x))
+        layers = self.run(x, bias, seen, skipped=skipped, packed=True)
+        if isinstance(seen, Packing):
+            return layers
+        return layers._replace(output=layers.output.flatten(0, 1).index_select(0, to_device(kept, x.device)))
 
     def _kernel(self, x: Tensor, bias: bool) -> str:
         """The kernel for attention over packed tokens of x [N, T, C]."""

@@ -27,6 +27,10 @@ class ModelModality(Protocol):
         """Gives a new regression head the recipe's weights."""
         ...
 
+    def initialise_decoder(self, decoder: nn.Module) -> None:
+        """Gives a new decoder (data2vec 2.0) the recipe's weights."""
+        ...
+
     def token_count(self, embedding: Any, size: Any) -> Any:
         """How many tokens an input of this size makes."""
         ...
@@ -50,6 +54,11 @@ def build_encoder(config: ModelConfig) -> Encoder:
 def initialise_head(head: nn.Module, config: ModelConfig) -> None:
     """The recipe's weights for a regression head."""
     modality_of(config).initialise_head(head)
+
+
+def initialise_decoder(decoder: nn.Module, config: ModelConfig) -> None:
+    """The recipe's weights for a decoder."""
+    modality_of(config).initialise_decoder(decoder)
 
 
 def token_count(config: ModelConfig, size: Any) -> Any:

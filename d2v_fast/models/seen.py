@@ -4,33 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dataclasses import replace
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.ops.attention import KERNELS
+from d2v_fast.ops.attention import KERNELS, biased
+from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Packing, plan_kept, plan_packing, to_device
 
 
 def seen_tokens(
-    x: Tensor, lengths: Tensor | None, kept: Tensor | None, *, kernel: Callable[[], str], extra: int, padding: bool
+    x: Tensor,
+    lengths: Tensor | None,
+    kept: Tensor | None,
+    *,
+    kernel: Callable[[], str],
+    extra: int,
+    padding: bool,
+    views: int = 1,
 ) -> Packing | Tensor | None:
     """See `Encoder.keep`.
 
     Args:
-        x: [N, T, C].
+        x: [N / views, T, C].
         lengths: int64 [N].
         kept: int64 [K].
         kernel: gives the name of the kernel for packed tokens; only asked where there are any.
         extra: tokens put before every sequence.
         padding: whether padded positions are computed, too.
+        views: rows of the blocks for each row of x.
     """
-    samples, width = x.shape[:2]
+    samples, width = len(x) * views, x.shape[1]
     compiling = torch.compiler.is_compiling()  # a graph has fixed shapes: everything is computed
     if kept is not None:
         if compiling:
             visible = torch.zeros(samples * width, dtype=torch.bool, device=x.device)
-            return visible.index_fill(0, to_device(kept, x.device), True).view(samples, width)
-        _check_kept(kept, lengths, width)
+            visible = visible.index_fill(0, to_device(kept, x.device), True).view(samples, width)
+            return visible if lengths is None else visible & valid_tokens(lengths, x)
+        if not padding and lengths is not None and keeps_padding(kept, lengths, width):
+            _refuse_padding(kept, lengths, width)
         return plan_kept(kept, samples, width, x.device, KERNELS[kernel()], extra)
     if lengths is None:
         return None
@@ -49,14 +63,38 @@ def valid_tokens(lengths: Tensor, x: Tensor) -> Tensor:
     return places < to_device(lengths, x.device).unsqueeze(1)
 
 
-def _check_kept(kept: Tensor, lengths: Tensor | None, width: int) -> None:
-    """Refuse kept tokens that are padding."""
-    if lengths is None or not (lengths.is_cpu and kept.is_cpu) or not kept.numel():
-        return
-    padding = kept % width >= lengths[(kept // width).clamp(0, len(lengths) - 1)]
-    if bool(padding.any()):
-        at = int(padding.nonzero()[0])
-        raise ValueError(
-            f"kept[{at}] is {int(kept[at])}, token {int(kept[at]) % width} of row {int(kept[at]) // width}, which is "
-            "padding: keep valid tokens only"
-        )
+def keeps_padding(kept: Tensor, lengths: Tensor, width: int) -> bool:
+    """Whether one of the kept tokens, flat indices into N * width, is padding; known on the host alone."""
+    if torch.compiler.is_compiling() or not (lengths.is_cpu and kept.is_cpu) or not kept.numel():
+        return False
+    return bool(_padding(kept, lengths, width).any())
+
+
+def without_padding(bias: Tensor | Distances | None, valid: Tensor, extra: int) -> Tensor:
+    """A bias that keeps padding from being attended to where it is encoded: [N, heads or 1, E + T, E + T].
+
+    Args:
+        bias: see `Encoder.place`.
+        valid: bool [N, T].
+        extra: E.
+    """
+    size = extra + valid.shape[1]
+    visible = F.pad(valid, (extra, 0), value=True)[:, None, None, :]
+    if isinstance(bias, Distances):
+        bias = replace(bias, extra=extra).dense(size)
+    if bias is None:
+        bias = torch.zeros(1, 1, size, size, dtype=torch.float32, device=valid.device)
+    return biased(visible, bias)
+
+
+def _padding(kept: Tensor, lengths: Tensor, width: int) -> Tensor:
+    """Bool [K]: which of the kept tokens are padding."""
+    return kept % width >= lengths[(kept // width).clamp(0, len(lengths) - 1)]
+
+
+def _refuse_padding(kept: Tensor, lengths: Tensor, width: int) -> None:
+    at = int(_padding(kept, lengths, width).nonzero()[0])
+    raise ValueError(
+        f"kept[{at}] is {int(kept[at])}, token {int(kept[at]) % width} of row {int(kept[at]) // width}, which is "
+        "padding: keep valid tokens only"
+    )

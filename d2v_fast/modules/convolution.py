@@ -30,11 +30,17 @@ class Frames(nn.Module):
     """A signal to frames of width C: the convolutions, a LayerNorm and a linear projection; also the mask token."""
 
     def __init__(
-        self, channels: int, layers: tuple[tuple[int, int, int], ...], dim: int, gradient_scale: float
+        self,
+        channels: int,
+        layers: tuple[tuple[int, int, int], ...],
+        dim: int,
+        gradient_scale: float,
+        *,
+        mask_token: bool = True,
     ) -> None:
         """A signal of `channels` channels; `layers` are (channels, kernel, stride) of each convolution.
 
-        The gradient that reaches the convolutions is multiplied by `gradient_scale`.
+        The gradient that reaches the convolutions is multiplied by `gradient_scale`. data2vec 2.0 has no `mask_token`.
         """
         super().__init__()
         self.gradient_scale = gradient_scale
@@ -45,7 +51,7 @@ class Frames(nn.Module):
         )
         self.norm = nn.LayerNorm(sizes[-1], dtype=torch.float32)
         self.projection = nn.Linear(sizes[-1], dim, dtype=torch.float32)
-        self.mask_token = nn.Parameter(torch.empty(dim, dtype=torch.float32).uniform_())
+        self.mask_token = nn.Parameter(torch.empty(dim, dtype=torch.float32).uniform_()) if mask_token else None
 
     def forward(self, signal: Tensor) -> Tensor:
         """[B, samples, channels] to [B, T, C]."""

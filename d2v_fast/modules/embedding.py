@@ -10,8 +10,12 @@ from torch import Tensor, nn
 class Patches(nn.Module):
     """Image to patch embeddings: one convolution with kernel = stride = patch size; also the class and mask tokens."""
 
-    def __init__(self, size: tuple[int, int], patch: tuple[int, int], channels: int, dim: int) -> None:
+    def __init__(
+        self, size: tuple[int, int], patch: tuple[int, int], channels: int, dim: int, *, mask_token: bool = True
+    ) -> None:
         """An image of at most `size` (height, width) is cut into patches of `patch` (height, width).
+
+        data2vec 2.0 has no `mask_token`.
 
         Raises:
             ValueError: if a side of the image is not a multiple of the patch's.
@@ -22,7 +26,7 @@ class Patches(nn.Module):
         self.grid = (size[0] // patch[0], size[1] // patch[1])
         self.patches = nn.Conv2d(channels, dim, patch, patch, dtype=torch.float32)
         self.class_token = nn.Parameter(torch.zeros(dim, dtype=torch.float32))
-        self.mask_token = nn.Parameter(torch.zeros(dim, dtype=torch.float32))
+        self.mask_token = nn.Parameter(torch.zeros(dim, dtype=torch.float32)) if mask_token else None
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, channels, height, width] to [B, T, C], row by row; a product of the flattened patches."""

@@ -1,4 +1,4 @@
-"""Positions of tokens: a relative bias and fixed waves on a grid of patches, convolutions over time."""
+"""Positions of tokens: a relative bias and fixed waves on a grid of patches, convolutions over time, distances."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from d2v_fast.ops.distances import Distances
 
 
 def relative_index(height: int, width: int) -> Tensor:
@@ -33,8 +35,8 @@ def relative_index(height: int, width: int) -> Tensor:
     return index
 
 
-class _OnGrid(nn.Module):
-    """Positions with a fixed table, a buffer named `fixed`, that depends on the grid alone.
+class _Fixed(nn.Module):
+    """Positions with a fixed table, a buffer named `fixed`, that depends on the sizes of the model alone.
 
     It is no part of the state, so it is made again when the module leaves the meta device, which keeps no numbers.
     """
@@ -45,7 +47,7 @@ class _OnGrid(nn.Module):
         """The table."""
         raise NotImplementedError
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> _OnGrid:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> _Fixed:
         without_numbers = self.get_buffer(self.fixed).is_meta
         super()._apply(fn, recurse)
         table = self.get_buffer(self.fixed)
@@ -54,7 +56,7 @@ class _OnGrid(nn.Module):
         return self
 
 
-class RelativePositionBias(_OnGrid):
+class RelativePositionBias(_Fixed):
     """A learned bias on the attention scores, shared by all blocks and computed once per forward pass."""
 
     index: Tensor
@@ -79,7 +81,7 @@ class RelativePositionBias(_OnGrid):
         return bias.view(tokens, tokens, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
 
 
-class SinCosPositions(_OnGrid):
+class SinCosPositions(_Fixed):
     """Fixed sine-cosine positions added to the patches (data2vec 2.0; Vaswani et al., 2017, in two dimensions)."""
 
     table: Tensor
@@ -128,3 +130,41 @@ class PositionConvolutions(nn.Module):
             x = convolution(x.transpose(1, 2)).transpose(1, 2)[:, :frames]  # an even kernel makes one frame too many
             x = F.gelu(F.layer_norm(x, (dim,)))
         return x
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """float32 [heads]: how fast the scores of each head fall off with distance (Press et al., 2022).
+
+    2^(-8 / heads) and its powers, where `heads` is a power of two; else those of the largest power of two below it, and
+    every other one of twice as many heads.
+    """
+
+    def powers(count: int) -> Tensor:
+        return 2.0 ** (-8.0 / count * torch.arange(1, count + 1, dtype=torch.float64, device="cpu"))
+
+    whole = 1 << (heads.bit_length() - 1)
+    return torch.cat([powers(whole), powers(2 * whole)[::2][: heads - whole]]).float()
+
+
+class Alibi(_Fixed):
+    """Attention that falls off with distance, the same in all blocks: a learned factor for each head on a fixed slope.
+
+    A head whose factor is below 0 has no bias and gets no gradient, as released.
+    """
+
+    slopes: Tensor
+    fixed = "slopes"
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = nn.Parameter(torch.ones(heads, dtype=torch.float32))
+        self.register_buffer("slopes", self.make(), persistent=False)
+
+    def make(self) -> Tensor:
+        """See `alibi_slopes`."""
+        return alibi_slopes(self.heads)
+
+    def forward(self) -> Distances:
+        """The bias on the scores."""
+        return Distances(self.scale.clamp_min(0) * self.slopes)

@@ -59,17 +59,35 @@ class Packing:
     """A bias by the distance between kept tokens; see `with_bias`."""
 
     def pack(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        """[N, T, C], and [E, C] tokens to put before every sequence, to [1, S, C]."""
-        tokens = x.flatten(0, 1).index_select(0, self.index)
+        """[N, T, C], and [E, C] tokens to put before every sequence, to [1, S, C].
+
+        Of x there may be fewer rows, [N / V, T, C]: then row n of it is that of the V sequences from n * V on.
+        """
+        index = self.index
+        if len(x) != len(self.lengths):
+            views = len(self.lengths) // len(x)
+            index = index // (views * self.width) * self.width + index % self.width
+        tokens = x.flatten(0, 1).index_select(0, index)
         if extra is not None:
             tokens = self._in_order(extra.to(x.dtype).repeat(len(self.lengths), 1), tokens)
         return tokens.unsqueeze(0)
 
+    def tokens(self, x: Tensor) -> Tensor:
+        """[1, S, C] to [K, C], the kept tokens in their order."""
+        tokens = x.squeeze(0)
+        return tokens if self.places is None else tokens.index_select(0, self.places)
+
+    def extra_tokens(self, x: Tensor) -> Tensor | None:
+        """[1, S, C] to [N, E, C], the extra tokens; None if there are none."""
+        if not self.extra:
+            return None
+        number = torch.arange(self.extra, dtype=torch.int64, device=x.device)
+        places = (self.starts[:-1].long().unsqueeze(1) + number).flatten()
+        return x.squeeze(0).index_select(0, places).view(len(self.lengths), self.extra, -1)
+
     def unpack(self, x: Tensor) -> Tensor:
         """[1, S, C] to [N, T, C] without the extra tokens, zero where a token was not kept."""
-        tokens = x.squeeze(0)
-        if self.places is not None:
-            tokens = tokens.index_select(0, self.places)
+        tokens = self.tokens(x)
         flat = x.new_zeros(len(self.lengths) * self.width, x.shape[2])
         return flat.index_copy(0, self.index, tokens).view(len(self.lengths), self.width, x.shape[2])
 

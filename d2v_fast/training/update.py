@@ -163,9 +163,11 @@ class Update:
 
 
 def is_vector(name: str, parameter: Tensor) -> bool:
-    """Whether BEiT's rule leaves the parameter without weight decay: one dimension, a bias, or the class token.
+    """Whether BEiT's rule leaves the parameter without weight decay: one dimension, a bias, or a class token.
 
     The mask token, here a vector, has three dimensions there and is decayed.
     """
     last = name.rsplit(".", 1)[-1]
-    return last != "mask_token" and (parameter.ndim <= 1 or last.endswith("bias") or last == "class_token")
+    return last != "mask_token" and (
+        parameter.ndim <= 1 or last.endswith("bias") or last in ("class_token", "extra_tokens")
+    )

@@ -17,9 +17,9 @@ class TextEncoder(Encoder):
     def __init__(self, config: ModelConfig) -> None:
         assert isinstance(config.embedding, TextEmbedding)
         embedding, network = config.embedding, config.transformer
-        tokens = TokenEmbedding(
-            embedding.vocab_size, embedding.max_length, embedding.pad_id, network.dim, network.norm_eps
-        )
+        # The released data2vec 2.0 has norm_eps in the blocks only.
+        eps = 1e-5 if config.encodes_kept else network.norm_eps
+        tokens = TokenEmbedding(embedding.vocab_size, embedding.max_length, embedding.pad_id, network.dim, eps)
         # Post-norm: the embedding's norm is the only one before the blocks.
         super().__init__(config, tokens, norm=network.norm_first)
         self.config = embedding
@@ -50,8 +50,8 @@ class TextEncoder(Encoder):
             )
 
     def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, None]:
-        """Positions are in the embedding; the padding is zeroed."""
-        return x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0), None
+        """Positions are in the embedding; the padding is zeroed, but not in data2vec 2.0, as released."""
+        return x if valid is None or self.encodes_kept else torch.where(valid.unsqueeze(2), x, 0.0), None
 
 
 def initialise_text(module: nn.Module) -> None:

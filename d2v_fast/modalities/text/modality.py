@@ -56,6 +56,10 @@ class Text(Modality):
         """Normal(0, 0.02), biases zero."""
         initialise_text(head)
 
+    def initialise_decoder(self, decoder: nn.Module) -> None:
+        """Linear maps normal(0, 0.02), biases zero; convolutions have torch's own weights."""
+        initialise_text(decoder)
+
     def token_count(self, embedding: Any, size: Any) -> Any:
         """The tokens themselves."""
         return size
