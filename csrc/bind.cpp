@@ -46,6 +46,15 @@ void bind_random(py::module_& m) {
                                   int64_t kept, int64_t centres, int64_t block, uintptr_t mask) {
     return d2v::inverse_block_masks({seed, epoch, ids.data(), ids.size(), views}, height, width, kept, centres, block, pointer<uint8_t>(mask));
   }, nogil());
+  m.def("fixed_span_masks", [](uint64_t seed, uint64_t epoch, const Integers& ids, int64_t views, const Integers& lengths, int64_t width,
+                               double ratio, double per_position, int64_t block, uintptr_t mask) {
+    return d2v::fixed_span_masks({seed, epoch, ids.data(), ids.size(), views}, lengths.data(), width, ratio, per_position, block,
+                                 pointer<uint8_t>(mask));
+  }, nogil());
+  m.def("random_masks", [](uint64_t seed, uint64_t epoch, const Integers& ids, int64_t views, const Integers& lengths, int64_t width,
+                           double kept_share, uintptr_t mask) {
+    return d2v::random_masks({seed, epoch, ids.data(), ids.size(), views}, lengths.data(), width, kept_share, pointer<uint8_t>(mask));
+  }, nogil());
   m.def("token_masks", [](uint64_t seed, uint64_t epoch, const Integers& ids, int64_t views, uintptr_t tokens, const Integers& lengths,
                           int64_t width, double probability, int64_t span, double keep, double random, int64_t mask_id, int64_t vocab_size,
                           const std::vector<int64_t>& excluded, uintptr_t mask, uintptr_t masked_tokens) {
@@ -55,6 +64,9 @@ void bind_random(py::module_& m) {
   }, nogil());
   m.def("flat_rows", [](uintptr_t mask, int64_t masked, uintptr_t rows) {
     d2v::flat_rows(pointer<const uint8_t>(mask), masked, pointer<int64_t>(rows));
+  }, nogil());
+  m.def("flat_kept", [](uintptr_t mask, const Integers& lengths, int64_t views, int64_t width, uintptr_t kept) {
+    return d2v::flat_kept(pointer<const uint8_t>(mask), lengths.data(), lengths.size(), views, width, pointer<int64_t>(kept));
   }, nogil());
 }
 

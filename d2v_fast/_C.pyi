@@ -55,6 +55,30 @@ def inverse_block_masks(
     mask: int,
     /,
 ) -> int: ...
+def fixed_span_masks(
+    seed: int,
+    epoch: int,
+    ids: _Integers,
+    views: int,
+    lengths: _Integers,
+    width: int,
+    ratio: float,
+    per_position: float,
+    block: int,
+    mask: int,
+    /,
+) -> int: ...
+def random_masks(
+    seed: int,
+    epoch: int,
+    ids: _Integers,
+    views: int,
+    lengths: _Integers,
+    width: int,
+    kept_share: float,
+    mask: int,
+    /,
+) -> int: ...
 def token_masks(
     seed: int,
     epoch: int,
@@ -75,6 +99,7 @@ def token_masks(
     /,
 ) -> int: ...
 def flat_rows(mask: int, masked: int, rows: int, /) -> None: ...
+def flat_kept(mask: int, lengths: _Integers, views: int, width: int, kept: int, /) -> int: ...
 def ema(table: int, count: int, decay: float, threads: int, /) -> None: ...
 def smooth_l1_forward(
     pred: int,

@@ -7,49 +7,7 @@ import pytest
 import torch
 
 from d2v_fast import rng
-
-WORD = 2**64 - 1
-GOLDEN = 0x9E3779B97F4A7C15
-
-
-def mix(z: int) -> int:
-    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & WORD
-    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & WORD
-    return z ^ z >> 31
-
-
-def text(value: str) -> int:
-    code = 0xCBF29CE484222325
-    for byte in value.encode():
-        code = ((code ^ byte) * 0x100000001B3) & WORD
-    return code
-
-
-def key(*words: int | str) -> int:
-    result = 0
-    for word in words:
-        result = mix(((result ^ (text(word) if isinstance(word, str) else word & WORD)) + GOLDEN) & WORD)
-    return result
-
-
-class Stream:
-    """csrc/cpu/rng.h once more."""
-
-    def __init__(self, *words: int | str) -> None:
-        start = key(*words)
-        self.state, self.gamma = mix((start + GOLDEN) & WORD), mix((start + 2 * GOLDEN) & WORD) | 1
-        if (self.gamma ^ self.gamma >> 1).bit_count() < 24:
-            self.gamma ^= 0xAAAAAAAAAAAAAAAA
-
-    def next(self) -> int:
-        self.state = (self.state + self.gamma) & WORD
-        return mix(self.state)
-
-    def below(self, n: int) -> int:
-        while True:
-            product = self.next() * n
-            if product & WORD >= 2**64 % n:
-                return product >> 64
+from random_numbers import GOLDEN, WORD, Stream, key, mix, text
 
 
 def test_uniform_is_the_stream_restated_in_python():

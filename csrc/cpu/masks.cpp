@@ -141,6 +141,36 @@ int64_t inverse_block_masks(const MaskKeys& keys, int64_t height, int64_t width,
   });
 }
 
+int64_t fixed_span_masks(const MaskKeys& keys, const int64_t* lengths, int64_t width, double ratio, double per_position, int64_t block,
+                         uint8_t* mask) {
+  std::vector<int64_t> list;
+  return for_each_row(keys, "mask/fixed_span", width, mask, [&](Stream& stream, int64_t b, uint8_t* row) -> int64_t {
+    const int64_t length = lengths[b];
+    if (length == 0) return 0;
+    const auto hidden = static_cast<int64_t>(static_cast<double>(length) * ratio);
+    const auto centres = static_cast<int64_t>(static_cast<double>(length) * per_position);
+    for (int64_t c = 0; c < centres; ++c) {
+      const int64_t left = static_cast<int64_t>(stream.below(static_cast<uint64_t>(length))) - block / 2;
+      const int64_t start = std::max<int64_t>(left, 0);
+      paint(row, start, left + block - start, length);
+    }
+    const int64_t excess = count_ones(row, length) - hidden;
+    if (excess > 0) set_random(stream, row, length, 0, excess, list);
+    if (excess < 0) set_random(stream, row, length, 1, -excess, list);
+    return hidden;
+  });
+}
+
+int64_t random_masks(const MaskKeys& keys, const int64_t* lengths, int64_t width, double kept_share, uint8_t* mask) {
+  return for_each_row(keys, "mask/random", width, mask, [&](Stream& stream, int64_t b, uint8_t* row) -> int64_t {
+    const int64_t length = lengths[b];
+    if (length == 0) return 0;
+    const int64_t kept = std::max<int64_t>(static_cast<int64_t>(static_cast<double>(length) * kept_share), 1);
+    choose(stream, length, length - kept, row, [](int64_t) {});
+    return length - kept;
+  });
+}
+
 int64_t token_masks(const MaskKeys& keys, const int64_t* tokens, const int64_t* lengths, int64_t width, double probability, int64_t span,
                     const TokenReplacement& replacement, uint8_t* mask, int64_t* masked_tokens) {
   std::vector<uint8_t> chosen;
@@ -180,6 +210,18 @@ void flat_rows(const uint8_t* mask, int64_t masked, int64_t* rows) {
     rows[found] = i;
     found += mask[i];
   }
+}
+
+int64_t flat_kept(const uint8_t* mask, const int64_t* lengths, int64_t samples, int64_t views, int64_t width, int64_t* kept) {
+  int64_t found = 0;
+  for (int64_t row = 0; row < samples * views; ++row) {
+    const int64_t first = row * width;
+    for (int64_t i = first; i < first + lengths[row / views]; ++i) {
+      kept[found] = i;  // without a branch, as in flat_rows
+      found += 1 - mask[i];
+    }
+  }
+  return found;
 }
 
 }  // namespace d2v

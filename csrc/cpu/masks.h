@@ -25,6 +25,14 @@ int64_t block_masks(const MaskKeys& keys, int64_t height, int64_t width, int64_t
 // Squares around `centres` random patches are kept (data2vec 2.0, section 3.2), then random patches until exactly `kept` are.
 int64_t inverse_block_masks(const MaskKeys& keys, int64_t height, int64_t width, int64_t kept, int64_t centres, int64_t block, uint8_t* mask);
 
+// Blocks around random centres are hidden (data2vec 2.0, section 3.2), int(length * per_position) of them within the first
+// lengths[b] of `width` positions; then random positions are shown again, or hidden as well, until int(length * ratio) are.
+int64_t fixed_span_masks(const MaskKeys& keys, const int64_t* lengths, int64_t width, double ratio, double per_position, int64_t block,
+                         uint8_t* mask);
+
+// All but int(length * kept_share) random positions, at least one, of the first lengths[b] of `width` are hidden.
+int64_t random_masks(const MaskKeys& keys, const int64_t* lengths, int64_t width, double kept_share, uint8_t* mask);
+
 // What a selected token becomes: itself with probability `keep`, a random id with probability `random`, else `mask_id`.
 struct TokenReplacement {
   double keep, random;
@@ -40,5 +48,9 @@ int64_t token_masks(const MaskKeys& keys, const int64_t* tokens, const int64_t* 
 
 // rows [masked]: the flat indices of the ones in mask, ascending; `masked` is their number.
 void flat_rows(const uint8_t* mask, int64_t masked, int64_t* rows);
+
+// kept: the flat indices, ascending, of the zeros within the first lengths[b] of `width` positions of every row of mask
+// [samples * views, width]; returns how many there are. `kept` has room for one more, unless there is no position at all.
+int64_t flat_kept(const uint8_t* mask, const int64_t* lengths, int64_t samples, int64_t views, int64_t width, int64_t* kept);
 
 }  // namespace d2v

@@ -19,13 +19,19 @@ MaskMaker = Callable[[Tensor, Tensor | None, np.ndarray, int], Masks]
 """(inputs [B, ...], lengths int64 [B] or None, sample ids int64 [B], epoch) -> the masks of a batch."""
 
 
-def mask_stage(make: MaskMaker) -> Stage:
-    """A stage that adds masks."""
+def mask_stage(make: MaskMaker, *, keep: bool = False) -> Stage:
+    """A stage that adds masks.
+
+    Args:
+        make: The masks of a batch.
+        keep: Add the positions that are not masked too: the model encodes no others.
+    """
 
     def add(batch: Batch, epoch: int) -> Batch:
         masks = make(batch.inputs, batch.lengths, batch.sample_ids.numpy(), epoch)
         views = len(masks.mask) // len(batch.sample_ids)
-        return replace(batch, mask=masks.mask, rows=masks.rows, views=views, masked_inputs=masks.inputs)
+        kept = masks.kept if keep else None
+        return replace(batch, mask=masks.mask, rows=masks.rows, views=views, masked_inputs=masks.inputs, kept=kept)
 
     return add
 

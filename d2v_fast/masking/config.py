@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from d2v_fast.checks import Check, Section
 
+MOST_VIEWS = 1024
+"""Masked views of a sample, at most: beyond that it is a slip."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig(Section):
@@ -15,11 +18,11 @@ class MaskConfig(Section):
     section: ClassVar[str] = "mask"
 
     views: int = 1
-    """Masks that are drawn for each sample. All of them share what the teacher makes of it (data2vec 2.0)."""
+    """V: so many masks are drawn for each sample, which all share one pass of the teacher (data2vec 2.0: 8 to 16)."""
 
     def check(self, check: Check) -> None:
-        """See `Section.check`."""
-        check.at_least(1, "views")
+        """See `Section.check`; a subclass calls it too."""
+        check.require(1 <= self.views <= MOST_VIEWS, "views", f"1 to {MOST_VIEWS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,27 @@ class SpanMask(MaskConfig):
         check.share("probability")
         check.at_least(1, "length")
         check.at_least(0, "min_spans")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedSpanMask(MaskConfig):
+    """Speech: spans of fixed length, and single frames until an exact count is masked (data2vec 2.0, section 3.2)."""
+
+    ratio: float = 0.5
+    """Masked share of the frames; int(frames * ratio) are masked."""
+
+    length: int = 5
+    """Frames in a span."""
+
+    adjust: float = 0.05
+    """Added to the masked share when the number of spans is chosen, to make up for overlaps."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        super().check(check)
+        _some_are_masked(check, self.ratio)
+        check.share("adjust")
+        check.at_least(1, "length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,3 +130,21 @@ class TokenMask(MaskConfig):
         check.share("probability", "keep", "random")
         check.at_least(1, "length")
         check.require(self.keep + self.random <= 1, "random", f"at most 1 - keep, {1 - self.keep:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomMask(MaskConfig):
+    """Text: single tokens, each as likely as any other, an exact count (data2vec 2.0, section 3.2)."""
+
+    ratio: float = 0.48
+    """Masked share of the tokens; int(tokens * (1 - ratio)) are kept, one at least."""
+
+    def check(self, check: Check) -> None:
+        """See `Section.check`."""
+        super().check(check)
+        _some_are_masked(check, self.ratio)
+
+
+def _some_are_masked(check: Check, ratio: float) -> None:
+    """Neither nothing nor everything."""
+    check.require(0 < ratio < 1, "ratio", "above 0, or nothing would be masked, and below 1, or nothing would be kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,6 +30,20 @@ class Masks:
     inputs: Tensor | None = None
     """[B * V, T, ...]: the inputs after masking, where the input itself is masked (text: tokens, int64)."""
 
+    lengths: NDArray[np.int64] | None = None
+    """int64 [B], valid positions of each sample; None where every row is full."""
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """int64 [K]: the flat indices of the valid positions that are not masked into B * V * T, ascending."""
+        rows, width = self.mask.shape
+        lengths = np.full(rows, width, dtype=np.int64) if self.lengths is None else self.lengths
+        views = rows // len(lengths) if len(lengths) else 1
+        count = int(lengths.sum()) * views - len(self.rows)
+        kept = torch.empty(count + 1, dtype=torch.int64, device="cpu")  # one more, which the kernel may write last
+        _C.flat_kept(self.mask.data_ptr(), lengths, views, width, kept.data_ptr())
+        return kept[:count]
+
 
 class MaskRequest:
     """The key of a batch's masks, (seed, epoch, sample ids, views), checked, and the memory for the result."""
@@ -44,11 +59,11 @@ class MaskRequest:
         self.mask = torch.empty(len(self.ids) * self.views, positions, dtype=torch.bool, device="cpu")
         self.key = (natural(seed, "seed"), natural(epoch, "epoch"), self.ids, self.views)
 
-    def result(self, masked: int, inputs: Tensor | None = None) -> Masks:
+    def result(self, masked: int, inputs: Tensor | None = None, lengths: NDArray[np.int64] | None = None) -> Masks:
         """The masks with their rows; `masked` is the number of True positions that the kernel wrote."""
         rows = torch.empty(masked, dtype=torch.int64, device="cpu")
         _C.flat_rows(self.mask.data_ptr(), masked, rows.data_ptr())
-        return Masks(self.mask, rows, inputs)
+        return Masks(self.mask, rows, inputs, lengths)
 
 
 def valid_lengths(

@@ -1,4 +1,4 @@
-"""Masking of tokens for text: BERT-style, or in spans (the published data2vec setting)."""
+"""Masking of tokens for text: BERT-style, in spans (as published for data2vec), or left out (data2vec 2.0)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast import _C
-from d2v_fast.masking.config import TokenMask
+from d2v_fast.masking.config import RandomMask, TokenMask
 from d2v_fast.masking.masks import MaskRequest, Masks, SampleIds, at_least, natural, valid_lengths
 
 
@@ -87,4 +87,40 @@ def token_masks(
         request.mask.data_ptr(),
         masked_tokens.data_ptr(),
     )
-    return request.result(masked, masked_tokens)
+    return request.result(masked, masked_tokens, valid)
+
+
+def random_masks(
+    config: RandomMask,
+    lengths: Tensor | Sequence[int],
+    *,
+    width: int | None = None,
+    seed: int,
+    epoch: int,
+    sample_ids: SampleIds,
+    views: int = 1,
+) -> Masks:
+    """Keeps exactly int(n * (1 - ratio)) random tokens of n, one at least, and masks all others (data2vec 2.0, 3.2).
+
+    As in the released code every valid position may be masked, also those of the special tokens at the start and the
+    end. That code masks padding too; here padding is neither masked nor kept.
+
+    Args:
+        config: Masked share.
+        lengths: Valid tokens of each sample, integers [B].
+        width: T, the padded number of tokens; by default the longest length.
+        seed: Of the run.
+        epoch: The masks of an epoch differ from those of every other.
+        sample_ids: Indices into the data source, integers [B]; a mask depends on its id, not on its place in the batch.
+        views: V, masks for each sample.
+
+    Returns:
+        Masks of [B * V, T].
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+    valid, width = valid_lengths(lengths, width, sample_ids)
+    request = MaskRequest(seed, epoch, sample_ids, views, width)
+    masked = _C.random_masks(*request.key, valid, width, 1.0 - config.ratio, request.mask.data_ptr())
+    return request.result(masked, lengths=valid)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOST_VIEWS = 4
+"""Masked views of a sample that are drawn."""
+
 _BINS = 12
 
 
@@ -98,6 +101,13 @@ class Drawing:
 
     rows: tuple[Row, ...]
     """From top to bottom."""
+
+
+def of_views(views: int) -> str:
+    """The end of a title: how many masked views there are of each sample, if it is more than one."""
+    if views == 1:
+        return ""
+    return f", {views} views of each" + (f", the first {MOST_VIEWS} shown" if views > MOST_VIEWS else "")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from d2v_fast.checks import Check
 from d2v_fast.data.stages import MaskMaker
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
-from d2v_fast.masking.config import SpanMask
+from d2v_fast.masking.config import FixedSpanMask, MaskConfig, SpanMask
 from d2v_fast.modalities.windows import WindowInputs
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 from d2v_fast.models.encoder import Encoder
@@ -139,15 +140,26 @@ class FramesEncoder(Encoder):
         return features
 
 
-def span_maker(mask: SpanMask, embedding: FramesEmbedding, seed: int) -> MaskMaker:
+def span_maker(mask: MaskConfig, embedding: FramesEmbedding, seed: int) -> MaskMaker:
     """Spans of frames, for inputs [B, samples, ...] and their lengths in samples."""
 
     def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
         width = embedding.frames(inputs.shape[1])
         frames = [width] * len(inputs) if lengths is None else embedding.frames(lengths)
-        return masking.span_masks(mask, frames, width=width, seed=seed, epoch=epoch, sample_ids=sample_ids)
+        return spans(mask, frames, width, seed=seed, epoch=epoch, sample_ids=sample_ids)
 
     return make
+
+
+def spans(
+    mask: MaskConfig, frames: Tensor | Sequence[int], width: int, *, seed: int, epoch: int, sample_ids: np.ndarray
+) -> Masks:
+    """Spans of either kind: `masking.span_masks` or `masking.fixed_span_masks`."""
+    key: dict[str, Any] = {"seed": seed, "epoch": epoch, "sample_ids": sample_ids, "views": mask.views}
+    if isinstance(mask, FixedSpanMask):
+        return masking.fixed_span_masks(mask, frames, width=width, **key)
+    assert isinstance(mask, SpanMask), "a configuration checks what kind of mask it has"
+    return masking.span_masks(mask, frames, width=width, **key)
 
 
 def check_frames(embedding: FramesEmbedding, inputs: WindowInputs, dim: int) -> None:
@@ -169,12 +181,21 @@ def check_frames(embedding: FramesEmbedding, inputs: WindowInputs, dim: int) -> 
         )
 
 
-def check_spans(mask: SpanMask, longest: int) -> None:
-    """Something is masked, and a span fits into the longest clip, which has `longest` frames.
+def check_spans(mask: MaskConfig, shortest: int, longest: int) -> None:
+    """Something is masked, and a span fits.
+
+    Args:
+        mask: Spans of either kind. Where their number is fixed, both must be so in every clip.
+        shortest: Frames of the shortest clip that is used.
+        longest: Of the longest.
 
     Raises:
-        ConfigError: It is not, or it does not.
+        ConfigError: Nothing is masked, or a span does not fit.
     """
+    if isinstance(mask, FixedSpanMask):
+        _check_fixed_spans(mask, shortest)
+        return
+    assert isinstance(mask, SpanMask), "a configuration checks what kind of mask it has"
     if mask.length > longest:
         raise ConfigError(
             f"mask.length is {mask.length}, but the longest clip (inputs.max_seconds) has only {longest} frames: lower "
@@ -182,6 +203,19 @@ def check_spans(mask: SpanMask, longest: int) -> None:
         )
     if mask.probability == 0 and mask.min_spans == 0:
         raise ConfigError("mask.probability and mask.min_spans are 0: nothing would be masked; raise one of them")
+
+
+def _check_fixed_spans(mask: FixedSpanMask, shortest: int) -> None:
+    if mask.length > shortest:
+        raise ConfigError(
+            f"mask.length is {mask.length}, but the shortest clip (inputs.min_seconds) has only {shortest} frames: "
+            "lower mask.length or raise inputs.min_seconds"
+        )
+    if int(shortest * mask.ratio) < 1:
+        raise ConfigError(
+            f"mask.ratio is {mask.ratio}: of the {shortest} frames of the shortest clip (inputs.min_seconds) nothing "
+            "would be masked; raise one of them"
+        )
 
 
 def _seconds(samples: int, rate: int) -> float:

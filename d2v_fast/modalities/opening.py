@@ -84,7 +84,7 @@ def open_loader(
         modality.sampling(config.inputs, embedding, config.loader),
         config=config.loader,
         seed=config.seed,
-        stages=[mask_stage(_explained(modality.mask_maker(config, source)))],
+        stages=[mask_stage(_explained(modality.mask_maker(config, source)), keep=config.model.encodes_kept)],
         dali=modality.dali(config.inputs, embedding),
         first_step=first_step,
         device=device,

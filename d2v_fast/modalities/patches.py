@@ -86,6 +86,23 @@ def check_kept(mask: InverseBlockMask, patches: int, whose: str) -> None:
         raise ConfigError(f"mask.ratio is {mask.ratio}: of the {patches} patches {whose} {what}")
 
 
+def check_block(mask: InverseBlockMask, grid: tuple[int, int], whose: str) -> None:
+    """A block fits into the grid.
+
+    Args:
+        mask: Its blocks.
+        grid: Height and width in patches.
+        whose: The grid is, for messages: "of the model".
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if mask.block > min(grid):
+        raise ConfigError(
+            f"mask.block is {mask.block}, but the grid {whose} has only {grid[0]} x {grid[1]} patches: lower mask.block"
+        )
+
+
 def initialise_head(head: nn.Module) -> None:
     """Normal(0, 0.02) cut at one standard deviation, biases zero."""
     for module in head.modules():

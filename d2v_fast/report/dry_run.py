@@ -50,6 +50,7 @@ def dry_run(trainer: Data2VecTrainer) -> list[tuple[str, str]]:
             if isinstance(value, Tensor)
         ),
         ("first batch: masked", f"{masked:.1%} of the positions"),
+        *_views(first),
     ]
 
 
@@ -91,6 +92,19 @@ def _batches(config: Config, first: Batch, device: torch.device) -> str:
     return f"about {_size(held * _bytes(first))}{kind}: {held:,} micro-batches of {_size(_bytes(first))} at once"
 
 
+def _views(first: Batch) -> list[tuple[str, str]]:
+    """How often each sample is masked, and how much of it is encoded."""
+    lines = (
+        [("first batch: views", f"{first.views} of each sample, for one pass of the teacher")]
+        if first.views > 1
+        else []
+    )
+    if first.kept is not None and first.mask is not None:
+        share = first.kept.numel() / max(1, first.mask.numel())
+        lines.append(("first batch: encoded", f"{share:.1%} of the positions of each view"))
+    return lines
+
+
 def _length(config: Config, steps_per_epoch: int) -> list[tuple[str, str]]:
     """How long the run is, and what it is too short for."""
     epochs = config.steps / steps_per_epoch
@@ -130,6 +144,7 @@ def _one(batch: Batch) -> Batch:
         masked_inputs=None if batch.masked_inputs is None else batch.masked_inputs[: batch.views],
         mask=mask,
         rows=batch.rows[batch.rows < mask.numel()],
+        kept=None if batch.kept is None else batch.kept[batch.kept < mask.numel()],
         sample_ids=batch.sample_ids[:1],
     )
 

@@ -40,6 +40,20 @@ void check_rows(const vector<uint8_t>& mask, int64_t masked) {
   }
 }
 
+// Zeros within the lengths: all of them, ascending, in a buffer with room for one more.
+void check_kept(const vector<uint8_t>& mask, const vector<int64_t>& lengths, int64_t views, size_t width) {
+  vector<int64_t> expected;
+  for (size_t i = 0; i < mask.size(); ++i) {
+    const auto within = static_cast<int64_t>(i % width);
+    if (within >= lengths[i / width / static_cast<size_t>(views)]) CHECK(mask[i] == 0);
+    else if (!mask[i]) expected.push_back(static_cast<int64_t>(i));
+  }
+  vector<int64_t> kept(expected.size() + 1);
+  CHECK(d2v::flat_kept(mask.data(), lengths.data(), static_cast<int64_t>(lengths.size()), views, static_cast<int64_t>(width), kept.data()) ==
+        static_cast<int64_t>(expected.size()));
+  CHECK(std::equal(expected.begin(), expected.end(), kept.begin()));
+}
+
 }  // namespace
 
 void test_spans() {
@@ -57,6 +71,29 @@ void test_spans() {
             for (int64_t t = length; t < width; ++t) CHECK(mask[row * static_cast<size_t>(width) + static_cast<size_t>(t)] == 0);
           }
         }
+}
+
+void test_fixed_counts() {
+  const vector<int64_t> ids{0, 5, -3, INT64_MAX, 9, 2};
+  for (int64_t width : {0, 1, 2, 7, 31, 100})
+    for (double share : {0.001, 0.48, 0.5, 0.999}) {
+      const vector<int64_t> lengths{width, width / 2, 0, width > 0 ? 1 : 0, width, width / 3};
+      const auto positions = static_cast<size_t>(width);
+      vector<uint8_t> mask(ids.size() * 2 * positions, 9);
+      for (int64_t block : {1, 2, 5, 1000})
+        for (double per_position : {0.0, 0.11, 2.0}) {
+          check_rows(mask, d2v::fixed_span_masks(keys(ids, 2), lengths.data(), width, share, per_position, block, mask.data()));
+          check_kept(mask, lengths, 2, positions);
+          for (size_t row = 0; row < ids.size() * 2; ++row)
+            CHECK(ones(mask, row, positions) == static_cast<int64_t>(static_cast<double>(lengths[row / 2]) * share));
+        }
+      check_rows(mask, d2v::random_masks(keys(ids, 2), lengths.data(), width, share, mask.data()));
+      check_kept(mask, lengths, 2, positions);
+      for (size_t row = 0; row < ids.size() * 2; ++row) {
+        const int64_t length = lengths[row / 2], shown = length - ones(mask, row, positions);
+        CHECK(shown == std::min(length, std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(length) * share))));
+      }
+    }
 }
 
 void test_blocks() {
@@ -122,6 +159,7 @@ void test_numbers() {
 
 int main() {
   test_spans();
+  test_fixed_counts();
   test_blocks();
   test_tokens();
   test_numbers();

@@ -88,8 +88,13 @@ def blocks_mask(
     return mask
 
 
-def inverse_block_masks(batch: int, side: int, ratio: float, block: int, adjust: float) -> torch.Tensor:
-    """float32 [batch, side * side], 1 where masked; draws from torch's global generator."""
+def inverse_block_masks(
+    batch: int, side: int, ratio: float, block: int, adjust: float, correct: bool = True
+) -> torch.Tensor:
+    """float32 [batch, side * side], 1 where masked; draws from torch's global generator.
+
+    `correct` brings every row to the exact number.
+    """
     patches = side * side
     keep = 1 - ratio
     kept = torch.zeros(batch, side, side)
@@ -101,14 +106,29 @@ def inverse_block_masks(batch: int, side: int, ratio: float, block: int, adjust:
             x = (centres % side + dx - block // 2).clamp(0, side - 1)
             kept[rows, y, x] = 1
     kept = kept.view(batch, patches)
-    wanted = int(patches * keep)
-    for row in kept:
+    return 1 - (exact(kept, int(patches * keep)) if correct else kept)
+
+
+def fixed_span_masks(
+    batch: int, length: int, ratio: float, span: int, adjust: float, correct: bool = True
+) -> torch.Tensor:
+    """float32 [batch, length], 1 where masked; see `inverse_block_masks`."""
+    mask = torch.zeros(batch, length)
+    centres = torch.randint(0, length, size=(batch, int(length * ((ratio + adjust) / span))))
+    for offset in range(span):
+        mask[torch.arange(batch)[:, None], (centres + offset - span // 2).clamp(0, length - 1)] = 1
+    return exact(mask, int(length * ratio)) if correct else mask
+
+
+def exact(cells: torch.Tensor, wanted: int) -> torch.Tensor:
+    """Sets random cells of each row to 0, or to 1, until `wanted` are 1."""
+    for row in cells:
         excess = int(row.sum()) - wanted
         if excess > 0:
             row[torch.multinomial(row, excess, replacement=False)] = 0
         elif excess < 0:
             row[torch.multinomial(1 - row, -excess, replacement=False)] = 1
-    return 1 - kept
+    return cells
 
 
 def token_mask(

@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from d2v_fast.masking import (
     BlockMask,
+    FixedSpanMask,
     InverseBlockMask,
     Masks,
+    RandomMask,
     SpanMask,
     TokenMask,
     block_masks,
+    fixed_span_masks,
     inverse_block_masks,
+    random_masks,
     span_masks,
     token_masks,
 )
@@ -27,11 +31,15 @@ Maker = Callable[..., Masks]  # (sample_ids, seed=, epoch=, views=): sizes and t
 probabilities = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.0, 1.0))
 
 
-def span_maker(config: SpanMask, longest: int) -> Maker:
+def length_maker(function, config, longest: int) -> Maker:
     def make(ids, **key):
-        return span_masks(config, [i * 7 % (longest + 1) for i in ids], width=longest, sample_ids=ids, **key)
+        return function(config, [i * 7 % (longest + 1) for i in ids], width=longest, sample_ids=ids, **key)
 
     return make
+
+
+def span_maker(config: SpanMask, longest: int) -> Maker:
+    return length_maker(span_masks, config, longest)
 
 
 def token_maker(config: TokenMask, longest: int) -> Maker:
@@ -52,12 +60,17 @@ def grid_maker(function, config, grid: tuple[int, int]) -> Maker:
 
 @st.composite
 def makers(draw: st.DrawFn) -> Maker:
-    kind = draw(st.sampled_from(["span", "token", "block", "inverse"]))
+    kind = draw(st.sampled_from(["span", "fixed", "random", "token", "block", "inverse"]))
     longest = draw(st.integers(0, 70))
     length, probability = draw(st.integers(1, 12)), draw(probabilities)
     grid = (draw(st.integers(1, 12)), draw(st.integers(1, 12)))
     if kind == "span":
         return span_maker(SpanMask(probability=probability, length=length, min_spans=draw(st.integers(0, 5))), longest)
+    ratio = min(max(probability, 0.001), 0.999)
+    if kind == "fixed":
+        return length_maker(fixed_span_masks, FixedSpanMask(ratio=ratio, length=length, adjust=0.1), longest)
+    if kind == "random":
+        return length_maker(random_masks, RandomMask(ratio=ratio), longest)
     if kind == "token":
         keep = draw(st.floats(0.0, 0.5))
         return token_maker(TokenMask(probability=probability, length=length, keep=keep, random=0.5 - keep), longest)
@@ -89,6 +102,11 @@ def test_rows_list_the_true_positions(make, key, ids, views):
     assert result.rows.dtype == torch.int64
     assert torch.equal(result.rows, result.mask.flatten().nonzero()[:, 0])  # so also ascending, unique and in range
     assert (result.mask.view(torch.uint8) <= 1).all()
+    valid = torch.ones_like(result.mask)
+    if result.lengths is not None:
+        lengths = torch.from_numpy(result.lengths).repeat_interleave(views)
+        valid = torch.arange(result.mask.shape[1]) < lengths[:, None]
+    assert torch.equal(result.kept, (valid & ~result.mask).flatten().nonzero()[:, 0])
 
 
 @settings(deadline=None, max_examples=150)
@@ -121,6 +139,8 @@ def test_padding_changes_nothing(length, padding, probability, span, key):
 
 FIXED = {
     "span": span_maker(SpanMask(), 249),
+    "fixed": length_maker(fixed_span_masks, FixedSpanMask(), 249),
+    "random": length_maker(random_masks, RandomMask(), 249),
     "block": grid_maker(block_masks, BlockMask(), (14, 14)),
     "inverse": grid_maker(inverse_block_masks, InverseBlockMask(), (14, 14)),
     "token": token_maker(TokenMask(probability=0.35, length=4), 128),
@@ -170,6 +190,8 @@ def test_many_threads_make_the_same_masks(kind):
 @pytest.mark.parametrize(
     ("kind", "digest"),
     [
+        ("fixed", "82b7d5f23df55f1a"),
+        ("random", "c691091c026f5cb0"),
         ("span", "40d144d62fa7100e"),
         ("block", "0ac324f5209f9e04"),
         ("inverse", "c9ab8a87aece46ca"),

@@ -9,7 +9,7 @@ import numpy as np
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource
-from d2v_fast.modalities.drawing import Drawing, Row, Waveform
+from d2v_fast.modalities.drawing import MOST_VIEWS, Drawing, Row, Waveform, of_views
 from d2v_fast.modalities.series.config import SeriesEmbedding, SeriesInputs
 from d2v_fast.modalities.series.sampling import prepared
 from d2v_fast.modalities.signals import shown
@@ -38,17 +38,14 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
         whole = prepared(source.read(sample), inputs, embedding.channels, name)
         plan = plan_windows(np.array([len(whole)]), ids[i : i + 1], np.array([length]), config.seed, 0)
         frames = int(embedding.frames(length))
-        mask = batch.mask[i * batch.views, :frames].numpy()
-        masked, all_frames = masked + int(mask.sum()), all_frames + frames
+        masks = batch.mask[i * batch.views : (i + 1) * batch.views, :frames].numpy()
+        masked, all_frames = masked + int(masks.sum()), all_frames + masks.size
         rest = f", {CHANNELS} of {embedding.channels} channels" if embedding.channels > CHANNELS else ""
         title = f"{shown(name)} ({len(whole) / rate:.1f} s{rest}, framed: the window)"
         window = (int(plan.starts[0]), length)
         stored = Waveform(samples=whole.T[:CHANNELS].numpy(), rate=rate, title=title, window=window)
-        seen = Waveform(
-            samples=batch.inputs[i, :length].T[:CHANNELS].numpy(),
-            rate=rate,
-            title="the window; grey: masked",
-            mask=mask,
-        )
-        rows += [Row(panels=(stored,)), Row(panels=(seen,))]
-    return Drawing(title=f"{masked / max(1, all_frames):.0%} of the frames masked (grey)", rows=tuple(rows))
+        samples, title = batch.inputs[i, :length].T[:CHANNELS].numpy(), "the window; grey: masked"
+        seen = [Waveform(samples=samples, rate=rate, title=title, mask=mask) for mask in masks[:MOST_VIEWS]]
+        rows += [Row(panels=(panel,)) for panel in (stored, *seen)]
+    share = f"{masked / max(1, all_frames):.0%} of the frames masked (grey)"
+    return Drawing(title=share + of_views(batch.views), rows=tuple(rows))

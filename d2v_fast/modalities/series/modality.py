@@ -14,7 +14,7 @@ from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.errors import ConfigError, SampleError
-from d2v_fast.masking.config import SpanMask
+from d2v_fast.masking.config import FixedSpanMask, SpanMask
 from d2v_fast.modalities import signals
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
@@ -36,7 +36,7 @@ class Series(Modality):
     name = "series"
     embedding = SeriesEmbedding
     inputs = SeriesInputs
-    masks = (SpanMask,)
+    masks = (SpanMask, FixedSpanMask)
     default_preset = "series-tiny"
     size_width = 2
     budget_field = "batch_seconds"
@@ -75,7 +75,7 @@ class Series(Modality):
     def mask_maker(self, config: Config, source: DataSource) -> MaskMaker:
         """Spans of frames, of all channels at once."""
         embedding = cast(SeriesEmbedding, config.model.embedding)
-        return span_maker(cast(SpanMask, config.mask), embedding, config.seed)
+        return span_maker(config.mask, embedding, config.seed)
 
     def check(self, config: Config) -> None:
         """Clips make frames, spans fit, and as many channels are named as the model takes.
@@ -86,7 +86,8 @@ class Series(Modality):
         embedding, inputs = cast(SeriesEmbedding, config.model.embedding), cast(SeriesInputs, config.inputs)
         check_budget(config.loader, inputs)
         check_frames(embedding, inputs, config.model.transformer.dim)
-        check_spans(cast(SpanMask, config.mask), embedding.frames(round(inputs.max_seconds * inputs.sample_rate)))
+        shortest, longest = (round(s * inputs.sample_rate) for s in (inputs.min_seconds, inputs.max_seconds))
+        check_spans(config.mask, embedding.frames(shortest), embedding.frames(longest))
         if inputs.channels and len(inputs.channels) != embedding.channels:
             raise ConfigError(
                 f"inputs.channels names {len(inputs.channels)} channels, but model.embedding.channels is "

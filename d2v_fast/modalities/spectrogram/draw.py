@@ -9,7 +9,7 @@ import numpy as np
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource
-from d2v_fast.modalities.drawing import Drawing, Row, Spectrogram
+from d2v_fast.modalities.drawing import MOST_VIEWS, Drawing, Row, Spectrogram, of_views
 from d2v_fast.modalities.signals import shown
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, SpectrogramInputs
 from d2v_fast.modalities.spectrogram.sampling import prepared
@@ -36,16 +36,17 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
         plan = plan_windows(np.array([len(whole)]), ids[i : i + 1], np.array([valid[i]]), config.seed, 0)
         length = tokens // embedding.bands * embedding.patch[0]  # what is left behind the last patch is not seen
         start, seconds = int(plan.starts[0]) / rate, length / rate
-        mask = batch.mask[i * batch.views, :tokens].view(-1, embedding.bands).T.numpy()
-        masked, all_patches = masked + int(mask.sum()), all_patches + tokens
+        masks = batch.mask[i * batch.views : (i + 1) * batch.views, :tokens].numpy()
+        masked, all_patches = masked + int(masks.sum()), all_patches + masks.size
         stored = Spectrogram(
             energies=whole.T.numpy(),
             seconds=len(whole) / rate,
             title=f"{shown(name)} ({len(whole) / rate:.1f} s; the window: {start:.2f} to {start + seconds:.2f} s)",
         )
-        seen = Spectrogram(
-            energies=batch.inputs[i, :length].T.numpy(), seconds=seconds, time="seconds of the window", mask=mask
-        )
-        rows += [Row(panels=(stored,)), Row(panels=(seen,))]
+        energies, time = batch.inputs[i, :length].T.numpy(), "seconds of the window"
+        grids = masks[:MOST_VIEWS].reshape(-1, tokens // embedding.bands, embedding.bands).transpose(0, 2, 1)
+        seen = [Spectrogram(energies=energies, seconds=seconds, time=time, mask=mask) for mask in grids]
+        rows += [Row(panels=(panel,)) for panel in (stored, *seen)]
     shape = f"{embedding.patch[0]} frames x {embedding.patch[1]} bins"
-    return Drawing(title=f"{masked / max(1, all_patches):.0%} of the patches ({shape}) masked", rows=tuple(rows))
+    share = f"{masked / max(1, all_patches):.0%} of the patches ({shape}) masked"
+    return Drawing(title=share + of_views(batch.views), rows=tuple(rows))

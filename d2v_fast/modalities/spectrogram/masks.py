@@ -9,7 +9,8 @@ from torch import Tensor
 from d2v_fast import masking
 from d2v_fast.data.stages import MaskMaker
 from d2v_fast.masking import Masks
-from d2v_fast.masking.config import InverseBlockMask, MaskConfig, SpanMask
+from d2v_fast.masking.config import InverseBlockMask, MaskConfig
+from d2v_fast.modalities.frames import spans
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding
 
 
@@ -23,18 +24,18 @@ def mask_maker(mask: MaskConfig, embedding: SpectrogramEmbedding, seed: int) -> 
     def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
         width = inputs.shape[1] // step
         times = np.full(len(inputs), width) if lengths is None else lengths.numpy() // step
-        if isinstance(mask, SpanMask):
-            spans = masking.span_masks(mask, times.tolist(), width=width, seed=seed, epoch=epoch, sample_ids=sample_ids)
-            masked = spans.mask.repeat_interleave(bands, dim=1)
-        else:
-            assert isinstance(mask, InverseBlockMask)
-            masked = torch.zeros(len(inputs), width * bands, dtype=torch.bool)
+        if isinstance(mask, InverseBlockMask):
+            by_view = torch.zeros(len(inputs), mask.views, width * bands, dtype=torch.bool, device="cpu")
             for time in np.unique(times).tolist():
-                rows = np.flatnonzero(times == time)
+                rows, grid = np.flatnonzero(times == time), (time, bands)
                 found = masking.inverse_block_masks(
-                    mask, (time, bands), seed=seed, epoch=epoch, sample_ids=sample_ids[rows]
+                    mask, grid, seed=seed, epoch=epoch, sample_ids=sample_ids[rows], views=mask.views
                 )
-                masked[torch.from_numpy(rows), : time * bands] = found.mask
-        return Masks(masked, masked.flatten().nonzero().flatten())
+                by_view[torch.from_numpy(rows), :, : time * bands] = found.mask.view(len(rows), mask.views, -1)
+            masked = by_view.flatten(0, 1)
+        else:
+            found = spans(mask, times.tolist(), width, seed=seed, epoch=epoch, sample_ids=sample_ids)
+            masked = found.mask.repeat_interleave(bands, dim=1)
+        return Masks(masked, masked.flatten().nonzero().flatten(), lengths=times.astype(np.int64) * bands)
 
     return make

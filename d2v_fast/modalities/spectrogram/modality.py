@@ -14,13 +14,13 @@ from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.errors import ConfigError, SampleError
-from d2v_fast.masking.config import InverseBlockMask, SpanMask
+from d2v_fast.masking.config import FixedSpanMask, InverseBlockMask, SpanMask
 from d2v_fast.modalities import recordings, signals
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import check_spans
 from d2v_fast.modalities.npy import checked
-from d2v_fast.modalities.patches import check_kept, initialise_head
+from d2v_fast.modalities.patches import check_block, check_kept, initialise_head
 from d2v_fast.modalities.recordings import Recordings
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, SpectrogramInputs
 from d2v_fast.modalities.spectrogram.draw import draw
@@ -37,7 +37,7 @@ class Spectrograms(Modality):
     name = "spectrogram"
     embedding = SpectrogramEmbedding
     inputs = SpectrogramInputs
-    masks = (InverseBlockMask, SpanMask)
+    masks = (InverseBlockMask, SpanMask, FixedSpanMask)
     default_preset = "spectrogram-tiny"
     size_width = 2
     budget_field = "batch_seconds"
@@ -108,11 +108,12 @@ class Spectrograms(Modality):
                 f"inputs.min_seconds is {inputs.min_seconds}: {shortest} frames are too few for one patch, which takes "
                 f"{embedding.patch[0]}: raise it, or lower model.embedding.patch"
             )
-        if isinstance(config.mask, SpanMask):
-            check_spans(config.mask, longest // embedding.patch[0])
-        elif isinstance(config.mask, InverseBlockMask):
+        if isinstance(config.mask, InverseBlockMask):
             clip = f"of the shortest clip (inputs.min_seconds {inputs.min_seconds})"
             check_kept(config.mask, int(embedding.tokens(shortest)), clip)
+            check_block(config.mask, (shortest // embedding.patch[0], embedding.bands), clip)
+        else:
+            check_spans(config.mask, shortest // embedding.patch[0], longest // embedding.patch[0])
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """The whole spectrogram, normalised, without the frames at its end that fill no patch: [frames, bins].

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 from d2v_fast.config import Config
-from d2v_fast.masking.config import SpanMask
 from d2v_fast.modalities.frames import check_frames, check_spans
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
 from d2v_fast.modalities.windows import check_budget
@@ -21,4 +20,5 @@ def check(config: Config) -> None:
     embedding, inputs = cast(SpeechEmbedding, config.model.embedding), cast(SpeechInputs, config.inputs)
     check_budget(config.loader, inputs)
     check_frames(embedding, inputs, config.model.transformer.dim)
-    check_spans(cast(SpanMask, config.mask), embedding.frames(round(inputs.max_seconds * inputs.sample_rate)))
+    shortest, longest = (round(s * inputs.sample_rate) for s in (inputs.min_seconds, inputs.max_seconds))
+    check_spans(config.mask, embedding.frames(shortest), embedding.frames(longest))

@@ -9,7 +9,7 @@ import torch
 
 from d2v_fast.batch import Batch
 from d2v_fast.data import DataSource
-from d2v_fast.modalities.drawing import Drawing, Row, Spectrogram, Waveform
+from d2v_fast.modalities.drawing import MOST_VIEWS, Drawing, Row, Spectrogram, Waveform, of_views
 from d2v_fast.modalities.signals import shown
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.speech.mel import log_mel
@@ -47,10 +47,12 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
         name, seconds = source.name(sample), len(whole) / rate
         title = f"{shown(name)} ({seconds:.1f} s, framed: the window)"
         frames = int(token_count(config.model, length))
-        mask = batch.mask[i * batch.views, :frames].numpy()
-        masked, all_frames = masked + int(mask.sum()), all_frames + frames
+        masks = batch.mask[i * batch.views : (i + 1) * batch.views, :frames].numpy()
+        masked, all_frames = masked + int(masks.sum()), all_frames + masks.size
         energies = log_mel(batch.inputs[i, :length].numpy(), rate).T
         rows.append(Row(panels=(Waveform(samples=whole, rate=rate, title=title, window=(start, length)),)))
-        seen = Spectrogram(energies=energies, seconds=length / rate, time="seconds of the window", mask=mask)
-        rows.append(Row(panels=(seen,)))
-    return Drawing(title=f"{masked / max(1, all_frames):.0%} of the frames masked (grey)", rows=tuple(rows))
+        for mask in masks[:MOST_VIEWS]:
+            seen = Spectrogram(energies=energies, seconds=length / rate, time="seconds of the window", mask=mask)
+            rows.append(Row(panels=(seen,)))
+    share = f"{masked / max(1, all_frames):.0%} of the frames masked (grey)"
+    return Drawing(title=share + of_views(batch.views), rows=tuple(rows))

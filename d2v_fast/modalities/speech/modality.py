@@ -15,7 +15,7 @@ from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph
-from d2v_fast.masking.config import SpanMask
+from d2v_fast.masking.config import FixedSpanMask, SpanMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import span_maker
@@ -36,7 +36,7 @@ class Speech(Modality):
     name = "speech"
     embedding = SpeechEmbedding
     inputs = SpeechInputs
-    masks = (SpanMask,)
+    masks = (SpanMask, FixedSpanMask)
     default_preset = "speech-base"
     budget_field = "batch_seconds"
     pads = True
@@ -85,7 +85,7 @@ class Speech(Modality):
     def mask_maker(self, config: Config, source: DataSource) -> MaskMaker:
         """Spans of frames."""
         embedding = cast(SpeechEmbedding, config.model.embedding)
-        return span_maker(cast(SpanMask, config.mask), embedding, config.seed)
+        return span_maker(config.mask, embedding, config.seed)
 
     def check(self, config: Config) -> None:
         """See `check.check`."""

@@ -6,7 +6,7 @@ from typing import cast
 
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
-from d2v_fast.masking.config import TokenMask
+from d2v_fast.masking.config import RandomMask, TokenMask
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
 
 
@@ -18,17 +18,41 @@ def check(config: Config) -> None:
             a batch cannot hold a block.
     """
     embedding, inputs = cast(TextEmbedding, config.model.embedding), cast(TextInputs, config.inputs)
-    mask, loader, block = cast(TokenMask, config.mask), config.loader, inputs.block_size
+    loader, block = config.loader, inputs.block_size
     if block > embedding.max_length:
         raise ConfigError(
             f"inputs.block_size is {block}, but model.embedding.max_length is only {embedding.max_length}"
         )
-    if mask.length > block:
-        raise ConfigError(f"mask.length is {mask.length}, but inputs.block_size is only {block}: lower mask.length")
-    if mask.probability == 0:
-        raise ConfigError("mask.probability is 0: nothing would be masked; the published recipe has 0.35")
+    if isinstance(config.mask, RandomMask):
+        _check_left_out(config.mask, config.model.encodes_kept, block)
+    else:
+        _check_replaced(cast(TokenMask, config.mask), config.model.encodes_kept, block)
     if loader.batch_tokens is not None and loader.batch_tokens < block:
         raise ConfigError(
             f"loader.batch_tokens is {loader.batch_tokens}, less than one block of inputs.block_size {block}: "
             "raise it, or lower inputs.block_size"
         )
+
+
+def _check_replaced(mask: TokenMask, encodes_kept: bool, block: int) -> None:
+    if encodes_kept:
+        raise ConfigError(
+            "mask is a TokenMask, which replaces tokens, but model.head is a DecoderConfig: the student does not see "
+            "masked tokens at all; use a RandomMask"
+        )
+    if mask.length > block:
+        raise ConfigError(f"mask.length is {mask.length}, but inputs.block_size is only {block}: lower mask.length")
+    if mask.probability == 0:
+        raise ConfigError("mask.probability is 0: nothing would be masked; the published recipe has 0.35")
+
+
+def _check_left_out(mask: RandomMask, encodes_kept: bool, block: int) -> None:
+    if not encodes_kept:
+        raise ConfigError(
+            "mask is a RandomMask, which leaves tokens out, but model.head is a HeadConfig: the student sees a mask "
+            "token in their place; use a TokenMask"
+        )
+    kept = int(block * (1 - mask.ratio))
+    if not 1 <= kept < block:
+        what = "kept" if kept < 1 else "masked"
+        raise ConfigError(f"mask.ratio is {mask.ratio}: of the {block} tokens of a block nothing would be {what}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from d2v_fast.batch import Batch
 from d2v_fast.data import DataSource
-from d2v_fast.modalities.drawing import Drawing, Row, Words
+from d2v_fast.modalities.drawing import MOST_VIEWS, Drawing, Row, Words, of_views
 
 if TYPE_CHECKING:
     from d2v_fast.config import Config
@@ -30,16 +30,21 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
     """
     assert batch.mask is not None
     lengths = [batch.inputs.shape[1]] * len(batch.inputs) if batch.lengths is None else batch.lengths.tolist()
-    count = min(len(batch.inputs), max(2, min(BLOCKS, 2 * MOST // max(1, min(lengths)))))
+    views = min(batch.views, MOST_VIEWS)
+    fitting = 2 * MOST // max(1, min(lengths)) // views
+    count = min(len(batch.inputs), max(2 if views == 1 else 1, min(BLOCKS, fitting)))
     rows = []
     for i in range(count):
         shown = batch.inputs[i, : min(lengths[i], MOST)].tolist()
-        mask = batch.mask[i * batch.views, : len(shown)].numpy()
-        name = source.name(int(batch.sample_ids[i]))
-        title = f"{name}: {_become(source, batch, i, lengths[i])}"
-        rows.append(Row(panels=(Words(tokens=_words(source, shown), mask=mask, title=title),)))
+        name, words = source.name(int(batch.sample_ids[i])), _words(source, shown)
+        for view in range(views):
+            row = i * batch.views + view
+            title = f"{name}: {_become(source, batch, i, row, lengths[i])}"
+            mask = batch.mask[row, : len(shown)].numpy()
+            rows.append(Row(panels=(Words(tokens=words, mask=mask, title=title),)))
     masked = float(batch.mask.sum()) / (sum(lengths) * batch.views)
-    return Drawing(title=f"{masked:.0%} of the tokens to be predicted (grey)", rows=tuple(rows))
+    title = f"{masked:.0%} of the tokens to be predicted (grey)"
+    return Drawing(title=title + of_views(batch.views), rows=tuple(rows))
 
 
 def _words(source: Any, ids: list[int]) -> tuple[str, ...]:
@@ -49,12 +54,12 @@ def _words(source: Any, ids: list[int]) -> tuple[str, ...]:
     return tuple(tokenizer.decode([token], skip_special_tokens=False) for token in ids)
 
 
-def _become(source: Any, batch: Batch, i: int, length: int) -> str:
-    """What the masked tokens of a block have become."""
+def _become(source: Any, batch: Batch, i: int, row: int, length: int) -> str:
+    """What the masked tokens of block `i` have become in its view `row`."""
     assert batch.mask is not None
-    assert batch.masked_inputs is not None
-    row = i * batch.views
     mask = batch.mask[row]
+    if batch.masked_inputs is None:
+        return f"{int(mask.sum())} of {length} tokens to be predicted, which the student does not see"
     before, after = batch.inputs[i][mask], batch.masked_inputs[row][mask]
     hidden, same = int((after == source.mask_id).sum()), int((after == before).sum())
     share = int(np.count_nonzero(mask.numpy())) / length

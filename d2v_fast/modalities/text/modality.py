@@ -20,7 +20,7 @@ from d2v_fast.data.index import Collection
 from d2v_fast.data.store import expanded
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
-from d2v_fast.masking.config import TokenMask
+from d2v_fast.masking.config import RandomMask, TokenMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.text import documents
@@ -43,7 +43,7 @@ class Text(Modality):
     name = "text"
     embedding = TextEmbedding
     inputs = TextInputs
-    masks = (TokenMask,)
+    masks = (TokenMask, RandomMask)
     masks_inputs = True
     default_preset = "text-tiny"
     budget_field = "batch_tokens"
@@ -96,8 +96,8 @@ class Text(Modality):
         return TokenSampling(embedding.pad_id)
 
     def mask_maker(self, config: Config, source: Any) -> MaskMaker:
-        """BERT-style selection of tokens."""
-        mask, embedding = cast(TokenMask, config.mask), cast(TextEmbedding, config.model.embedding)
+        """Tokens that are replaced, or left out."""
+        mask, embedding = config.mask, cast(TextEmbedding, config.model.embedding)
         if source.vocab_size > embedding.vocab_size:
             raise ConfigError(
                 f"model.embedding.vocab_size is {embedding.vocab_size}, but the tokenizer has {source.vocab_size} "
@@ -107,16 +107,19 @@ class Text(Modality):
             raise ConfigError(f"model.embedding.pad_id is {embedding.pad_id}, but the tokenizer's is {source.pad_id}")
 
         def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
+            key: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "sample_ids": sample_ids, "views": mask.views}
+            if isinstance(mask, RandomMask):
+                width = inputs.shape[1]
+                valid = [width] * len(inputs) if lengths is None else lengths
+                return masking.random_masks(mask, valid, width=width, **key)
             return masking.token_masks(
-                mask,
+                cast(TokenMask, mask),
                 inputs,
                 lengths,
                 mask_id=source.mask_id,
                 vocab_size=source.vocab_size,
                 special_ids=source.special_ids,
-                seed=config.seed,
-                epoch=epoch,
-                sample_ids=sample_ids,
+                **key,
             )
 
         return make

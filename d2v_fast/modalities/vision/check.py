@@ -8,7 +8,7 @@ from typing import cast
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import BlockMask, InverseBlockMask
-from d2v_fast.modalities.patches import check_kept
+from d2v_fast.modalities.patches import check_block, check_kept
 from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
 
 
@@ -73,7 +73,4 @@ def _some_block_fits(mask: BlockMask, side: int) -> bool:
 
 def _check_inverse_blocks(mask: InverseBlockMask, side: int) -> None:
     check_kept(mask, side * side, "of the model")
-    if mask.block > side:
-        raise ConfigError(
-            f"mask.block is {mask.block}, but the model's grid has only {side} x {side} patches: lower mask.block"
-        )
+    check_block(mask, (side, side), "of the model")

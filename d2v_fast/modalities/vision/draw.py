@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2v_fast.batch import Batch
 from d2v_fast.data import DataSource
-from d2v_fast.modalities.drawing import Drawing, Picture, Row
+from d2v_fast.modalities.drawing import MOST_VIEWS, Drawing, Picture, Row, of_views
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.sampling import PictureSampling
 from d2v_fast.models import token_count
@@ -36,7 +36,7 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
     ids = batch.sample_ids.numpy()
     plan = PictureSampling(inputs, grid[0]).draw(np.asarray(source.sizes)[ids], ids, 0, config.seed, 0)
     crops = _as_seen(batch.inputs, inputs)
-    masks = batch.mask[:: batch.views].view(-1, *grid).numpy()
+    masks = batch.mask.view(-1, batch.views, *grid).numpy()
     stored = []
     for i, sample in enumerate(ids.tolist()):
         whole = _as_stored(source.read(sample))
@@ -44,14 +44,20 @@ def draw(source: DataSource, config: Config, batch: Batch) -> Drawing:
         title = f"{whole.shape[1]} x {whole.shape[0]}{mirrored}"
         top, left, height, width = plan.boxes[i].tolist()
         stored.append(Picture(pixels=whole, title=title, frame=(top, left, height, width)))
+    views = min(batch.views, MOST_VIEWS)
     return Drawing(
-        title=f"{masks.mean():.0%} of {grid[0]} x {grid[1]} patches masked",
+        title=f"{masks.mean():.0%} of {grid[0]} x {grid[1]} patches masked{of_views(batch.views)}",
         rows=(
             Row(label="stored, with its crop", panels=tuple(stored)),
             Row(label="the teacher sees", panels=tuple(Picture(pixels=crop) for crop in crops)),
-            Row(
-                label="the student sees",
-                panels=tuple(Picture(pixels=crop, mask=mask) for crop, mask in zip(crops, masks, strict=True)),
+            *(
+                Row(
+                    label="the student sees" if view == 0 else f"in view {view + 1}",
+                    panels=tuple(
+                        Picture(pixels=crop, mask=seen[view]) for crop, seen in zip(crops, masks, strict=True)
+                    ),
+                )
+                for view in range(views)
             ),
         ),
     )

@@ -94,11 +94,10 @@ class Vision(Modality):
         mask, grid = config.mask, self.token_count(config.model.embedding, None)
 
         def make(inputs: Tensor, lengths: Tensor | None, sample_ids: np.ndarray, epoch: int) -> Masks:
+            key: dict[str, Any] = {"seed": config.seed, "epoch": epoch, "sample_ids": sample_ids, "views": mask.views}
             if isinstance(mask, InverseBlockMask):
-                return masking.inverse_block_masks(mask, grid, seed=config.seed, epoch=epoch, sample_ids=sample_ids)
-            return masking.block_masks(
-                cast(BlockMask, mask), grid, seed=config.seed, epoch=epoch, sample_ids=sample_ids
-            )
+                return masking.inverse_block_masks(mask, grid, **key)
+            return masking.block_masks(cast(BlockMask, mask), grid, **key)
 
         return make
 
