@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,7 +27,17 @@ class ReportArguments:
     """The page; one that this command has written before is replaced."""
 
     data: str | None = None
-    """What pretrain --data takes: then samples with the masks of the runs are shown."""
+    """What pretrain or probe --data takes: then samples with the runs' masks are shown, maps of their features coloured
+    by class, and what is like what in a sample; of a fine-tuning, how good its predictions are."""
+
+    label: str | None = None
+    """Where the classes of --data are: a column, or "folder"."""
+
+    group: str | None = None
+    """A column, "folder" or "file" of --data: what belongs together (speaker, patient)."""
+
+    network: Literal["student", "teacher"] = "student"
+    """Whose features are shown."""
 
     watch: float | None = None
     """Seconds between two pages: it is written again, and a browser shows it, until all runs are finished."""
@@ -53,15 +63,24 @@ def main(arguments: list[str], parse: Parse) -> None:
     import_modalities()
     from d2v_fast.report import page
 
-    runs = page.read(asked.runs)
-    masks = ""
-    if asked.data is not None:
-        from d2v_fast.report.masks import pictures
+    def look(runs: Any, before: tuple[Any, Any]) -> tuple[Any, Any]:
+        """The newest checkpoints, and the sections about the data, made anew when there are others than before."""
+        if asked.data is None:
+            return None, ()
+        from d2v_fast.report.looks import looks
+        from d2v_fast.report.maps import newest
 
-        masks = pictures(runs, asked.data, asked.allow_roots)
-    while asked.watch is not None and not all(seen.finished for seen in runs):
-        page.write(page.page(runs, masks=masks, refresh=asked.watch), asked.out)
+        if newest(runs) == before[0]:
+            return before
+        shown = {"label": asked.label, "group": asked.group, "network": asked.network}
+        return newest(runs), looks(runs, asked.data, allow_roots=asked.allow_roots, **shown)
+
+    runs = page.read(asked.runs)
+    seen = look(runs, (None, ()))
+    while asked.watch is not None and not all(one.finished for one in runs):
+        page.write(page.page(runs, looks=seen[1], refresh=asked.watch), asked.out)
         time.sleep(asked.watch)
         runs = page.read(asked.runs)
-    page.write(page.page(runs, masks=masks), asked.out)
+        seen = look(runs, seen)
+    page.write(page.page(runs, looks=seen[1]), asked.out)
     print(asked.out)

@@ -19,6 +19,7 @@ from d2v_fast.demo.picture import draw
 from d2v_fast.demo.report import print_table, write_json
 from d2v_fast.demo.task import DemoError, Task, require
 from d2v_fast.evaluation import extract, knn_correct, logistic_correct
+from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import load
 from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -59,7 +60,7 @@ def run(modality: str, folder: Path, steps: int | None) -> Path:
 def judge(task: Task, config: Config, folder: Path, data_seconds: float = 0.0) -> Outcome:
     """Pretrain and probe: student, teacher, the student as it was before the first step, and the raw features."""
     began = time.perf_counter()
-    trainer = Data2VecTrainer(config, data=task.source, out=folder, device="cpu")
+    trainer = Data2VecTrainer(config, data=task.source, out=folder, device="cpu", notes=Notes(preset=task.preset))
     random = copy.deepcopy(trainer.model.student.encoder)
     trainer.fit()
     trained = time.perf_counter()

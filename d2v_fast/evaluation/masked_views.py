@@ -113,7 +113,7 @@ def _view(
     mask = masks.mask[::step]
     if masks.inputs is not None:
         tokens = token_features(encoder, masks.inputs[::step].to(device), layers)
-    elif getattr(config.model, "encodes_kept", False):
+    elif config.model.encodes_kept:
         kept = (~mask).flatten().nonzero().flatten()
         tokens = token_features(encoder, batch.to(device), layers, kept=kept)
     else:

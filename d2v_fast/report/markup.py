@@ -121,6 +121,21 @@ main{padding-bottom:3rem}
 .tick text,.name{fill:var(--soft);font-size:12px}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke:currentColor}
 .dot{fill:currentColor}
+.band{fill:var(--soft);fill-opacity:.22;stroke:var(--soft);stroke-opacity:.55;stroke-width:1}
+.frame{fill:none;stroke:var(--line)}
+.mark{fill:none;stroke:currentColor;stroke-width:5.5;stroke-linecap:round;stroke-opacity:.8}
+.m1{stroke-linecap:square;stroke-width:4.5}
+.m2{stroke-linecap:butt;stroke-width:1.8}
+.rest{color:var(--soft);stroke-opacity:.5}
+.maps{display:flex;flex-wrap:wrap;gap:.6rem;margin:.4rem 0 1rem}
+figure{margin:0;max-width:100%}
+figcaption{font-size:.82rem;color:var(--soft);max-width:22rem}
+.pixels{image-rendering:pixelated}
+.words{font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:.85rem;line-height:1.9;white-space:pre-wrap}
+.words .t{padding:.1rem 0;border-radius:2px}
+.words .here{outline:2px solid var(--ink)}
+.scale{display:inline-block;width:7rem;height:.7rem;border-radius:2px;vertical-align:middle;margin:0 .4rem}
+td.h{text-align:right;white-space:nowrap}
 .wide{overflow-x:auto;margin:.6rem 0}
 table{border-collapse:collapse;width:100%;font-size:.88rem;font-variant-numeric:tabular-nums;overflow-wrap:break-word}
 caption{text-align:left;font-weight:600;padding:.6rem .8rem .3rem;position:sticky;left:0}

@@ -17,7 +17,7 @@ from d2v_fast.report.markup import text
 from d2v_fast.report.page import Seen
 from d2v_fast.report.samples import SAMPLES, drawing, render
 
-LARGEST = 3_500_000
+LARGEST = 2_500_000
 """Characters of all pictures together; those that do not fit are named, and left out."""
 
 
@@ -25,7 +25,7 @@ def pictures(runs: Sequence[Seen], data: Openable, allow_roots: tuple[str, ...] 
     """The pictures that `d2v-fast data show` draws, with the masks of each run, as HTML. Nothing is written to a run.
 
     Texts are cut by the run's own tokenizer, each document by itself. Runs whose samples and masks are the same share a
-    picture. A run that draws no masks, such as a fine-tuning, has none.
+    picture. A run that draws no masks, such as a fine-tuning, has none; without matplotlib, none has.
 
     Args:
         runs: From `page.read`.
@@ -33,7 +33,7 @@ def pictures(runs: Sequence[Seen], data: Openable, allow_roots: tuple[str, ...] 
         allow_roots: See `data.open_source`.
 
     Raises:
-        DataError: The data cannot be used, matplotlib is missing, or none of the runs draws masks.
+        DataError: The data cannot be used, or none of the runs draws masks.
     """
     shown: dict[str, tuple[list[str], Config]] = {}
     for seen in runs:
@@ -55,7 +55,8 @@ def pictures(runs: Sequence[Seen], data: Openable, allow_roots: tuple[str, ...] 
         try:
             render(made, file, title)
         except ImportError as error:
-            raise DataError(f"{error}; or leave the pictures out, without --data") from error
+            parts.append(f"<p>{text(title)}: left out. {text(error)}</p>")
+            continue
         picture = base64.b64encode(file.getvalue()).decode()
         size += len(picture)
         if size > LARGEST:

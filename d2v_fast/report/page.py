@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from d2v_fast.config_json import fields_by_name
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.files import write_whole
-from d2v_fast.report import curves, svg
+from d2v_fast.report.charts import charts
 from d2v_fast.report.health import findings
 from d2v_fast.report.markup import GENERATOR, document, folded, table, text
 from d2v_fast.report.results import tables
+from d2v_fast.report.svg import number
 from d2v_fast.run.reader import Run
 
 LARGEST = 5_000_000
@@ -70,24 +71,35 @@ def read(paths: Sequence[str | Path]) -> list[Seen]:
     ]
 
 
-def page(runs: Sequence[Seen], *, masks: str = "", refresh: float | None = None) -> str:
+class Section(NamedTuple):
+    """A part of the page."""
+
+    anchor: str
+    title: str
+
+    content: str
+    """HTML."""
+
+
+def page(runs: Sequence[Seen], *, looks: Sequence[Section] = (), refresh: float | None = None) -> str:
     """The page, UTF-8 HTML without a script. Every text that comes from a file or its name is escaped.
 
     Args:
         runs: From `read`; the first is what the configurations of the others are compared with.
-        masks: HTML of `report.masks.pictures`; a section is left out without it.
+        looks: Further sections, of `report.looks`.
         refresh: Seconds after which a browser reads it again; None: never.
 
     Raises:
         ConfigError: It would be larger than `LARGEST`.
         RunError: A file of a run cannot be read.
     """
-    sections = [("summary", "Summary", _summary(runs)), ("curves", "Curves", _curves(runs))]
-    if masks:
-        sections.append(("masks", "Masks on samples", masks))
+    sections = [Section("summary", "Summary", _summary(runs)), Section("curves", "Curves", charts(runs)), *looks]
     if results := _results(runs):
-        sections.append(("results", "Results", results))
-    sections += [("configuration", "Configuration", _configuration(runs)), ("files", "Runs", _files(runs))]
+        sections.append(Section("results", "Results", results))
+    sections += [
+        Section("configuration", "Configuration", _configuration(runs)),
+        Section("files", "Runs", _files(runs)),
+    ]
     names = ", ".join(seen.name for seen in runs)
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     made = document(f"d2v-fast: {names}", sections, note=f"Made on {now}.", refresh=refresh)
@@ -157,22 +169,6 @@ def _summary(runs: Sequence[Seen]) -> str:
     return "".join(parts)
 
 
-def _curves(runs: Sequence[Seen]) -> str:
-    lines = {seen.name: seen.lines for seen in runs}
-    cards = []
-    for curve in curves.present(lines.values()):
-        drawn = curves.lines_of(curve, lines)
-        if not drawn:
-            continue
-        legend = "".join(f"<li>{svg.sample(line)}{text(line.name)}</li>" for line in drawn)
-        chart = svg.chart(drawn, title=curve.title, x="optimizer step", y=curve.unit, zero=curve.zero)
-        cards.append(
-            f'<article class="card"><h3>{text(curve.title)}</h3><ul class="legend">{legend}</ul>{chart}'
-            f'<p class="normal">{text(curve.normal)}</p></article>'
-        )
-    return f'<div class="grid2">{"".join(cards)}</div>' if cards else "<p>There is no log line yet.</p>"
-
-
 def _results(runs: Sequence[Seen]) -> str:
     return "".join(
         tables(content, title=f"{seen.name}: {name}") for seen in runs for name, content in seen.run.results().items()
@@ -237,4 +233,4 @@ def _json(fields: Mapping[str, Any], name: str) -> str:
 def _short(value: float | None, *, share: bool = False) -> str:
     if value is None:
         return "—"
-    return f"{value:.1%}" if share else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    return f"{value:.1%}" if share else f"{value:,}" if isinstance(value, int) else number(float(f"{value:.3g}"))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from d2v_fast.report import judged
 from d2v_fast.report.markup import table
 
 _MOST = 300
@@ -16,12 +17,17 @@ _DEPTH = 8
 
 
 def tables(content: Mapping[str, Any], *, title: str) -> str:
-    """The values of an object by their dotted names; a list of objects is a table of its own, a column for each name.
+    """What `probe` and `evaluate` write, as charts and tables of their own; any other object by its dotted names.
+
+    There a list of objects is a table of its own, a column for each name.
 
     Args:
         content: From JSON.
         title: Above each table.
     """
+    known = judged.probing(content, title) or judged.evaluation(content, title)
+    if known is not None:
+        return known
     plain: list[tuple[str, str]] = []
     lists: dict[str, list[dict[str, str]]] = {}
     for name, value in _flat(content):

@@ -44,6 +44,18 @@ def drawing(source: DataSource, config: Config, samples: int) -> Drawing:
     Raises:
         DataError: None of them can be read, or the modality has no picture.
     """
+    batch = batch_of(source, config, samples)
+    modality: Any = registry.get(config.model.modality)
+    seen: Drawing = modality.draw(source, config, batch)
+    return seen
+
+
+def batch_of(source: DataSource, config: Config, samples: int) -> Batch:
+    """The first batch of a run, on the CPU, if it were made of `samples` samples.
+
+    Raises:
+        DataError: None of them can be read.
+    """
     config = replace(
         config,
         loader=replace(
@@ -54,9 +66,7 @@ def drawing(source: DataSource, config: Config, samples: int) -> Drawing:
         batch: Batch = loader.step(0)[0]
     if len(batch.sample_ids) == 0:
         raise DataError("none of the samples that were drawn can be read: draw others by --seed")
-    modality: Any = registry.get(config.model.modality)
-    seen: Drawing = modality.draw(source, config, batch)
-    return seen
+    return batch
 
 
 def render(seen: Drawing, path: Path | BinaryIO, name: str) -> None:

@@ -50,7 +50,24 @@ class Line:
     """Index into `DASHES`."""
 
 
-def chart(lines: Sequence[Line], *, title: str, x: str, y: str, zero: bool = False) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """What lies between two curves, drawn behind the lines."""
+
+    name: str
+    """In the legend."""
+
+    x: Sequence[float]
+    """Ascending."""
+
+    low: Sequence[float]
+    """As many."""
+
+    high: Sequence[float]
+    """As many."""
+
+
+def chart(lines: Sequence[Line], *, title: str, x: str, y: str, zero: bool = False, bands: Sequence[Band] = ()) -> str:
     """A chart as an `<svg>` element. Every text is escaped.
 
     Args:
@@ -59,10 +76,12 @@ def chart(lines: Sequence[Line], *, title: str, x: str, y: str, zero: bool = Fal
         x: What the horizontal axis is.
         y: What the vertical axis is, with its unit.
         zero: Whether 0 is always on the vertical axis.
+        bands: Drawn behind the lines.
     """
     most = max(_FEWEST, min(MOST_POINTS, _ALL_POINTS // max(1, len(lines))))
     points = [_pairs(line, most) for line in lines]
     known = [pair for pairs in points for pair in pairs if pair is not None]
+    known += [(a, b) for band in bands for part in (band.low, band.high) for a, b in zip(band.x, part, strict=True)]
     xs, ys = [a for a, _ in known] or [0.0], [b for _, b in known] or [0.0]
     left, right = min(xs), max(xs)
     down, up = min([*ys, 0.0] if zero else ys), max([*ys, 0.0] if zero else ys)
@@ -99,6 +118,10 @@ def chart(lines: Sequence[Line], *, title: str, x: str, y: str, zero: bool = Fal
         f'<text class="name" x="{_LEFT + wide / 2}" y="{_HEIGHT - 8}" text-anchor="middle">{text(x)}</text>',
         f'<text class="name" transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">{text(y)}</text>',
     ]
+    for band in bands:
+        around = [*zip(band.x, band.high, strict=True), *reversed(list(zip(band.x, band.low, strict=True)))]
+        path = "L".join(f"{at_x(a):.1f} {at_y(b):.1f}" for a, b in around)
+        parts.append(f'<path class="band" d="M{path}Z"/>')
     for line, pairs in zip(lines, points, strict=True):
         parts.append(_drawn(line, [None if pair is None else (at_x(pair[0]), at_y(pair[1])) for pair in pairs]))
     return "".join(parts) + "</svg>"
@@ -108,6 +131,11 @@ def sample(line: Line) -> str:
     """A short piece of the line, for a legend."""
     style = f'class="line s{line.colour % COLOURS}"{_dashed(line)}'
     return f'<svg class="key" viewBox="0 0 28 10" aria-hidden="true"><path {style} d="M1 5H27"/></svg>'
+
+
+def sample_of_band() -> str:
+    """A piece of a band, for a legend."""
+    return '<svg class="key" viewBox="0 0 28 10" aria-hidden="true"><path class="band" d="M1 1H27V9H1Z"/></svg>'
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

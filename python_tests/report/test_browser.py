@@ -11,9 +11,19 @@ from html import unescape
 import pytest
 
 from d2v_fast.report import page
+from d2v_fast.report.looks import looks
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+
+EVALUATION = {
+    "samples": 60,
+    "metrics": {"accuracy": 0.9},
+    "intervals": {"accuracy": [0.8, 0.97]},
+    "classes": [f"a class with a long name, number {i}" for i in range(20)],
+    "confusion": [[3 if i == j else 0 for i in range(20)] for j in range(20)],
+}
+"""A wide table."""
 
 PROBE = """<script>
 addEventListener("load", () => {
@@ -31,6 +41,7 @@ addEventListener("load", () => {
     outline: colour(document.activeElement, "outlineStyle"),
     narrowest: Math.min(...wide.map(e => e.getBoundingClientRect().width)),
     columns: new Set([...document.querySelectorAll(".card")].map(e => e.getBoundingClientRect().left)).size,
+    marks: [...document.querySelectorAll("path.mark")].map(e => colour(e, "stroke")),
     pictures: [...document.images].map(e => e.naturalWidth),
   };
   document.title = JSON.stringify(found);
@@ -54,8 +65,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def written(place, train, make_config):
-    """The page of two runs with a picture, and the same page with `PROBE` in it."""
+def written(place, train, make_config, make_data):
+    """The page of two runs with all there is to see of data, and the same page with `PROBE` in it."""
     plain, measured = place / "report.html", place / "measured.html"
     if not plain.exists():
         names = ("a", "a second run with a_name_that_is_rather_long_and_has_no_place_to_break_it_in_the_middle")
@@ -64,7 +75,9 @@ def written(place, train, make_config):
             "<p><img alt='a dot' src='data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4"
             "nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=='></p>"
         )
-        html = page.page(runs, masks=picture)
+        (place / runs[0].run.path.name / "test.json").write_text(json.dumps(EVALUATION))
+        shown = [page.Section("masks", "Masks on samples", picture), *looks(runs, make_data("vision"))[1:]]
+        html = page.page(runs, looks=shown)
         page.write(html, plain)
         allowed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)
         measured.write_text(allowed.replace("</body>", PROBE + "</body>"))
@@ -117,7 +130,10 @@ def test_everything_can_be_seen(written, place, dark):
     assert contrast(found["card"], found["ticks"]) > 4.5
     assert len(set(found["lines"])) == 2
     assert min(contrast(found["card"], line) for line in found["lines"]) > 3
-    assert found["pictures"] == [1]
+    assert found["pictures"][0] == 1
+    assert len(found["pictures"]) > 20  # those of what is like what
+    assert min(found["pictures"]) > 0  # all of them can be shown
+    assert min(contrast(found["card"], mark) for mark in found["marks"]) > 2
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1280, 2), (500, 1)])
