@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +61,7 @@ class Decoder(nn.Module):
         )
         sizes = [width, *hidden, dim]
         self.projection = nn.ModuleList(
-            nn.Linear(inputs, outputs, dtype=torch.float32) for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+            nn.Linear(inputs, outputs, dtype=torch.float32) for inputs, outputs in pairwise(sizes)
         )
 
     def forward(
@@ -87,9 +89,7 @@ class Decoder(nn.Module):
             [M, C].
         """
         tokens = F.dropout(tokens, self.input_dropout, self.training)
-        positions = 1
-        for side in shape:
-            positions *= side
+        positions = math.prod(shape)
         if noise is None:
             noise = tokens.new_empty(samples * positions - len(tokens), tokens.shape[1])
             noise = noise.normal_(std=self.noise) if self.noise else noise.zero_()

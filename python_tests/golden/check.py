@@ -20,12 +20,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from check_second import check_parts, check_student, check_teacher_input
 from golden_case import Case, UnknownKind, Variant, read
 from golden_steps import Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d2v_fast import ops
+from d2v_fast.batch import Batch
 from d2v_fast.models.config import TeacherConfig
 from d2v_fast.models.data2vec import Data2Vec, Data2VecOutput
 
@@ -67,11 +69,18 @@ class Report:
             difference = difference[..., self.valid, :]
         self.line(name, float(difference.max()), tolerance, documented=documented)
 
-    def relative(self, name: str, ours: float, theirs: Tensor | float | None, documented: str | None = None) -> None:
-        """Compare two losses."""
+    def relative(
+        self,
+        name: str,
+        ours: float,
+        theirs: Tensor | float | None,
+        documented: str | None = None,
+        tolerance: float = LOSS,
+    ) -> None:
+        """Compare two losses, or other numbers."""
         if theirs is not None:
             theirs = float(theirs)
-            self.line(name, abs(ours - theirs) / abs(theirs), LOSS, documented=documented)
+            self.line(name, abs(ours - theirs) / abs(theirs), tolerance, documented=documented)
 
 
 def faulty_targets(features: list[Tensor], variant: Variant) -> Tensor:
@@ -132,19 +141,30 @@ def features_of(model: Data2Vec, case: Case) -> tuple[Tensor, list[Tensor]]:
     with torch.no_grad():
         local = embedding.embed(batch.inputs)
         lengths = model.teacher.token_lengths(batch.lengths)
-        kept = model.teacher.forward_layers(local, lengths, last=options.top_k, feature=options.feature).features
+        kept = model.teacher.forward_layers(
+            local, lengths, last=options.top_k, feature=options.feature, padding=True
+        ).features
     return local, kept
 
 
-def forward(model: Data2Vec, case: Case, variant: Variant) -> tuple[Data2VecOutput, Tensor]:
-    """The library's output, and the loss that the file's gradients are of."""
+def forward(model: Data2Vec, case: Case, variant: Variant, step: int = 0) -> tuple[Data2VecOutput, Tensor]:
+    """The library's output, and the loss that the file's gradients are of; `step` is counted from 1, 0 is none."""
     reduction = "mean" if case.published_vision else "sum"
+    noise = case.noise[min(step, len(case.noise) - 1)] if case.noise else None
     # Layer drop is off in the reference's runs.
-    output = model(case.batch, skipped=(False,) * case.config.transformer.depth)
+    output = model(case.batch, skipped=(False,) * case.config.transformer.depth, noise=noise)
+    if case.second:
+        return output, output.loss * output.losses["regression"].count
     if variant.bug is None:
         return output, output.loss if case.published_vision else output.losses["regression"].sum
-    target = faulty_targets(features_of(model, case)[1], variant).flatten(0, 1)[case.batch.rows]
+    target = faulty_targets(features_of(model, case)[1], variant)
+    target = at_rows_of(case.batch, target)
     return output, loss_of(case, output.prediction, target, reduction)
+
+
+def at_rows_of(batch: Batch, full: Tensor) -> Tensor:
+    """[M, C]: what the views predict, of targets [B, T, C] of the samples."""
+    return full.repeat_interleave(batch.views, 0).flatten(0, 1)[batch.rows]
 
 
 def loss_of(case: Case, prediction: Tensor, target: Tensor, reduction: str) -> Tensor:
@@ -172,31 +192,41 @@ def check_forward(report: Report, case: Case, model: Data2Vec) -> None:
     report.close("targets, all frames", full, case.get("fp64/y_full", "fwd/y_full"), FEATURES, main.bug)
     with torch.no_grad():
         output, loss = forward(model, case, main)
-        whole = masked_output(model, case)
-    at_rows = output.target if main.bug is None else full.flatten(0, 1)[batch.rows]
+    if case.second:
+        classes = check_student(report.close, case, model, FEATURES)
+        check_teacher_input(report.close, case, model, FEATURES)
+        check_parts(report, case, output)
+    else:
+        theirs, classes = case.get("fp64/student_out", "fwd/student_out"), None
+        report.close("student output", masked_output(model, case), theirs, FEATURES)
+    at_rows = output.target if main.bug is None else at_rows_of(batch, full)
     report.close("targets", at_rows, case.get("fp64/y", "fwd/y"), FEATURES, main.bug)
-    report.close("student output", whole, case.get("fp64/student_out", "fwd/student_out"), FEATURES)
     report.close("predictions", output.prediction, case.get("fp64/x", "fwd/x"), FEATURES)
     key = "loss" if case.published_vision else "loss_sum"
     report.relative("loss", float(loss), case.get(f"fp64/{key}", f"fwd/{key}"), main.bug)
     given = layers_of(case, "fwd/layer_results")
     for name, variant in case.variants().items():
         full = targets(features if given is None else list(given), variant)
-        target = full.flatten(0, 1)[batch.rows]
+        target = at_rows_of(batch, full)
         report.close(f"targets, all frames [{name}]", full, case.get(f"variant/{name}/y_full"), FEATURES, variant.bug)
         report.close(f"targets [{name}]", target, case.get(f"variant/{name}/y"), FEATURES, variant.bug)
         loss = loss_of(case, output.prediction, target, "mean" if case.published_vision else "sum")
+        if classes is not None and case.config.loss.class_token > 0:
+            wanted = full.mean(1).repeat_interleave(batch.views, 0)
+            report.close(f"class-token targets [{name}]", wanted, case.get(f"variant/{name}/cls_target"), FEATURES)
+            weight = case.config.loss.class_token / len(classes) * len(target)
+            loss = loss + weight * loss_of(case, classes, wanted, "sum")
         report.relative(f"loss [{name}]", float(loss), case.get(f"variant/{name}/{key}"), variant.bug)
 
 
 def layers_of(case: Case, *keys: str) -> Tensor | None:
-    """[K, B, T, C]: the first of these layer features that the file has, without the class token."""
+    """[K, B, T, C]: the last K of the first of these layer features that the file has, without the class token."""
     layers = case.get(*keys)
     if layers is None:
         return None
     if case.kind in ("fairseq speech", "fairseq text"):
         layers = layers.transpose(1, 2)  # theirs are [K, T, B, C]
-    return layers[:, :, -case.batch.mask.shape[1] :]
+    return layers[-case.config.target.top_k :, :, -case.batch.mask.shape[1] :]
 
 
 def check_input(report: Report, case: Case, model: Data2Vec, local: Tensor) -> None:
@@ -263,7 +293,7 @@ def check_steps(report: Report, case: Case, model: Data2Vec, first: Data2Vec) ->
     norms, decays = case.get("steps/gnorm"), case.get("steps/ema_decay")
     for update in range(1, int(case.meta.get("nsteps", 3)) + 1):
         model.zero_grad(set_to_none=True)
-        _, loss = forward(first if update == 1 else model, case, main)
+        _, loss = forward(first if update == 1 else model, case, main, update)
         loss.backward()
         norm = protocol.step(case.batch.rows.numel())
         decay = protocol.ema_decay(update)

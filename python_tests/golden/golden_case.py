@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast.batch import Batch
-from d2v_fast.interop import fairseq
+from d2v_fast.interop import fairseq, fairseq2
 from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.modalities.vision.config import VisionEmbedding
@@ -59,6 +59,15 @@ class Case:
     has_head: bool
     """False for fairseq's vision model, which regresses the encoder's output itself."""
 
+    noise: tuple[Tensor, ...] = ()
+    """data2vec 2.0: what the decoder found at the hidden positions, as `Data2Vec.forward` takes it: in the forward pass
+    whose numbers are kept, then at each step. Empty if there was none."""
+
+    @property
+    def second(self) -> bool:
+        """data2vec 2.0."""
+        return self.config.encodes_kept
+
     @property
     def published_vision(self) -> bool:
         """The BEiT-based code: mean loss, AdamW with groups, constant EMA decay."""
@@ -82,10 +91,11 @@ class Case:
             given |= {name: torch.zeros_like(template[name]) for name in self.meta.get("params_without_grad", [])}
         filled = {name: given.get(name, value) for name, value in template.items()}
         present = {name: torch.full_like(value, name in given) for name, value in template.items()}
-        complete = fairseq.to_ours(present, self.config, part=part)
+        names = fairseq2 if self.second else fairseq
+        complete = names.to_ours(present, self.config, part=part)
         return {
             name: value
-            for name, value in fairseq.to_ours(filled, self.config, part=part).items()
+            for name, value in names.to_ours(filled, self.config, part=part).items()
             if complete[name].all() and (self.has_head or not name.startswith("head."))
         }
 
@@ -97,13 +107,21 @@ class Case:
             if key.startswith(prefix)
         }
 
+    def names(self, group: str) -> list[str]:
+        """Their names of the arrays of a group."""
+        return list(self._state(group))
+
+    def is_vector(self, name: str) -> bool:
+        """Whether the released data2vec 2.0 means not to decay the parameter, by its name there."""
+        return self.arrays[f"student0/{name}"].ndim == 1 or name.endswith(".bias") or name.endswith("alibi_scale")
+
     def per_parameter(self, values: Mapping[str, float], otherwise: float) -> dict[str, float]:
         """A number given per parameter of theirs, as a number per parameter of ours (theirs may be parts of ours)."""
         state = {
             name: torch.full(value.shape, values.get(name, otherwise))
             for name, value in self._state("student0").items()
         }
-        ours = fairseq.to_ours(state, self.config, part="student")
+        ours = (fairseq2 if self.second else fairseq).to_ours(state, self.config, part="student")
         return {name: float(value.flatten()[0]) for name, value in ours.items()}
 
     def variants(self) -> dict[str, Variant]:
@@ -146,7 +164,7 @@ def read(path: Path) -> Case:
     """Read a golden file.
 
     Raises:
-        UnknownKind: if it is not one of the four kinds, or has options that this library does not have.
+        UnknownKind: if it is not one of the five kinds, or has options that this library does not have.
     """
     try:
         archive = np.load(path)
@@ -156,6 +174,8 @@ def read(path: Path) -> Case:
     if "meta_json" not in arrays or not any(key.startswith("student0/") for key in arrays):
         raise UnknownKind("no meta_json or no weights (student0/*) in it")
     meta = json.loads(str(arrays["meta_json"]))
+    if any(key.startswith("student0/modality_encoders.") for key in arrays):
+        return _second(path, meta, arrays)
     kinds = {
         "student0/post_extract_proj.weight": ("fairseq speech", _speech),
         "student0/encoder.sentence_encoder.embed_tokens.weight": ("fairseq text", _text),
@@ -173,13 +193,20 @@ def read(path: Path) -> Case:
     raise UnknownKind(f"the weights are of no model that this check knows ({', '.join(names[:6])}, ...)")
 
 
-def _require(options: Mapping[str, Any], **wanted: Any) -> None:
+def _second(path: Path, meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Case:
+    from golden_second import read_second
+
+    kind, config, batch, noise = read_second(meta, arrays)
+    return Case(path, kind, meta, arrays, config, batch, has_head=True, noise=noise)
+
+
+def require(options: Mapping[str, Any], **wanted: Any) -> None:
     for name, value in wanted.items():
         if options.get(name, value) != value:
             raise UnknownKind(f"{name} = {options[name]!r}; this library has {value!r} only")
 
 
-def _target(
+def target_of(
     meta: Mapping[str, Any], *, feature: str, top_k: int, speech: bool = False, beit: bool = False
 ) -> TargetConfig:
     main = variant_of(meta["variants"][meta["main_variant"]], speech=speech, instance_first=beit)
@@ -200,7 +227,7 @@ def _batch(inputs: Tensor, mask: np.ndarray, **more: Any) -> Batch:
 
 def _speech(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Batch]:
     c = meta["config"]
-    _require(
+    require(
         c, extractor_mode="layer_norm", conv_bias=False, activation_fn="gelu", layer_type="transformer", dropout=0.0,
         attention_dropout=0.0, activation_dropout=0.0, encoder_layerdrop=0.0, dropout_input=0.0, mask_channel_prob=0.0,
     )  # fmt: skip
@@ -227,7 +254,7 @@ def _speech(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[
             attention_dropout=0.0,
         ),
         # The reference averages every layer, whatever average_top_k_layers says, when the teacher is a whole model.
-        target=_target(meta, feature="ffn", top_k=depth if whole else c.get("average_top_k_layers", 8), speech=True),
+        target=target_of(meta, feature="ffn", top_k=depth if whole else c.get("average_top_k_layers", 8), speech=True),
         loss=LossConfig(beta=c.get("loss_beta", 0.0), scale=c.get("loss_scale")),
         teacher=TeacherConfig(averages="all" if whole else "layers" if copies_positions else "transformer"),
     )
@@ -244,10 +271,10 @@ def _speech(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[
 def _text(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Batch]:
     c = meta["config"]
     t, e = c["_t"], c["_e"]
-    _require(
+    require(
         t, dropout=0.0, attention_dropout=0.0, layernorm_embedding=True, activation_fn="gelu", no_scale_embedding=True
     )
-    _require(e, learned_pos=True, layerdrop=0.0)
+    require(e, learned_pos=True, layerdrop=0.0)
     vocab_size, dim = arrays["student0/encoder.sentence_encoder.embed_tokens.weight"].shape
     rows = len(arrays["student0/encoder.sentence_encoder.embed_positions.weight"])
     max_length = t.get("max_source_positions", c.get("max_positions", 512))
@@ -265,7 +292,7 @@ def _text(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Mo
             attention_dropout=0.0,
         ),
         head=HeadConfig(layers=c.get("head_layers", 1)),
-        target=_target(meta, feature="ffn", top_k=c.get("average_top_k_layers", 8)),
+        target=target_of(meta, feature="ffn", top_k=c.get("average_top_k_layers", 8)),
         loss=LossConfig(beta=c.get("loss_beta", 0.0), scale=scale if scale is not None and scale > 0 else None),
         teacher=TeacherConfig(averages="layers" if c.get("ema_transformer_layers_only", True) else "all"),
     )
@@ -284,9 +311,9 @@ def _text(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Mo
 
 def _beit(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Batch]:
     c, flags = meta["config"], meta["flags"]
-    _require(c, qkv_bias=True, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.0, use_abs_pos_emb=False)
-    _require(c, use_shared_rel_pos_bias=True)
-    _require(flags, var_w0=0)
+    require(c, qkv_bias=True, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.0, use_abs_pos_emb=False)
+    require(c, use_shared_rel_pos_bias=True)
+    require(flags, var_w0=0)
     depth, top_k = c["depth"], c["average_top_k_layers"]
     if c.get("target_layers", list(range(depth - top_k, depth))) != list(range(depth - top_k, depth)):
         raise UnknownKind(f"target_layers = {c['target_layers']}, which are not the last ones")
@@ -296,7 +323,7 @@ def _beit(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Mo
             image_size=c["img_size"], patch_size=c["patch_size"], channels=arrays["batch/img"].shape[1]
         ),
         transformer=_vision_transformer(c, c["mlp_ratio"], c["init_values"], c["ln_eps"]),
-        target=_target(meta, feature="ffn" if flags["layer_results"] == "fc" else "block", top_k=top_k, beit=True),
+        target=target_of(meta, feature="ffn" if flags["layer_results"] == "fc" else "block", top_k=top_k, beit=True),
         loss=LossConfig(
             beta=0.0 if flags["l2_loss"] else flags["l1_beta"],
             scale=(1.0 if loss_scale == -1 else loss_scale) / c["embed_dim"],  # theirs is the mean over channels
@@ -308,7 +335,7 @@ def _beit(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[Mo
 
 def _fairseq_vision(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[ModelConfig, Batch]:
     c = meta["config"]
-    _require(c, shared_rel_pos_bias=True, drop_path=0.0, attention_dropout=0.0)
+    require(c, shared_rel_pos_bias=True, drop_path=0.0, attention_dropout=0.0)
     weight, scale = arrays["student0/patch_embed.conv.weight"], c.get("loss_scale")
     config = ModelConfig(
         embedding=VisionEmbedding(
@@ -317,7 +344,7 @@ def _fairseq_vision(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
             channels=weight.shape[1],
         ),
         transformer=_vision_transformer(c, c.get("mlp_ratio", 4), c.get("layer_scale_init_value", 1e-4), 1e-5),
-        target=_target(
+        target=target_of(
             meta,
             feature="block" if c.get("end_of_block_targets", True) else "ffn",
             top_k=c.get("average_top_k_layers", 8),

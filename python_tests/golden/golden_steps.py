@@ -15,9 +15,15 @@ class FairseqAdam:
     """Adam with decoupled weight decay whose epsilon is not bias-corrected (fairseq's plain torch version)."""
 
     def __init__(
-        self, parameters: dict[str, Tensor], *, lr: float, betas: tuple[float, float], eps: float, decay: float
+        self,
+        parameters: dict[str, Tensor],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        decays: dict[str, float],
     ) -> None:
-        self.parameters, self.lr, self.betas, self.eps, self.decay = parameters, lr, betas, eps, decay
+        self.parameters, self.lr, self.betas, self.eps, self.decays = parameters, lr, betas, eps, decays
         self.first = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in parameters.items()}
         self.count = 0
@@ -34,7 +40,7 @@ class FairseqAdam:
             first, second = self.first[name], self.second[name]
             first.mul_(beta1).add_(value.grad, alpha=1 - beta1)
             second.mul_(beta2).addcmul_(value.grad, value.grad, value=1 - beta2)
-            value.mul_(1 - self.lr * self.decay)
+            value.mul_(1 - self.lr * self.decays[name])
             value.addcdiv_(first, second.sqrt().add_(self.eps), value=-size)
 
 
@@ -51,9 +57,11 @@ class Protocol:
         self.clip = options["clip"]
         lr, eps = options["lr"], options["eps"]
         if not case.published_vision:
-            self.optimizer: Any = FairseqAdam(
-                self.parameters, lr=lr, betas=(beta1, beta2), eps=eps, decay=options["wd"]
-            )
+            spared = {}
+            if options.get("wd_skip_1d"):  # of data2vec 2.0, where the released optimizers do not do what is meant
+                spared = dict.fromkeys(filter(case.is_vector, case.names("student0")), 0.0)
+            decays = case.per_parameter(spared, options["wd"])
+            self.optimizer: Any = FairseqAdam(self.parameters, lr=lr, betas=(beta1, beta2), eps=eps, decays=decays)
             return
         groups = case.meta["weight_decay_groups"].values()
         decays = case.per_parameter(

@@ -43,6 +43,44 @@ def test_the_other_selections_agree(name, capsys):
         assert f"  {quantity}" in printed
 
 
+@pytest.mark.parametrize("name", ["speech2", "vision2", "text2"])
+def test_the_selections_of_data2vec_2_agree(name, capsys):
+    assert check.main([str(HERE / f"{name}.npz")]) == 0
+    printed = capsys.readouterr().out
+    quantities = ["layer features", "targets [ln+lnT]", "predictions", "gradients", "student after step 3"]
+    for quantity in [*quantities, "spread of the targets", "teacher after step 3"]:
+        assert f"  {quantity}" in printed
+    assert ("loss, class_token" in printed) == (name == "vision2")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "index", "by", "line"),
+    [
+        ("speech2", "student0/modality_encoders.AUDIO.alibi_scale", (0, 0, 1, 0, 0), 0.1, "predictions"),
+        ("speech2", "teacher0/modality_encoders.AUDIO.alibi_scale", (0, 0, 1, 0, 0), 0.1, "layer features"),
+        ("speech2", "fp64_grad/modality_encoders.AUDIO.alibi_scale", (0, 0, 2, 0, 0), 1.0, "gradients"),
+        ("speech2", "student3/modality_encoders.AUDIO.alibi_scale", (0, 0, 2, 0, 0), 1e-4, "student after step 3"),
+        ("vision2", "student0/modality_encoders.IMAGE.extra_tokens", (0, 0, 5), 0.1, "loss"),
+        ("vision2", "variant/in/loss_sum", (), 1e-2, "loss [in]"),
+        ("vision2", "student0/modality_encoders.IMAGE.context_encoder.blocks.0.mlp.fc1.bias", (1,), 0.1, "predictions"),
+        ("text2", "student0/modality_encoders.TEXT.decoder.proj.2.bias", (1,), 0.01, "predictions"),
+        ("text2", "fwd/mask_indices", (0, 3), 1, "predictions"),
+    ],
+)
+def test_a_wrong_number_of_data2vec_2_fails(tmp_path, capsys, name, key, index, by, line):
+    def change(arrays):
+        array = arrays[key].copy()
+        array[index] += by
+        if key == "fwd/mask_indices":  # another position of the same row instead
+            hidden = arrays[key][0]
+            array[0] = np.roll(hidden, 1)
+        arrays[key] = array
+
+    assert check.main([changed(tmp_path, change, HERE / f"{name}.npz")]) == 1
+    failed = [text.strip() for text in capsys.readouterr().out.splitlines() if text.endswith("FAIL")]
+    assert any(text.startswith((line + " ", line + ",")) for text in failed)
+
+
 @pytest.mark.skipif(not FULL, reason="the environment variable D2V_FAST_GOLDEN names no folder of full files")
 @pytest.mark.parametrize("path", FULL, ids=lambda path: path.stem)
 def test_full_files_agree(path):
@@ -115,11 +153,17 @@ def test_nan_fails(tmp_path, capsys):
 
 
 def test_unknown_kinds_end_with_2(tmp_path, capsys):
-    second = tmp_path / "second.npz"
+    second, other = tmp_path / "second.npz", tmp_path / "other.npz"
     np.savez(second, meta_json="{}", **{"student0/modality_encoders.AUDIO.x": np.zeros(2)})
+    np.savez(other, meta_json="{}", **{"student0/trunk.x": np.zeros(2)})
     text = tmp_path / "text.npz"
     text.write_text("no archive")
-    for path, reason in [(second, "modality_encoders"), (HERE / "masks.npz", "meta_json"), (text, "npz archive")]:
+    for path, reason in [
+        (second, "without 'config'"),
+        (other, "trunk"),
+        (HERE / "masks.npz", "meta_json"),
+        (text, "npz archive"),
+    ]:
         assert check.main([str(path)]) == 2
         printed = capsys.readouterr().out
         assert str(path) in printed
