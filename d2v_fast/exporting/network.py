@@ -46,7 +46,7 @@ def trained_of(run: Run, network: Literal["student", "teacher"]) -> Trained:
         (VALUE,) if config.task.name == "regress" else config.task.classes,
         whole.head.state_dict(),
         pooling=head.pooling,
-        layers="last" if head.layers == "last_block" and after else head.layers,
+        layers="last" if head.layers == "block" and after else head.layers,
         dropout=head.dropout,
     )
     return Trained(

@@ -60,7 +60,7 @@ class OutputConfig(Section):
     pooling: Literal["mean", "first"] = "mean"
     """The mean over the tokens, or the first one (text: <s>); class tokens of the encoder are not among them."""
 
-    layers: Literal["last", "last_block", "weighted"] = "last"
+    layers: Literal["last", "block", "weighted"] = "last"
     """The encoder's output; its last block's output, before the encoder's own norm, whose place `norm` takes (BEiT's
     fine-tuning of pictures); or a learned weighted sum over the outputs of all its blocks (as in SUPERB)."""
 

@@ -16,17 +16,18 @@ from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.data.labels import Labelled, open_labelled
 from d2v_fast.data.splits import compare, hold_out
 from d2v_fast.errors import ConfigError, DataError, RunError
+from d2v_fast.finetuning import imported
 from d2v_fast.finetuning.config import FinetuneConfig, TaskConfig
 from d2v_fast.finetuning.data import LabelledLoader, Sets, labels_of
 from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
 from d2v_fast.finetuning.vocabulary import Vocabulary
 from d2v_fast.interop import foreign
-from d2v_fast.interop.huggingface_settings import settings_of
+from d2v_fast.interop.described import described
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.reader import Run
-from d2v_fast.run.weights import fill, load, put
+from d2v_fast.run.weights import encoder_weights, fill, put
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.out_of_memory import explained
@@ -179,8 +180,8 @@ def finetune(
         >>> d2v_fast.finetuning.load(out).predict("new/").records()
 
     Args:
-        run: A run's folder, or that of one of its checkpoints, or of a data2vec model of Hugging Face. It is not needed
-            to continue.
+        run: A run's folder, or that of one of its checkpoints, or weights of another library (`interop.foreign`), whose
+            outputs are taken over where they are for the same labels. It is not needed to continue.
         task: "classify" (one class for each sample), "regress" (a number), "tag" (any number of classes), or "ctc"
             (transcripts).
         data: Samples with labels: a folder with a folder for each class, a manifest, archives, a `datasets.Dataset`;
@@ -269,6 +270,8 @@ def default_config(run: str | Path, task: str, recipe: str | None = None) -> Fin
     )
     source = str(Path(run).expanduser().resolve())
     config = with_overrides(config, {"encoder.run": source, **TASKS[task].defaults(config)})
+    if (foreigner := foreign.place(run)) is not None:
+        config = with_overrides(config, imported.defaults(foreigner, task))
     return config if recipe is None else with_overrides(config, RECIPES[recipe])
 
 
@@ -277,9 +280,7 @@ def _pretrained(run: str | Path) -> tuple[ModelConfig, InputsConfig, Path]:
     if (folder := foreign.place(run)) is None:
         opened = Run(run)
         return opened.config.model, opened.config.inputs, opened.path
-    if folder.is_file():
-        raise RunError(f"{folder} does not say what model it is of: give a folder with its config.json, or a run")
-    return *settings_of(folder), folder
+    return described(folder)
 
 
 def open_sets(config: FinetuneConfig, inputs: Any, given: LabelledData) -> Sets:
@@ -323,7 +324,12 @@ def load_pretrained(task: SupervisedTask, config: FinetuneConfig) -> None:
     """
     network = config.encoder.network
     if (folder := foreign.place(config.encoder.run)) is not None:
-        put(task.network.encoder, load(folder).state_dict(), f"the weights in {folder}")
+        if network == "teacher" and folder.is_file():
+            tensors = foreign.teacher(folder, config.model)
+        else:
+            tensors = encoder_weights(folder, config.model)
+        put(task.network.encoder, tensors, f"the weights in {folder}")
+        imported.take_head(task.network.head, task.config.task, folder)
         return
     opened = Run(config.encoder.run)
     if network == "teacher" and isinstance(opened.config, FinetuneConfig):

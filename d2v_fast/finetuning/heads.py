@@ -44,7 +44,7 @@ class OutputHead(nn.Module):
     @property
     def wants_layers(self) -> int:
         """Of how many last blocks it needs the features."""
-        return {"last": 0, "last_block": 1, "weighted": self._depth}[self.config.layers]
+        return {"last": 0, "block": 1, "weighted": self._depth}[self.config.layers]
 
     def pool(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """[B, T, C] to float32 (of float64: float64) [B, C]; `lengths`, int64 [B], are the valid tokens of each row."""
@@ -72,7 +72,7 @@ class OutputHead(nn.Module):
             shares = self.layer_weights.softmax(0)
             x = sum((share * self.pool(layer, lengths) for share, layer in zip(shares, layers, strict=True)), 0)
         else:
-            x = self.pool(layers[-1] if self.config.layers == "last_block" else output, lengths)
+            x = self.pool(layers[-1] if self.config.layers == "block" else output, lengths)
         assert isinstance(x, Tensor)
         if self.norm is not None:
             x = self.norm(x)
@@ -102,7 +102,7 @@ class FinetunedNetwork(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
-        if head.config.layers == "last_block" and encoder.norm is not None and encoder.norm_first:
+        if head.config.layers == "block" and encoder.norm is not None and encoder.norm_first:
             encoder.norm.requires_grad_(False)  # nothing behind it is used
 
     def forward(

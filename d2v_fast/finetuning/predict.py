@@ -22,11 +22,10 @@ from d2v_fast.errors import ConfigError, DataError, RunError, SampleError
 from d2v_fast.evaluation import metrics
 from d2v_fast.evaluation.given import open_given
 from d2v_fast.files import exists, write_whole
-from d2v_fast.finetuning.config import FinetuneConfig
+from d2v_fast.finetuning import imported
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
 from d2v_fast.finetuning.whole import whole_batches
 from d2v_fast.log import report, tell
-from d2v_fast.run.reader import Run
 
 FORMATS = (".jsonl", ".csv")
 """How predictions are written."""
@@ -128,7 +127,8 @@ class Finetuned:
         """Read a run.
 
         Args:
-            run: The run's folder, or that of one of its checkpoints.
+            run: The run's folder, or that of one of its checkpoints, or a fine-tuned model of another library
+                (`finetuning.imported`).
             device: "cpu", "cuda", ...; by default a GPU if there is one.
             **decoding: Of a recogniser: `beam`, `language_model`, `lm_weight`, `word_score`, where they are to be
                 others than in its configuration; see `CtcConfig`.
@@ -137,20 +137,17 @@ class Finetuned:
             RunError: There is no run, or it is no fine-tuning, or cannot be read.
             ConfigError: A value of `decoding` cannot be used, or this is no recogniser.
         """
-        opened = Run(run)
+        opened = imported.opened(run)
         config = opened.config
-        if not isinstance(config, FinetuneConfig):
-            raise RunError(f"{opened.path} is no fine-tuning: d2v_fast.load takes the encoder of a pretraining run")
         if decoding:
             if config.task.name != "ctc":
                 raise ConfigError(
                     f"{', '.join(decoding)}: {opened.path} is no recogniser, its task is {config.task.name}"
                 )
             config = with_overrides(config, {f"ctc.{name}": value for name, value in decoding.items()})
-        checkpoint = opened.best()
-        self.config, self.step = config, checkpoint.step
+        self.config, self.step = config, opened.step
         self.task: SupervisedTask = TASKS[config.task.name](config)
-        self.task.load(checkpoint)
+        opened.fill(self.task)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.task.to(self.device)
         self.task.network.eval()

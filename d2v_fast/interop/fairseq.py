@@ -23,6 +23,9 @@ Part = Literal["student", "encoder"]
 VisionNames = Literal["beit", "fairseq"]
 
 _HEADS = ("final_proj.", "lm_head.", "encoder.regression_head.", "encoder.lm_head.")
+_TUNED = ("w2v_encoder.", "classification_heads.", "head.", "fc_norm.")
+"""What fine-tuned models have more, fairseq's and those with BEiT's names."""
+
 # The module that the released code averages, by the prefix it has inside the model.
 _AVERAGED = {"speech": "encoder.", "text": "encoder.sentence_encoder.", "vision": "encoder."}
 
@@ -95,7 +98,9 @@ def _current_name(name: str) -> str:
 
 def _droppable(name: str, part: Part) -> bool:
     last = name.rpartition(".")[2]
-    return last in ("_ema", "version", "relative_position_index") or (part == "encoder" and name.startswith(_HEADS))
+    return last in ("_ema", "version", "relative_position_index") or (
+        part == "encoder" and name.startswith(_HEADS + _TUNED)
+    )
 
 
 def _encoder(config: ModelConfig, vision: VisionNames) -> Iterator[Entry]:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PREFIXES = {"speech": "data2vec_audio.", "text": "data2vec_text.", "vision": "data2vec_vision."}
 """Of an encoder's names in a model with a head."""
 
+NORM = "data2vec_vision.layernorm"
+"""The norm at the end of the encoder of a picture model with a head."""
+
 _TYPES = "embeddings.token_type_embeddings.weight"
 _POSITIONS = "embeddings.position_embeddings.weight"
 

@@ -42,7 +42,7 @@ def from_ours(outputs: Outputs, config: ModelConfig) -> Native:
     if config.modality == "speech" and outputs.task == "ctc":
         _require(outputs, "Data2VecAudioForCTC", layers="last", norm=False, hidden=False)
         settings = {"final_dropout": outputs.dropout, "ctc_loss_reduction": "sum", "ctc_zero_infinity": True}
-        state = _renamed(own, {"output": "lm_head"})
+        state = renamed(own, {"output": "lm_head"})
         return Native("Data2VecAudioForCTC", state, settings | outputs.called())
     if config.modality == "speech":
         weighted = outputs.layers == "weighted"
@@ -50,20 +50,20 @@ def from_ours(outputs: Outputs, config: ModelConfig) -> Native:
         _require(outputs, name, layers="weighted" if weighted else "last", pooling="mean", norm=False, hidden=False)
         dim = own["output.weight"].shape[1]
         state = {"projector.weight": torch.eye(dim), "projector.bias": torch.zeros(dim)}
-        state |= _renamed(own, {"output": "classifier"})
+        state |= renamed(own, {"output": "classifier"})
         if weighted:
             state["layer_weights"] = torch.cat([torch.tensor([_NEVER]), own["layer_weights"]])
         return Native(name, state, {"classifier_proj_size": dim, "use_weighted_layer_sum": weighted} | outputs.called())
     if config.modality == "text":
         name = "Data2VecTextForSequenceClassification"
         _require(outputs, name, layers="last", pooling="first", norm=False, hidden=True)
-        state = _renamed(own, {"hidden": "classifier.dense", "output": "classifier.out_proj"})
+        state = renamed(own, {"hidden": "classifier.dense", "output": "classifier.out_proj"})
         return Native(name, state, {"classifier_dropout": outputs.dropout} | outputs.called())
     name = "Data2VecVisionForImageClassification"
-    _require(outputs, name, layers="last_block", pooling="mean", norm=True, hidden=False)
+    _require(outputs, name, layers="block", pooling="mean", norm=True, hidden=False)
     if config.transformer.norm_eps != NORM_EPS:
         raise ValueError(f"{name} has one eps for all norms; here are {config.transformer.norm_eps} and {NORM_EPS}")
-    state = _renamed(own, {"norm": "data2vec_vision.pooler.layernorm", "output": "classifier"})
+    state = renamed(own, {"norm": "data2vec_vision.pooler.layernorm", "output": "classifier"})
     return Native(name, state, {"use_mean_pooling": True} | outputs.called())
 
 
@@ -83,7 +83,7 @@ def to_ours(state: Mapping[str, Tensor], settings: Mapping[str, Any], symbols: t
     problem = settings.get("problem_type")
     task = {"multi_label_classification": "tag", "regression": "regress"}.get(problem or "", "classify")
     if "lm_head.weight" in state and "data2vec_audio.masked_spec_embed" in state:
-        head = _renamed(state, {"lm_head": "output"})
+        head = renamed(state, {"lm_head": "output"})
         return Outputs("ctc", symbols, head, dropout=float(settings.get("final_dropout", 0.0)))
     if "projector.weight" in state:  # two maps with a mean between them are one
         first, second = state["projector.weight"], state["classifier.weight"]
@@ -102,7 +102,7 @@ def to_ours(state: Mapping[str, Tensor], settings: Mapping[str, Any], symbols: t
             )
         return Outputs(outputs.task, labels, head | {"layer_weights": state["layer_weights"][1:]}, layers="weighted")
     if "classifier.out_proj.weight" in state:
-        head = _renamed(state, {"classifier.dense": "hidden", "classifier.out_proj": "output"})
+        head = renamed(state, {"classifier.dense": "hidden", "classifier.out_proj": "output"})
         dropout = settings.get("classifier_dropout")
         dropout = settings.get("hidden_dropout_prob", 0.0) if dropout is None else dropout
         return Outputs(_one(task, labels), labels, head, pooling="first", dropout=float(dropout))
@@ -110,12 +110,12 @@ def to_ours(state: Mapping[str, Tensor], settings: Mapping[str, Any], symbols: t
         norm = "data2vec_vision.pooler.layernorm"
         if f"{norm}.weight" not in state:
             raise ValueError("its classes are read from the class token, which is pooled by nothing here")
-        head = _renamed(state, {norm: "norm", "classifier": "output"})
-        return Outputs(_one(task, labels), labels, head, layers="last_block")
+        head = renamed(state, {norm: "norm", "classifier": "output"})
+        return Outputs(_one(task, labels), labels, head, layers="block")
     return None
 
 
-def _renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
+def renamed(state: Mapping[str, Tensor], layers: Mapping[str, str]) -> dict[str, Tensor]:
     """Weights and biases of layers under other names."""
     return {f"{to}.{kind}": state[f"{name}.{kind}"] for name, to in layers.items() for kind in ("weight", "bias")}
 

@@ -299,7 +299,7 @@ class Head(nn.Module):
     def __init__(self, config: D2vFastConfig, outputs: int, *, frames: bool) -> None:
         super().__init__()
         dim, weighted = config.hidden_size, config.pooled_layers == "weighted"
-        self.layers, self.first, self.frames = config.pooled_layers, config.pooling == "first", frames
+        self.layers, self.pooling = config.pooled_layers, "none" if frames else config.pooling
         self.dropout = config.classifier_dropout
         self.layer_weights = nn.Parameter(torch.zeros(config.num_hidden_layers)) if weighted else None
         self.norm = nn.LayerNorm(dim, 1e-6) if config.pooled_norm else None
@@ -308,21 +308,28 @@ class Head(nn.Module):
 
     def forward(self, output: Tensor, blocks: tuple[Tensor, ...], valid: Tensor | None) -> Tensor:
         """[B, T, C] of the encoder and of each block, and bool [B, T] of what is no padding, to [B, K] or [B, T, K]."""
-        x = blocks[-1] if self.layers == "last_block" else output
+        x = blocks[-1] if self.layers == "block" else output
         if self.layer_weights is not None:
             shares = self.layer_weights.softmax(0)
             x = torch.stack([share * layer for share, layer in zip(shares, blocks, strict=True)]).sum(0)
-        if not self.frames and self.first:
+        if self.pooling == "first":
             x = x[:, 0]
-        elif not self.frames and valid is None:
+        elif self.pooling == "mean" and valid is None:
             x = x.mean(1)
-        elif not self.frames and valid is not None:
+        elif self.pooling == "mean" and valid is not None:
             x = torch.where(valid[:, :, None], x, 0.0).sum(1) / valid.sum(1, keepdim=True)
         if self.norm is not None:
             x = self.norm(x)
         if self.hidden is not None:
             x = torch.tanh(self.hidden(F.dropout(x, self.dropout, self.training)))
-        return self.output(F.dropout(x, self.dropout, self.training))
+        x = self.output(F.dropout(x, self.dropout, self.training))
+        if self.pooling != "lin_softmax":
+            return x
+        yes, no = F.logsigmoid(x), F.logsigmoid(-x)
+        if valid is not None:
+            yes = yes.masked_fill(~valid[:, :, None], -torch.inf)
+            no = no.masked_fill(~valid[:, :, None], 0.0)
+        return torch.logsumexp(2 * yes, dim=1) - torch.logsumexp(yes + no, dim=1)
 
 
 class _WithHead(PreTrainedModel):

@@ -29,10 +29,10 @@ class Outputs:
     """`output.{weight,bias}` [K, C] and [K]; if there are such parts `norm.*` [C], `hidden.*` [C, C] and [C], and
     `layer_weights` [depth]. A regression gives values in the unit of its labels."""
 
-    pooling: Literal["mean", "first"] = "mean"
-    """The mean over the tokens, or the first one."""
+    pooling: Literal["mean", "first", "lin_softmax"] = "mean"
+    """The mean over the tokens; the first one; or of the probabilities p of all tokens sum(p ** 2) / sum(p)."""
 
-    layers: Literal["last", "last_block", "weighted"] = "last"
+    layers: Literal["last", "block", "weighted"] = "last"
     """The encoder's output; its last block's, before the encoder's norm; or a weighted sum over all blocks'."""
 
     dropout: float = 0.0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
+from d2v_fast.errors import RunError
 from d2v_fast.interop.outputs import Outputs
 from d2v_fast.interop.processors import write_processor
 from d2v_fast.interop.trained import Trained, Written
@@ -18,9 +21,12 @@ from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding
 from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.modalities.vision.config import VisionEmbedding
-from d2v_fast.models.config import EmbeddingConfig, ModelConfig
+from d2v_fast.models.config import EmbeddingConfig, ModelConfig, TargetConfig, TransformerConfig
 
 MODELLING = Path(__file__).with_name("modeling_d2v_fast.py")
+MODEL_TYPE = "d2v_fast"
+"""What config.json calls these models."""
+
 CONFIGURATION = Path(__file__).with_name("configuration_d2v_fast.py")
 
 
@@ -39,7 +45,7 @@ def write_remote(folder: Path, trained: Trained, reason: str) -> Written:
     network, name = config.transformer, MODELLING.stem
     architecture, auto = _classes(config, outputs)
     written = {
-        "model_type": "d2v_fast",
+        "model_type": MODEL_TYPE,
         "architectures": [architecture],
         "auto_map": {"AutoConfig": f"{CONFIGURATION.stem}.D2vFastConfig", "AutoModel": f"{name}.D2vFastModel"}
         | ({} if outputs is None else {auto: f"{name}.{architecture}"}),
@@ -74,6 +80,81 @@ def write_remote(folder: Path, trained: Trained, reason: str) -> Written:
         "Features have no class token."
     )
     return Written(made.usage, f"{notes}\n\n{made.notes}")
+
+
+def model_of(folder: Path, settings: Mapping[str, Any]) -> ModelConfig:
+    """The model of a folder with our modelling file, from its config.json.
+
+    Raises:
+        RunError: A setting is missing, or cannot be used.
+    """
+    try:
+        network = TransformerConfig(
+            dim=settings["hidden_size"],
+            depth=settings["num_hidden_layers"],
+            heads=settings["num_attention_heads"],
+            ffn_dim=settings["intermediate_size"],
+            norm_first=settings["norm_first"],
+            norm_eps=settings["layer_norm_eps"],
+            key_bias=settings["key_bias"],
+            layer_scale=0.1 if settings["layer_scale"] else None,
+        )
+        target = TargetConfig(top_k=min(TargetConfig.top_k, network.depth))
+        return ModelConfig(embedding=_embedding_of(settings), transformer=network, target=target)
+    except KeyError as error:
+        raise RunError(f"{folder / 'config.json'} cannot be used: {error} is missing") from error
+    except (ValueError, TypeError) as error:  # a ConfigError is one of the first
+        raise RunError(f"{folder / 'config.json'} cannot be used: {error}") from error
+
+
+def _embedding_of(settings: Mapping[str, Any]) -> EmbeddingConfig:
+    """The inverse of `_embedding`."""
+    modality = settings["modality"]
+    if modality in ("speech", "series"):
+        frames = {name: settings[name] for name in ("position_depth", "position_kernel", "position_groups")}
+        frames["conv_layers"] = tuple(tuple(layer) for layer in settings["conv_layers"])
+        if modality == "speech":
+            return SpeechEmbedding(**frames)
+        return SeriesEmbedding(channels=settings["channels"], **frames)
+    if modality == "vision":
+        return VisionEmbedding(
+            image_size=settings["size"][0],
+            patch_size=settings["patch"][0],
+            channels=settings["channels"],
+            positions=settings["positions"],
+        )
+    if modality == "spectrogram":
+        longest, bins = settings["size"]
+        return SpectrogramEmbedding(bins=bins, patch=tuple(settings["patch"]), max_frames=longest)
+    if modality == "text":
+        return TextEmbedding(
+            vocab_size=settings["vocab_size"], max_length=settings["longest"], pad_id=settings["pad_token_id"]
+        )
+    raise ValueError(f"modality is {modality!r}")
+
+
+def outputs_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], symbols: tuple[str, ...]) -> Outputs | None:
+    """What is on the encoder of a folder with our modelling file; None if there is nothing.
+
+    Args:
+        state: Its tensors.
+        settings: Its config.json.
+        symbols: Of its vocabulary, if it has one.
+    """
+    head = {name.removeprefix("head."): value for name, value in state.items() if name.startswith("head.")}
+    if not head:
+        return None
+    problem = settings.get("problem_type")
+    names = {int(number): str(name) for number, name in settings.get("id2label", {}).items()}
+    tasks = {"multi_label_classification": "tag", "regression": "regress", "single_label_classification": "classify"}
+    return Outputs(
+        tasks.get(problem, "ctc"),  # type: ignore[arg-type]
+        symbols if problem not in tasks else tuple(names[number] for number in sorted(names)),
+        head,
+        pooling=settings["pooling"],
+        layers=settings["pooled_layers"],
+        dropout=float(settings["classifier_dropout"]),
+    )
 
 
 def _classes(config: ModelConfig, outputs: Outputs | None) -> tuple[str, str]:

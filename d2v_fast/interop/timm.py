@@ -44,7 +44,7 @@ def write_timm(folder: Path, trained: Trained) -> Written:
     if outputs is not None:
         classes = len(outputs.labels)
         _require_room(outputs)
-        if outputs.layers == "last_block":  # the norm after the mean takes the place of the encoder's
+        if outputs.layers == "block":  # the norm after the mean takes the place of the encoder's
             state = {name: value for name, value in state.items() if name not in ("norm.weight", "norm.bias")}
             state |= {f"fc_norm.{kind}": outputs.state[f"norm.{kind}"] for kind in ("weight", "bias")}
         state |= {f"head.{kind}": outputs.state[f"output.{kind}"] for kind in ("weight", "bias")}
@@ -96,12 +96,12 @@ def _require_room(outputs: Outputs) -> None:
     Raises:
         ValueError: It is one.
     """
-    room = {"last": False, "last_block": True}
+    room = {"last": False, "block": True}
     fits = outputs.pooling == "mean" and not outputs.hidden and room.get(outputs.layers) == outputs.norm
     if not fits:
         raise ValueError(
             "timm's beit has a linear map on the mean of the encoder's output (head.layers last, no head.norm), or on "
-            "a norm of the mean before the encoder's own norm (head.layers last_block, head.norm) and no other head; "
+            "a norm of the mean before the encoder's own norm (head.layers block, head.norm) and no other head; "
             f"here are head.pooling {outputs.pooling}, head.layers {outputs.layers}, head.norm {outputs.norm}, "
             f"head.hidden {outputs.hidden}"
         )

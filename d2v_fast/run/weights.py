@@ -16,9 +16,10 @@ from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError, RunError
 from d2v_fast.files import exists
 from d2v_fast.interop import foreign
-from d2v_fast.interop.huggingface_settings import settings_of
+from d2v_fast.interop.described import described
 from d2v_fast.modalities import modality_of
 from d2v_fast.models import Data2Vec, Encoder, build_encoder
+from d2v_fast.models.config import ModelConfig
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.reader import Run
 
@@ -66,8 +67,8 @@ def load(run: str | Path, network: Network = "student") -> Encoder:
 
     Args:
         run: A run's folder, whose newest good checkpoint is taken (of a fine-tuning: the best), or the folder of one
-            checkpoint; or the folder of a data2vec model of Hugging Face, which holds one network, whatever `network`
-            says.
+            checkpoint; or weights of another library (`interop.foreign`). A folder of transformers or timm holds one
+            network, whatever `network` says.
         network: The student, which the papers fine-tune; the teacher, its moving average; or the initial one, the
             random start that belongs to the run's seed, bit for bit, which needs no checkpoint (also of a run that
             `init_from` started elsewhere: its start without that).
@@ -155,21 +156,36 @@ def fill(
 
 
 def _load_foreign(folder: Path, network: Network) -> Encoder:
-    """The encoder of a data2vec model of Hugging Face."""
+    """The encoder of weights of another library."""
     if network == "initial":
         raise RunError(f"{folder} is no run of this library: there is no initial network, only the one that is there")
-    if folder.is_file():
-        raise RunError(f"{folder} does not say what model it is of: give a folder with its config.json, or --init-from")
-    config, inputs = settings_of(folder)
-    prefix = "encoder."
-    tensors = {name.removeprefix(prefix): value for name, value in foreign.weights(folder, config).items()}
+    config, inputs, where = described(folder)
+    if network == "teacher" and folder.is_file():
+        tensors = foreign.teacher(folder, config)
+    else:
+        tensors = encoder_weights(folder, config)
+    if foreign.lacks_norm(foreign.read(folder).student):
+        raise RunError(
+            f"{folder} is fine-tuned, and its encoder has no norm at its end: its features are not those of an encoder "
+            "here. d2v_fast.finetuning.load takes all of it; finetune and --init-from begin with a new norm"
+        )
     with torch.device("meta"):  # the settings may be those of a larger model than the file's
         _refuse(_differences(build_encoder(config).state_dict(), tensors), f"the weights in {folder}")
     with torch.device("cpu"):
         encoder = build_encoder(config)
     encoder.load_state_dict(tensors)
-    encoder.inputs = registry.get(config.modality).for_features(inputs, folder)
+    encoder.inputs = registry.get(config.modality).for_features(inputs, where)
     return encoder.eval()
+
+
+def encoder_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """The tensors of an encoder of another library, as in `Encoder.state_dict()`.
+
+    Raises:
+        RunError: See `foreign.weights`.
+    """
+    prefix, found = "encoder.", foreign.weights(folder, config)
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
 
 def put(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

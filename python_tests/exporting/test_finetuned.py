@@ -42,7 +42,7 @@ NATIVE = {
     "pictures": (
         "classify",
         "vision",
-        {"head.layers": "last_block", "model.transformer.layer_drop": 0.0},
+        {"head.layers": "block", "model.transformer.layer_drop": 0.0},
         "Data2VecVisionForImageClassification",
     ),
 }
@@ -59,7 +59,7 @@ OWN = {
     "first frame of a series": (
         "classify",
         "series",
-        WEIGHTED | {"head.layers": "last_block", "head.pooling": "first"},
+        WEIGHTED | {"head.layers": "block", "head.pooling": "first"},
         None,
     ),
 }
@@ -228,7 +228,7 @@ def test_programs_have_our_outputs(case, to, tuned, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "overrides", [{"head.layers": "last_block", "model.transformer.layer_drop": 0.0}, {"head.norm": False}]
+    "overrides", [{"head.layers": "block", "model.transformer.layer_drop": 0.0}, {"head.norm": False}]
 )
 def test_timm_has_our_outputs(overrides, tuned, tmp_path):
     timm = pytest.importorskip("timm", reason="timm is not installed (extra export)")
@@ -245,7 +245,7 @@ def test_timm_has_our_outputs(overrides, tuned, tmp_path):
 
 def test_a_head_that_timm_has_not_is_refused(tuned, tmp_path):
     run = tuned("classify", "vision")
-    with pytest.raises(RunError, match=r"cannot be exported to timm: .*head.layers last_block, head.norm.* no other"):
+    with pytest.raises(RunError, match=r"cannot be exported to timm: .*head.layers block, head.norm.* no other"):
         d2v_fast.export(run, "timm", tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

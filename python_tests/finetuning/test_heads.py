@@ -42,11 +42,11 @@ def test_the_sum_over_layers_begins_with_their_mean_and_is_learned():
     assert (head.layer_weights.grad != 0).all()
 
 
-def test_the_last_block_without_the_norm_of_the_encoder():
+def test_the_block_without_the_norm_of_the_encoder():
     """The head of BEiT's fine-tuning: its norm, after the mean, takes the place of the encoder's."""
     torch.manual_seed(0)
     encoder = build_encoder(_config("vision").model).eval()
-    network = FinetunedNetwork(encoder, OutputHead(OutputConfig(layers="last_block"), 32, 2, 5).eval())
+    network = FinetunedNetwork(encoder, OutputHead(OutputConfig(layers="block"), 32, 2, 5).eval())
     pictures = torch.randn(2, 3, 16, 16)
     block = encoder.forward_layers(encoder.embed(pictures), last=1).features[0]
     expected = network.head.output(network.head.norm(block.mean(1)))
