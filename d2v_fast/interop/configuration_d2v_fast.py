@@ -13,9 +13,9 @@ from transformers import PretrainedConfig
 class D2vFastConfig(PretrainedConfig):
     """`kind` is "signal" (sound, series), "patches" (pictures, spectrograms) or "tokens" (text).
 
-    Of a fine-tuned model, `pooling` is "mean", "first" (token) or "lin_softmax" (of the outputs), `pooled_layers` says of what: "last" (the encoder's
-    output), "block" (before the encoder's norm) or "weighted" (a sum over all blocks). `vocab_size` counts token
-    ids, or the symbols of a recogniser.
+    Of a fine-tuned model, `pooling` is "mean", "first" (token) or "lin_softmax" (of the outputs), and `pooled_layers`
+    says of what: "last" (the encoder's output), "block" (the last one's, before the encoder's norm) or "weighted" (a
+    sum over all blocks). `vocab_size` counts token ids, or the symbols of a recogniser.
     """
 
     model_type = "d2v_fast"

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-
 from d2v_fast import registry
 from d2v_fast.config_json import from_dict
 from d2v_fast.data.config import InputsConfig
@@ -80,7 +78,9 @@ def outputs_of(path: Path) -> Outputs | None:
         if "w2v_encoder.proj.weight" in state:
             return Outputs("ctc", (), huggingface_heads.renamed(state, {"w2v_encoder.proj": "output"}))
         return _of_beit(state, folder if kind is not None else None)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except RunError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # also of tensors that do not fit
         raise RunError(f"the outputs of the model in {path} cannot be used: {error}") from error
 
 

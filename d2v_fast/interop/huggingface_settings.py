@@ -27,7 +27,6 @@ _FIXED: dict[str, dict[str, Any]] = {
         "use_absolute_position_embeddings": False,
         "use_relative_position_bias": False,
         "use_shared_relative_position_bias": True,
-        "use_mean_pooling": False,
     },
 }
 """What our models have no other value of."""

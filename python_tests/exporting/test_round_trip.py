@@ -57,8 +57,6 @@ def test_a_run_starts_from_a_folder_of_timm(finished, make_data, tmp_path):
     model = start(run, make_data("vision"), tmp_path / "new", out)
     found, wanted = model.student.encoder.state_dict(), d2v_fast.load(run).state_dict()
     assert {name for name in found if not torch.equal(found[name], wanted[name])} <= {"embedding.mask_token"}
-    with pytest.raises(RunError, match="holds a model of type 'beit_base_patch16_224'"):
-        d2v_fast.load(out)
 
 
 @pytest.mark.parametrize("modality", ["speech", "vision", "text"])
@@ -73,8 +71,6 @@ def test_a_run_starts_from_a_file_of_fairseq_with_its_head(modality, form, finis
     else:
         save_file({name: value.contiguous() for name, value in state.items()}, path)
     assert equal(start(run, make_data(modality), tmp_path / "other", path).student, wanted)
-    with pytest.raises(RunError, match="does not say what model it is of"):
-        d2v_fast.load(path)
 
 
 class Hostile:

@@ -1,5 +1,6 @@
 """Pretrained runs and fine-tunings of them; see fixtures/finetunings.py."""
 
 from finetunings import _one_thread, make_finetuning, pretrained
+from tuned_runs import tuned
 
-__all__ = ["_one_thread", "make_finetuning", "pretrained"]
+__all__ = ["_one_thread", "make_finetuning", "pretrained", "tuned"]
