@@ -62,6 +62,7 @@ def main(arguments: list[str], parse: Parse) -> None:
         raise ConfigError(f"--watch: expected 1 to 86400 seconds, got {asked.watch:g}")
     import_modalities()
     from d2v_fast.report import page
+    from d2v_fast.report.seen import read
 
     def look(runs: Any, before: tuple[Any, Any]) -> tuple[Any, Any]:
         """The newest checkpoints, and the sections about the data, made anew when there are others than before."""
@@ -75,12 +76,12 @@ def main(arguments: list[str], parse: Parse) -> None:
         shown = {"label": asked.label, "group": asked.group, "network": asked.network}
         return newest(runs), looks(runs, asked.data, allow_roots=asked.allow_roots, **shown)
 
-    runs = page.read(asked.runs)
+    runs = read(asked.runs)
     seen = look(runs, (None, ()))
     while asked.watch is not None and not all(one.finished for one in runs):
         page.write(page.page(runs, looks=seen[1], refresh=asked.watch), asked.out)
         time.sleep(asked.watch)
-        runs = page.read(asked.runs)
+        runs = read(asked.runs)
         seen = look(runs, seen)
     page.write(page.page(runs, looks=seen[1]), asked.out)
     print(asked.out)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from d2v_fast.report import curves, svg
 from d2v_fast.report.markup import text
 from d2v_fast.report.references import COMPARED, Reference, reference_of
-
-if TYPE_CHECKING:
-    from d2v_fast.report.page import Seen
-
+from d2v_fast.report.seen import Seen
 
 _NAMES = {
     "loss": "the loss",

@@ -36,7 +36,7 @@ def looks(
     A run without a checkpoint has its masks only.
 
     Args:
-        runs: From `page.read`.
+        runs: From `seen.read`.
         data: What they were trained on, or the like; best with classes.
         label: See `maps.feature_maps`.
         group: See `maps.feature_maps`.

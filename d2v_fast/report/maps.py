@@ -23,8 +23,8 @@ from d2v_fast.evaluation.given import open_given, reading_threads
 from d2v_fast.evaluation.probe import knn_correct
 from d2v_fast.models import Encoder
 from d2v_fast.report.markup import text
-from d2v_fast.report.page import Seen
 from d2v_fast.report.scatter import legend, principal, scatter
+from d2v_fast.report.seen import Seen
 from d2v_fast.run.weights import Network, load
 
 SAMPLES = 1000
@@ -65,7 +65,7 @@ def feature_maps(
     """A map for each run, and one of its random start; runs that start alike share that.
 
     Args:
-        runs: From `page.read`, each with a checkpoint.
+        runs: From `seen.read`, each with a checkpoint.
         data: What `d2v_fast.probe` takes; without labels the maps have one colour.
         label: Where the classes are, a column for example; None looks for them.
         group: What belongs together, see `d2v_fast.probe`.

@@ -14,8 +14,8 @@ from d2v_fast.data import Openable
 from d2v_fast.errors import DataError
 from d2v_fast.modalities import open_data
 from d2v_fast.report.markup import text
-from d2v_fast.report.page import Seen
 from d2v_fast.report.samples import SAMPLES, drawing, render
+from d2v_fast.report.seen import Seen
 
 LARGEST = 2_500_000
 """Characters of all pictures together; those that do not fit are named, and left out."""
@@ -28,7 +28,7 @@ def pictures(runs: Sequence[Seen], data: Openable, allow_roots: tuple[str, ...] 
     picture. A run that draws no masks, such as a fine-tuning, has none; without matplotlib, none has.
 
     Args:
-        runs: From `page.read`.
+        runs: From `seen.read`.
         data: What all of them were trained on, or the like.
         allow_roots: See `data.open_source`.
 

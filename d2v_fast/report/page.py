@@ -3,72 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from d2v_fast.config_json import fields_by_name
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.files import write_whole
 from d2v_fast.report.charts import charts
 from d2v_fast.report.health import findings
 from d2v_fast.report.markup import GENERATOR, document, folded, table, text
 from d2v_fast.report.results import tables
+from d2v_fast.report.seen import Seen
 from d2v_fast.report.svg import number
-from d2v_fast.run.reader import Run
 
 LARGEST = 5_000_000
 """Bytes of a page."""
 
 _NAMED = 20
 """Broken samples that are named."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A run, read once."""
-
-    name: str
-    """Its folder's name, or its path where two runs have the same."""
-
-    run: Run
-    lines: list[dict[str, Any]]
-    """Log lines; of their values the numbers and None."""
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    """Its configuration by dotted name."""
-
-    @property
-    def step(self) -> int:
-        """The last step that has a log line."""
-        return int(self.lines[-1]["step"]) if self.lines else 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has made all of its steps."""
-        return self.step >= int(self.run.config.steps)
-
-
-def read(paths: Sequence[str | Path]) -> list[Seen]:
-    """The runs in these folders, as they are now.
-
-    Raises:
-        ConfigError: The same run is named twice.
-        RunError: One of them is no run, or cannot be read.
-    """
-    runs = [Run(path) for path in paths]
-    folders = [run.path.resolve() for run in runs]
-    if len(set(folders)) < len(folders):
-        raise ConfigError("a run is named twice")
-    short = [folder.name for folder in folders]
-    names = [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
-    return [
-        Seen(name=name, run=run, lines=_numbers(run.metrics()), fields=fields_by_name(run.config))
-        for name, run in zip(names, runs, strict=True)
-    ]
 
 
 class Section(NamedTuple):
@@ -126,22 +79,6 @@ def write(html: str, path: str | Path) -> None:
 def _begin(path: Path) -> bytes:
     with open(path, "rb") as file:
         return file.read(1000)
-
-
-def _numbers(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The lines with numbers and None alone: a number that is not finite, or no float, is None."""
-    return [{"step": line["step"]} | dict(_values(line)) for line in lines]
-
-
-def _values(line: Mapping[str, Any]) -> list[tuple[str, int | float | None]]:
-    found: list[tuple[str, int | float | None]] = []
-    for key, value in line.items():
-        if key == "step" or isinstance(value, bool):
-            continue
-        if value is None or isinstance(value, int | float):
-            good = value is not None and abs(value) < 1e300 and math.isfinite(value)
-            found.append((key, value if good else None))
-    return found
 
 
 def _summary(runs: Sequence[Seen]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from d2v_fast.report import page
 from d2v_fast.report.looks import looks
+from d2v_fast.report.seen import read
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
@@ -70,7 +71,7 @@ def written(place, train, make_config, make_data):
     plain, measured = place / "report.html", place / "measured.html"
     if not plain.exists():
         names = ("a", "a second run with a_name_that_is_rather_long_and_has_no_place_to_break_it_in_the_middle")
-        runs = page.read([train(make_config("vision"), place / name) for name in names])
+        runs = read([train(make_config("vision"), place / name) for name in names])
         picture = (
             "<p><img alt='a dot' src='data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4"
             "nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=='></p>"

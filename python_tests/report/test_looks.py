@@ -16,6 +16,7 @@ from d2v_fast.errors import DataError
 from d2v_fast.modalities.drawing import Picture, Spectrogram
 from d2v_fast.report import maps, page, similarity
 from d2v_fast.report.looks import looks
+from d2v_fast.report.seen import read
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def pictures(tmp_path_factory):
 
 
 def sections(runs, data, **options):
-    return {section.anchor: section.content for section in looks(page.read(runs), data, **options)}
+    return {section.anchor: section.content for section in looks(read(runs), data, **options)}
 
 
 def test_a_pretraining_on_labelled_pictures(pretrained, pictures):
@@ -80,12 +81,12 @@ def test_a_run_without_a_checkpoint_has_masks_only(pretrained, pictures, tmp_pat
 
 def test_a_column_that_is_not_there_is_refused(pretrained, pictures):
     with pytest.raises(DataError, match="no sample has a 'species'"):
-        maps.feature_maps(page.read([pretrained("vision")]), pictures, label="species")
+        maps.feature_maps(read([pretrained("vision")]), pictures, label="species")
 
 
 def test_a_map_has_so_many_points(pretrained, pictures, monkeypatch):
     monkeypatch.setattr(maps, "SAMPLES", 20)
-    made = maps.feature_maps(page.read([pretrained("vision")]), pictures)
+    made = maps.feature_maps(read([pretrained("vision")]), pictures)
     assert "20 samples" in made
     assert len(re.findall(r"h0", made.split("</article>")[0].split("</ul>")[1])) == 20
 

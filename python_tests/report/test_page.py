@@ -13,6 +13,8 @@ from d2v_fast.config_json import with_overrides
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.report import curves, page
 from d2v_fast.report.health import findings
+from d2v_fast.report.seen import read
+from d2v_fast.run.reader import Run
 
 NASTY = "<script>alert(1)</script>\"'&\u202e"
 
@@ -63,7 +65,7 @@ def write(run, tmp_path):
 
 
 def test_it_shows_what_the_run_has(run):
-    made = page.page(page.read([run]))
+    made = page.page(read([run]))
     seen = Tags(made)
     for title in ("Loss", "Explained variance", "Standard deviation", "Effective rank", "Teacher's decay"):
         assert title in seen.text
@@ -71,14 +73,14 @@ def test_it_shows_what_the_run_has(run):
     assert "optim.lr" in seen.text
     assert "torch " in seen.text
     assert "16 samples, all of them" not in seen.text  # arrays have no index
-    lines = page.Run(run).metrics()
+    lines = Run(run).metrics()
     labels = [attributes["aria-label"] for tag, attributes in seen.tags if tag == "svg" and "role" in attributes]
     loss = next(label for label in labels if label.startswith("Loss: "))
     assert loss.endswith(f"ends at {float(format(lines[-1]['loss'], '.3g')):g}")
 
 
 def test_it_needs_no_network_and_runs_nothing(run):
-    made = page.page(page.read([run]))
+    made = page.page(read([run]))
     seen = Tags(made)
     assert not [tag for tag, _ in seen.tags if tag in ("script", "iframe", "object", "embed", "form", "base")]
     for tag, attributes in seen.tags:
@@ -92,7 +94,7 @@ def test_it_needs_no_network_and_runs_nothing(run):
 
 
 def test_every_control_can_be_reached(run, write):
-    made = Tags(page.page(page.read([run, write("other", [])])))
+    made = Tags(page.page(read([run, write("other", [])])))
     anchors = {attributes["id"] for _, attributes in made.tags if "id" in attributes}
     links = [attributes["href"] for tag, attributes in made.tags if tag == "a"]
     assert len(links) >= 5
@@ -108,7 +110,7 @@ def test_what_comes_from_files_is_text(write):
     (out / "probe.json").write_text(json.dumps({NASTY: NASTY, "accuracy": {"student": 0.912345}}))
     (out / "broken.json").write_text("{")
     (out / "list.json").write_text("[1]")
-    made = page.page(page.read([out]))
+    made = page.page(read([out]))
     assert "<script" not in made
     assert "<b>" not in made
     assert "\u202e" not in made
@@ -120,7 +122,7 @@ def test_what_comes_from_files_is_text(write):
 
 def test_runs_are_compared(run, write):
     other = write("other", [{"step": s, "loss": 1 / s, "lr": 0.1} for s in range(1, 9)], optim__lr=0.5)
-    seen = Tags(page.page(page.read([run, other])))
+    seen = Tags(page.page(read([run, other])))
     assert "What differs" in seen.text
     labels = [attributes["aria-label"] for tag, attributes in seen.tags if tag == "svg" and "role" in attributes]
     assert any("first ends at" in label and "other ends at 0.125" in label for label in labels)
@@ -131,17 +133,17 @@ def test_runs_are_compared(run, write):
 
 def test_runs_of_one_name_have_their_paths(run, write):
     twin = write("first", [])
-    names = [seen.name for seen in page.read([run, twin])]
+    names = [seen.name for seen in read([run, twin])]
     assert names == [str(run), str(twin)]
 
 
 def test_the_same_run_twice_is_refused(run):
     with pytest.raises(ConfigError, match="named twice"):
-        page.read([run, run / ".." / run.name])
+        read([run, run / ".." / run.name])
 
 
 def test_a_run_without_lines_or_checkpoints_has_a_page(write):
-    made = Tags(page.page(page.read([write("young", [])]))).text
+    made = Tags(page.page(read([write("young", [])]))).text
     assert "There is no log line yet" in made
     assert "none yet" in made
 
@@ -150,19 +152,19 @@ def test_a_damaged_run_is_named(write):
     out = write("bad", [])
     (out / "metrics.jsonl").write_text("no json\n")
     with pytest.raises(RunError, match=r"metrics.jsonl, line 1"):
-        page.read([out])
+        read([out])
 
 
 def test_many_long_runs_fit(write):
     lines = [{"step": s, **{f"number_{k}": float((s * k) % 17) for k in range(1, 16)}} for s in range(1, 1001)]
-    runs = page.read([write(f"run{i}", lines) for i in range(12)])
+    runs = read([write(f"run{i}", lines) for i in range(12)])
     assert len(page.page(runs).encode()) < page.LARGEST
 
 
 def test_too_large_a_page_is_refused(run, monkeypatch):
     monkeypatch.setattr(page, "LARGEST", 10_000)
     with pytest.raises(ConfigError, match="name fewer runs"):
-        page.page(page.read([run]))
+        page.page(read([run]))
 
 
 def test_another_file_is_not_replaced(run, tmp_path):
@@ -171,14 +173,14 @@ def test_another_file_is_not_replaced(run, tmp_path):
     with pytest.raises(ConfigError, match="no page of this command"):
         page.write("x", other)
     assert other.read_text() == "<p>mine</p>"
-    made = page.page(page.read([run]))
+    made = page.page(read([run]))
     page.write(made, tmp_path / "report.html")
     page.write(made, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text() == made
 
 
 def test_every_number_of_a_run_has_a_chart(run):
-    lines = page.read([run])[0].lines
+    lines = read([run])[0].lines
     drawn = {name for curve in curves.present([lines]) for name in curve.fields}
     zero = {"skipped_samples", "skipped_steps"}  # of a run that has left nothing out
     assert {name for line in lines for name in line} - {"step", "epoch"} - zero <= drawn
@@ -202,7 +204,7 @@ def test_masks_of_the_run_on_its_data(run, make_data):
     from d2v_fast.report.masks import pictures
 
     before = sorted(path.name for path in run.iterdir())
-    drawn = Tags(pictures(page.read([run]), make_data("vision")))
+    drawn = Tags(pictures(read([run]), make_data("vision")))
     (picture,) = [attributes for tag, attributes in drawn.tags if tag == "img"]
     assert picture["src"].startswith("data:image/png;base64,iVBOR")
     assert "masked" in picture["alt"]
@@ -215,7 +217,7 @@ def test_texts_are_cut_by_the_tokenizer_of_the_run(train, make_config, make_data
 
     out = train(make_config("text", steps=1), tmp_path / "text")
     monkeypatch.setattr("d2v_fast.modalities.text.tokenizer.train", None)  # whoever trains another one fails
-    assert "<img" in pictures(page.read([out]), make_data("text"))
+    assert "<img" in pictures(read([out]), make_data("text"))
 
 
 def test_the_command(run, tmp_path, monkeypatch, capsys):
@@ -266,7 +268,7 @@ def test_watching_ends_with_the_run(write, tmp_path, monkeypatch):
 
 def test_a_finetuning_has_a_page_beside_its_pretraining(make_finetuning, pretrained, tmp_path):
     make_finetuning(tmp_path / "tuned").fit()
-    runs = page.read([pretrained("vision"), tmp_path / "tuned"])
+    runs = read([pretrained("vision"), tmp_path / "tuned"])
     seen = Tags(page.page(runs))
     for words in ("tuned, validation", "Validation accuracy", "(no such field)"):
         assert words in seen.text, words

@@ -10,7 +10,7 @@ import pytest
 from d2v_fast import presets
 from d2v_fast.report import references
 from d2v_fast.report.charts import charts
-from d2v_fast.report.page import Seen, read
+from d2v_fast.report.seen import Seen, read
 
 SHIPPED = sorted(path.name for path in resources.files("d2v_fast.report").joinpath("references").iterdir())
 
