@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from d2v_fast import ops
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.samples import SampleFeatures
 from d2v_fast.models.seen import keeps_padding, seen_tokens, valid_tokens, without_padding
@@ -348,6 +349,17 @@ class Encoder(SampleFeatures):
         if isinstance(seen, Packing):
             return layers
         return layers._replace(output=layers.output.flatten(0, 1).index_select(0, to_device(kept, x.device)))
+
+    def compile_blocks(self) -> None:
+        """Let torch.compile make code of each block by itself, for any number of tokens.
+
+        Attention stays out of it: it knows how many tokens each sequence has, and code would be made anew for each.
+        """
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.attention.attend = torch.compiler.disable(ops.attention)
+            block.path = torch.compiler.disable(block.drop_path_factor)
+            block.compile(dynamic=True)
 
     def _kernel(self, x: Tensor, bias: bool) -> str:
         """The kernel for attention over packed tokens of x [N, T, C]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,11 @@ from d2v_fast.ops.packing import Packing
 
 
 class Attention(nn.Module):
-    """Self-attention; what the scores are changed by (relative positions, padding) is one tensor, or a packing."""
+    """Self-attention; what the scores are changed by (relative positions, padding) is one tensor, or a packing.
+
+    Attributes:
+        attend: what `ops.attention` is called by; None: itself.
+    """
 
     def __init__(self, dim: int, heads: int, *, key_bias: bool = True, dropout: float = 0.0) -> None:
         """`key_bias=False` leaves the key projection without a bias, as the vision recipe has it.
@@ -29,6 +35,7 @@ class Attention(nn.Module):
         self.q_bias = None if key_bias else nn.Parameter(torch.zeros(dim, dtype=torch.float32))
         self.v_bias = None if key_bias else nn.Parameter(torch.zeros(dim, dtype=torch.float32))
         self.out = nn.Linear(dim, dim, dtype=torch.float32)
+        self.attend: Callable[..., Tensor] | None = None
 
     def forward(self, x: Tensor, bias: Tensor | Packing | Distances | None = None) -> Tensor:
         """Attend over the sequence.
@@ -47,5 +54,6 @@ class Attention(nn.Module):
             qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.unbind(2)
-        mixed = ops.attention(query, key, value, bias, dropout=self.dropout if self.training else 0.0)
+        attend = ops.attention if self.attend is None else self.attend
+        mixed = attend(query, key, value, bias, dropout=self.dropout if self.training else 0.0)
         return self.out(mixed.reshape(batch, length, dim))

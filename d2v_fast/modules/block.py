@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,9 @@ class Block(nn.Module):
     """Post-norm: h = norm(x + attention(x)), norm(h + ffn(h)). Pre-norm: h = x + attention(norm(x)), h + ffn(norm(h)).
 
     Each branch is multiplied by its layer scale, goes through dropout and, as a whole per sample, drop path.
+
+    Attributes:
+        path: what `drop_path_factor` is called by; None: itself.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Block(nn.Module):
         self.norm_first = norm_first
         self.dropout = dropout
         self.drop_path = drop_path
+        self.path: Callable[..., Tensor | None] | None = None
         self.attention = Attention(dim, heads, key_bias=key_bias, dropout=attention_dropout)
         self.attention_norm = nn.LayerNorm(dim, norm_eps, dtype=torch.float32)
         self.ffn = FeedForward(dim, ffn_dim, activation_dropout)
@@ -87,8 +92,9 @@ class Block(nn.Module):
         if self.attention_scale is not None:
             branch = self.attention_scale * branch
         packing = bias if isinstance(bias, Packing) else None
-        h = x + self._drop(branch, self._drop_path(x, packing))
-        factor = self._drop_path(x, packing)
+        path = self.drop_path_factor if self.path is None else self.path
+        h = x + self._drop(branch, path(x, packing))
+        factor = path(x, packing)
         if rows is not None:  # before the norm: it works on each position alone
             h = h.reshape(samples * length, dim).index_select(0, rows)
             if factor is not None:
@@ -101,7 +107,7 @@ class Block(nn.Module):
         output = h + self._drop(feature, factor)
         return BlockOutput(output if self.norm_first else self.ffn_norm(output), feature)
 
-    def _drop_path(self, x: Tensor, packing: Packing | None) -> Tensor | None:
+    def drop_path_factor(self, x: Tensor, packing: Packing | None) -> Tensor | None:
         """0 for a sample that skips the branch, else 1 / (1 - drop_path); None if none can skip.
 
         [N, 1, 1], or for packed sequences [1, S, 1].

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from d2v_fast import rng
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.models import skipped_blocks
@@ -17,6 +18,7 @@ from d2v_fast.ops.packing import to_device
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.monitors import CollapseWatch, effective_rank, explained, mean_std
 from d2v_fast.run.weights import fill, new_model
+from d2v_fast.training.loop import seed_generators
 from d2v_fast.training.schedules import ema_decay
 from d2v_fast.training.task import Losses, Metrics, Select
 from d2v_fast.training.update import Averages
@@ -47,10 +49,15 @@ class PretrainingTask:
         """Move the model and put it into training mode, with the kernels and the memory that the run asks for."""
         precision = self.config.precision
         self.model.to(device).train()
+        second = self.config.model.encodes_kept
         for encoder in (self.model.student.encoder, self.model.teacher):
             encoder.checkpoint_activations = precision.checkpoint_activations
             encoder.attention = precision.attention
-        if precision.compile:
+            if precision.compile and second:  # how many tokens are kept changes from step to step
+                encoder.compile_blocks()
+        if second:
+            self.model.student.decoder.checkpoint_activations = precision.checkpoint_activations
+        elif precision.compile:
             self.model.compile()
 
     def parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
@@ -82,7 +89,7 @@ class PretrainingTask:
         self._seen = None  # free what the monitors did not ask for
         skipped: tuple[bool, ...] | Tensor | None
         skipped = skipped_blocks(self.config.model.transformer, self.config.seed, step)
-        if skipped is not None and self.config.precision.compile:
+        if skipped is not None and self.config.precision.compile and not self.config.model.encodes_kept:
             skipped = to_device(torch.tensor(skipped, device="cpu"), batch.inputs.device)
         output = self._forward(batch, skipped)
         self._seen = step, replace(output, losses={}, prediction=output.prediction.detach())
@@ -111,7 +118,11 @@ class PretrainingTask:
 
     @torch.no_grad()
     def validate(self, batches: Iterator[Batch]) -> Metrics:
-        """The loss of the held-out part, without dropout and with the same masks each time."""
+        """The loss of the held-out part, without dropout and with the same masks and decoder noise each time.
+
+        If it has several parts, each of them by its name, too: "validation_loss_NAME".
+        """
+        seed_generators(rng.derive(self.config.seed, "validation"), next(self.model.parameters()).device)
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
         weights: dict[str, float] = {}
@@ -126,7 +137,9 @@ class PretrainingTask:
             self.model.train()
         if not any(counts.values()):
             return {"validation_loss": None}
-        return {"validation_loss": sum(weights[name] * float(sums[name]) / max(counts[name], 1) for name in sums)}
+        means = {name: float(total) / max(counts[name], 1) for name, total in sums.items()}
+        parts = {f"validation_loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
+        return {"validation_loss": sum(weights[name] * mean for name, mean in means.items()), **parts}
 
     def select(self) -> Select | None:
         """The newest weights are meant: losses of different steps have different targets."""

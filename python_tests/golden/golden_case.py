@@ -113,7 +113,7 @@ class Case:
 
     def is_vector(self, name: str) -> bool:
         """Whether the released data2vec 2.0 means not to decay the parameter, by its name there."""
-        return self.arrays[f"student0/{name}"].ndim == 1 or name.endswith(".bias") or name.endswith("alibi_scale")
+        return self.arrays[f"student0/{name}"].ndim == 1 or name.endswith((".bias", "alibi_scale"))
 
     def per_parameter(self, values: Mapping[str, float], otherwise: float) -> dict[str, float]:
         """A number given per parameter of theirs, as a number per parameter of ours (theirs may be parts of ours)."""

@@ -112,7 +112,7 @@ def steps_before_the_host_waits(trainer) -> int:
     return len(steps)
 
 
-@pytest.mark.parametrize("modality", ["speech", "vision", "text"])
+@pytest.mark.parametrize("modality", ["speech", "vision", "text", "speech2", "vision2", "text2"])
 def test_nothing_waits_until_a_line_is_logged(make_config, on_meta, modality):
     config = make_config(modality, steps=6, log={"every": 5}, checkpoint={"every": 1000})
     assert steps_before_the_host_waits(on_meta(config)) == 5

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from d2v_fast import registry, rng
+from d2v_fast.config_json import with_overrides
 from d2v_fast.data import DataError
 from d2v_fast.errors import RunError
 from d2v_fast.run import checkpoint
@@ -16,7 +17,8 @@ from d2v_fast.training import loop
 from d2v_fast.training.pretraining_task import PretrainingTask
 from d2v_fast.training.trainer import Data2VecTrainer
 
-MODALITIES = registry.BUILT_IN
+MODALITIES = [*registry.BUILT_IN, "speech2", "vision2", "text2"]
+"""Those that end with a 2 are data2vec 2.0."""
 
 
 class Killed(BaseException):
@@ -75,9 +77,9 @@ def test_interrupted_at_every_place(whole, train, tmp_path, monkeypatch, assert_
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_00000006", "step_00000008"]
 
 
-def test_number_of_decoding_threads_changes_no_bit(whole, train, tmp_path, assert_same_run, make_config):
+def test_number_of_decoding_threads_changes_no_bit(whole, train, tmp_path, assert_same_run):
     config, expected = whole
-    threads = make_config(config.model.modality, loader={"threads": 5, "prefetch": 7})
+    threads = with_overrides(config, {"loader.threads": 5, "loader.prefetch": 7})
     train(threads, tmp_path / "threads")
     assert_same_run(expected, tmp_path / "threads", 8)
 
