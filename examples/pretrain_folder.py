@@ -13,8 +13,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 import d2v_fast
 from d2v_fast import evaluation, presets
 from d2v_fast.modalities import open_data
@@ -25,18 +23,8 @@ def fitted(preset: str, batch: float, micro_batch: float | None, steps: int | No
     config = d2v_fast.preset(preset)
     # The learning rate, the teacher's half-life and all step counts follow the batch, in samples.
     config = presets.scale_to_batch(config, batch, micro_batch=micro_batch)
-    if steps is not None:
-        config = replace(config, steps=steps)
     # Hold a twentieth of the files out, for a validation loss beside the training loss.
-    return replace(config, loader=replace(config.loader, holdout=0.05))
-
-
-def features(run: Path, data: str, count: int = 64) -> np.ndarray:
-    """float32 [N, C]: the student's features of the first samples, averaged over each sample's tokens."""
-    config = d2v_fast.Run(run).config
-    source = open_data(data, config, run)  # the index in the run's folder is used again
-    samples = [source.read(i) for i in range(min(count, len(source)))]
-    return evaluation.extract(d2v_fast.load(run, network="student"), samples, config.inputs)
+    return replace(config, steps=steps or config.steps, loader=replace(config.loader, holdout=0.05))
 
 
 def main() -> None:
@@ -46,9 +34,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the run: checkpoints, metrics.jsonl, config.json")
     parser.add_argument("--preset", default="vision-tiny", choices=presets.NAMES)
     parser.add_argument("--steps", type=int, help="optimizer steps; the recipe's by default")
-    parser.add_argument(
-        "--batch", type=float, help="samples (speech: seconds) in an optimizer step; the recipe's by default"
-    )
+    parser.add_argument("--batch", type=float, help="samples (speech: seconds) in a step; the recipe's by default")
     parser.add_argument("--micro-batch", type=float, help="the most that fits into memory at once")
     args = parser.parse_args()
 
@@ -57,10 +43,11 @@ def main() -> None:
         run = d2v_fast.pretrain(args.preset, data=args.data, out=args.out, **changes)
     else:  # level 2: a configuration of one's own, and the trainer
         config = fitted(args.preset, args.batch, args.micro_batch, args.steps)
-        trainer = d2v_fast.Data2VecTrainer(config, data=args.data, out=args.out)
-        run = trainer.fit(resume="auto")
+        run = d2v_fast.Data2VecTrainer(config, data=args.data, out=args.out).fit(resume="auto")
 
-    vectors = features(run, args.data)
+    config = d2v_fast.Run(run).config
+    source = open_data(args.data, config, run)  # the index in the run's folder is used again
+    vectors = evaluation.extract(d2v_fast.load(run), [source.read(i) for i in range(min(64, len(source)))])
     print(f"features of {len(vectors)} samples, {vectors.shape[1]} numbers each")
     # Samples that all got the same vector would mean a collapse; the monitors in metrics.jsonl watch for it, too.
     print(f"mean standard deviation over the samples: {vectors.std(0).mean():.3f}")

@@ -1,7 +1,9 @@
 """The examples run as their first lines say, on data made here."""
 
+import ast
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,7 @@ import soundfile
 import torch
 from PIL import Image
 
+import d2v_fast
 from d2v_fast.models import build_encoder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -51,6 +54,24 @@ def write_data(folder: Path, modality: str) -> Path:
     return folder
 
 
+def write_classes(folder: Path, count: int) -> Path:
+    """Pictures of two kinds, dark and bright, in folders of their class."""
+    generator = np.random.default_rng(count)
+    for i in range(count):
+        place = folder / ("dark", "bright")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((generator.random((8, 8)) * 80 + 120 * (i % 2)).astype(np.uint8)).save(place / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A run of pictures, of two steps."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    data = write_data(folder / "photos", "vision")
+    return d2v_fast.pretrain("vision-tiny", data=data, out=folder / "run", steps=2)
+
+
 def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -80,11 +101,55 @@ def test_pretrain_folder_level_2(run_example, tmp_path, capsys, modality, batch,
     assert f"{width} numbers each" in capsys.readouterr().out
 
 
+def test_finetune(run_example, pretrained, tmp_path, capsys):
+    data, test = write_classes(tmp_path / "labelled", 60), write_classes(tmp_path / "test", 20)
+    new, out = write_data(tmp_path / "new", "vision"), tmp_path / "classes"
+    run_example("finetune", pretrained, data, out, "--steps", 60, "--test", test, "--new", new)
+    printed = capsys.readouterr().out
+    (accuracy,) = re.findall(r"^accuracy: (\S+) \[\S+, \S+\] of 20 samples$", printed, re.MULTILINE)
+    assert float(accuracy) > 0.9
+    assert len(re.findall(r"^{'name': '\d+.png', 'label': '(?:dark|bright)', ", printed, re.MULTILINE)) == 48
+    assert not d2v_fast.Run(out).config.encoder.from_scratch
+
+
+def test_features(run_example, pretrained, tmp_path, capsys):
+    data, out = write_classes(tmp_path / "labelled", 60), tmp_path / "features.npy"
+    run_example("features", pretrained, data, out)
+    printed = capsys.readouterr().out
+    for pair in ("teacher", "student"), ("student", "initial"), ("teacher", "initial"):
+        assert re.search(rf"^linear: {pair[0]} \S+ \(layer \d\), {pair[1]} ", printed, re.MULTILINE), pair
+    assert np.load(out).shape == (60, 64)
+    assert re.search(r"(?:student|teacher), 60 samples, 64 numbers each", printed)
+
+
+def test_export(run_example, pretrained, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="transformers is not installed (extra export)")
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "a.png")
+    run_example("export", pretrained, tmp_path / "a.png", tmp_path / "exported")
+    difference = float(capsys.readouterr().out.split("largest difference ")[1])
+    assert 0 <= difference < 1e-4
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_are_short_and_use_public_names(example):
+    """Modules and names without an underscore; 60 lines, but for a whole modality of one's own."""
+    text = example.read_text()
+    assert len(text.splitlines()) <= (150 if example.stem == "own_modality" else 60)
+    tree = ast.parse(text)
+    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    names = [
+        alias.name for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
+    ]
+    attributes = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    private = [name for name in [*modules, *names, *attributes] if "._" in name or name.startswith("_")]
+    assert set(private) <= {"__future__", "__init__", "__doc__"}
+
+
 def test_own_loop(run_example, tmp_path, capsys):
     generator = np.random.default_rng(0)
     np.save(tmp_path / "images.npy", generator.integers(0, 256, (40, 8, 8), dtype=np.uint8))
     out = tmp_path / "weights.pt"
-    arguments = ("--images", tmp_path / "images.npy", "--steps", 6, "--batch-size", 16, "--out", out)
+    arguments = ("--images", tmp_path / "images.npy", "--steps", 6, "--out", out)
     module = run_example("own_loop", *arguments)
     assert capsys.readouterr().out.count("explained") == 2
     weights = torch.load(out, weights_only=True)
