@@ -10,7 +10,7 @@ from d2v_fast.checks import MAY_CHANGE, MAY_CHANGE_WITH_STEPS, MISSING, SEED_LIM
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
-from d2v_fast.models.config import ModelConfig
+from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 
 NUMERICS = 2
 """The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: so far the same."""
@@ -40,7 +40,7 @@ class OptimConfig(Section):
     clip_norm: float | None = None
     """Largest norm of the whole gradient; None for no clipping."""
 
-    schedule: Literal["cosine", "tri_stage"] = "cosine"
+    schedule: Literal["cosine", "linear", "tri_stage"] = "cosine"
     """Shape of the learning rate after the warm-up."""
 
     warmup: float = 0.03
@@ -237,16 +237,21 @@ class Config(Section):
                 raise ConfigError(
                     f"{join(check.name, name)} is a {type(part).__name__}, but a {modality.name} model needs a {names}"
                 )
-        self._check_loader(modality)
+        check_loader(self.loader, modality, self.inputs, self.model.embedding)
         modality.check(self)
 
-    def _check_loader(self, modality: Any) -> None:
-        """The fields of the loader that only some modalities have a use for."""
-        loader, name = self.loader, modality.name
-        for key in ("batch_seconds", "batch_tokens"):
-            if getattr(loader, key) is not None and modality.budget_field != key:
-                raise ConfigError(f"loader.{key} is not for {name}: use loader.{modality.budget_field or 'batch_size'}")
-        if loader.pad and not modality.pads:
-            raise ConfigError(f"loader.pad is not for {name}: leave it out")
-        if loader.engine == "dali" and modality.dali(self.inputs, self.model.embedding) is None:
-            raise ConfigError(f"loader.engine is dali, but {name} has nothing to decode: use auto or native")
+
+def check_loader(loader: LoaderConfig, modality: Any, inputs: InputsConfig, embedding: EmbeddingConfig) -> None:
+    """Check the fields of the loader that only some modalities have a use for.
+
+    Raises:
+        ConfigError: One of them is set.
+    """
+    name = modality.name
+    for key in ("batch_seconds", "batch_tokens"):
+        if getattr(loader, key) is not None and modality.budget_field != key:
+            raise ConfigError(f"loader.{key} is not for {name}: use loader.{modality.budget_field or 'batch_size'}")
+    if loader.pad and not modality.pads:
+        raise ConfigError(f"loader.pad is not for {name}: leave it out")
+    if loader.engine == "dali" and modality.dali(inputs, embedding) is None:
+        raise ConfigError(f"loader.engine is dali, but {name} has nothing to decode: use auto or native")

@@ -74,7 +74,7 @@ def test_the_prenet_leaves_the_targets_enough_blocks(make_config):
         (lambda d: d["optim"].update(lrr=1.0), r"optim\.lrr: there is no such field; did you mean optim\.lr\?"),
         (lambda d: d["optim"].update(lr="fast"), r"optim\.lr: expected float, got 'fast'"),
         (lambda d: d["optim"].update(betas=[0.9]), r"optim\.betas: expected 2 values"),
-        (lambda d: d["optim"].update(schedule="linear"), r"optim\.schedule: expected one of 'cosine', 'tri_stage'"),
+        (lambda d: d["optim"].update(schedule="constant"), r"optim\.schedule: expected one of 'cosine', 'linear',"),
         (lambda d: d["mask"].update(kind="Stripes"), r"mask\.kind: expected one of SpanMask.*got 'Stripes'"),
         (lambda d: d["mask"].pop("kind"), r"mask\.kind: expected one of SpanMask.*got None"),
         (lambda d: d.pop("model"), r"missing 1 required keyword-only argument: 'model'"),

@@ -18,7 +18,9 @@ from d2v_fast.commands.pretrain import given_fields
 from d2v_fast.errors import ConfigError, RunError
 from d2v_fast.files import write_whole
 from d2v_fast.finetuning.config import FinetuneConfig
-from d2v_fast.finetuning.finetune import Finetuning, LabelledData, default_config, settle
+from d2v_fast.finetuning.finetune import Finetuning
+from d2v_fast.finetuning.sets import LabelledData
+from d2v_fast.finetuning.settings import default_config, settle
 from d2v_fast.finetuning.predict import Evaluation, Finetuned, check_file
 from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.finetuning.tasks import TASKS

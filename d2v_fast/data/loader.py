@@ -46,6 +46,7 @@ class Loader:
         first_step: The step that will be asked for first; its batches are begun at once.
         device: Where the batches will be used; the CPU by default.
         engine: What "auto" was when a run that continues was begun.
+        weights: float64 [N], how often each sample of the source is drawn, relative to the others; see `Plan`.
         rank: Which of `world` processes this is: of the micro-batches of each step it makes every `world`-th, from the
             `rank`-th on.
         world: Number of processes.
@@ -67,6 +68,7 @@ class Loader:
         first_step: int = 0,
         device: torch.device | None = None,
         engine: Literal["dali", "native"] | None = None,
+        weights: np.ndarray | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -90,7 +92,8 @@ class Loader:
             tell(remark)
         self._broken = Skipped(source, usable, config.max_skipped)
         train, held_out = split(source, usable, config.holdout)
-        self._plan = Plan(source.sizes, train, sampling, config, seed)
+        chances = None if weights is None else weights[train]
+        self._plan = Plan(source.sizes, train, sampling, config, seed, chances)
         self._held_out = Plan(source.sizes, held_out, sampling, config, seed) if len(held_out) else None
         self.batches_per_epoch: int = self._plan.batches_per_epoch
         """Micro-batches in an epoch."""

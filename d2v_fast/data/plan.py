@@ -49,14 +49,25 @@ class Plan:
         sampling: What the modality does with them.
         config: Batch size, what a batch may hold, and the micro-batches of a step.
         seed: Of the run.
+        weights: float64 [n], how often each of `ids` is drawn, relative to the others. An epoch then has as many
+            samples as before: those of a large weight several times, others in some epochs only. None: each once.
 
     Raises:
         DataError: No samples, or a batch that cannot hold one.
     """
 
-    def __init__(self, sizes: np.ndarray, ids: np.ndarray, sampling: Sampling, config: LoaderConfig, seed: int) -> None:
+    def __init__(
+        self,
+        sizes: np.ndarray,
+        ids: np.ndarray,
+        sampling: Sampling,
+        config: LoaderConfig,
+        seed: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
         if len(ids) == 0:
             raise DataError("no samples are left to train on")
+        self._expected = None if weights is None else len(ids) * weights / weights.sum()
         self._sampling, self._seed, self._ids = sampling, seed, ids
         self._sizes = sampling.known(np.asarray(sizes, dtype=np.int64))
         self._lengths = sampling.lengths(self._sizes)
@@ -66,7 +77,7 @@ class Plan:
         self._longest = sampling.longest(longest, self._budget)
         self._cut(config.batch_size)
         self._lock = threading.Lock()
-        self._orders: dict[int, list[np.ndarray]] = {}
+        self._orders: dict[int, list[np.ndarray]] = {}  # of draws, see `_draws`
 
     @property
     def batches_per_epoch(self) -> int:
@@ -94,8 +105,8 @@ class Plan:
             if epoch not in self._orders:
                 self._orders = {e: order for e, order in self._orders.items() if abs(e - epoch) == 1}
                 self._orders[epoch] = self._order(epoch)
-            ids = self._orders[epoch][position]
-        return self.fill(ids, epoch)
+            draws = self._orders[epoch][position]
+        return self.fill(draws, epoch)
 
     def in_order(self) -> list[BatchPlan]:
         """All samples once, without a remainder, by the fixed draws of `VALIDATION_EPOCH`."""
@@ -106,9 +117,10 @@ class Plan:
         pieces = [ids[low:high] for low, high in zip(starts, [*self._ends, len(ids)], strict=True) if low < high]
         return [self.fill(piece, VALIDATION_EPOCH) for piece in pieces]
 
-    def fill(self, ids: np.ndarray, epoch: int) -> BatchPlan:
+    def fill(self, draws: np.ndarray, epoch: int) -> BatchPlan:
         """Draws what is random about these samples, their crops or windows."""
-        details = self._sampling.draw(self._sizes[ids], ids, self._longest, self._seed, epoch)
+        ids = draws % len(self._sizes)
+        details = self._sampling.draw(self._sizes[ids], draws, self._longest, self._seed, epoch)
         return BatchPlan(ids, epoch, details)
 
     def _cut(self, batch_size: int) -> None:
@@ -122,7 +134,10 @@ class Plan:
         self._reach = 0
         lengths = np.ones(1, dtype=np.int64)
         if budget is not None and self._lengths is not None:
-            lengths = np.minimum(np.sort(self._lengths[self._ids])[::-1], self._longest)
+            lengths = self._lengths[self._ids]
+            if self._expected is not None:  # no epoch has more of the long ones than this
+                lengths = np.repeat(lengths, np.ceil(self._expected + 1e-6).astype(np.int64))
+            lengths = np.minimum(np.sort(lengths)[::-1][:count], self._longest)
             batch_size = max(1, min(batch_size, budget // int(lengths[-1])))
         self._bucketed = bool(lengths[0] > lengths[-1])
         if not self._bucketed:
@@ -140,21 +155,41 @@ class Plan:
             ends = ends[:-1] or [count]
         self._ends = np.array(ends, dtype=np.int64)
 
+    def _draws(self, epoch: int) -> np.ndarray:
+        """int64 [n]: the samples of an epoch in their order.
+
+        With weights, repeat r of sample i is i + r * (number of samples): so each repeat has crops of its own. How
+        often a sample comes differs from what is expected by less than 1 (systematic sampling).
+        """
+        count = len(self._ids)
+        order = rng.permutation(self._seed, "order", epoch, count)
+        if self._expected is None:
+            return self._ids[order]
+        ends = np.cumsum(self._expected[order])
+        ends *= count / ends[-1]
+        ends[-1] = count
+        start = rng.uniform(self._seed, "balance", epoch, np.zeros(1, dtype=np.int64), 1)[0, 0]
+        passed = np.searchsorted(start + np.arange(count), ends)
+        times = np.diff(passed, prepend=0)
+        repeats = np.arange(count) - np.repeat(passed - times, times)
+        draws = np.repeat(self._ids[order], times) + repeats * len(self._sizes)
+        return draws[rng.permutation(self._seed, "repeats", epoch, count)]
+
     def _order(self, epoch: int) -> list[np.ndarray]:
-        """The samples of each batch of an epoch."""
+        """The draws of each batch of an epoch."""
         batches = self.batches_per_epoch
-        order = self._ids[rng.permutation(self._seed, "order", epoch, len(self._ids))]
+        order = self._draws(epoch)
         if not self._bucketed:
             return np.split(order[: self._ends[batches - 1]], self._ends[: batches - 1])
-        ids = order[: self._ends[-1]]
+        draws = order[: self._ends[-1]]
         # Samples of about equal length together: sorted by a length that is a little blurred, anew in every epoch, and
         # then moved by up to half a batch, which also mixes samples that are few.
-        blur = rng.uniform(self._seed, "bucket", epoch, ids, 2)
+        blur = rng.uniform(self._seed, "bucket", epoch, draws, 2)
         assert self._lengths is not None
-        lengths = np.minimum(self._lengths[ids], self._longest)
-        ids = ids[np.argsort(-lengths * (1 + _LENGTH_NOISE * blur[:, 0]), kind="stable")]
-        ids = ids[np.argsort(np.arange(len(ids)) + self._reach * blur[:, 1], kind="stable")]
-        pieces = np.split(ids, self._ends[:-1])
+        lengths = np.minimum(self._lengths[draws % len(self._sizes)], self._longest)
+        draws = draws[np.argsort(-lengths * (1 + _LENGTH_NOISE * blur[:, 0]), kind="stable")]
+        draws = draws[np.argsort(np.arange(len(draws)) + self._reach * blur[:, 1], kind="stable")]
+        pieces = np.split(draws, self._ends[:-1])
         return [pieces[i] for i in rng.permutation(self._seed, "batches", epoch, len(pieces))[:batches]]
 
 

@@ -1,7 +1,8 @@
 """Downstream tasks: an encoder is trained on with labels, and what comes out is decoded and measured."""
 
 from d2v_fast.finetuning.config import FinetuneConfig
-from d2v_fast.finetuning.finetune import Finetuning, LabelledData, finetune
+from d2v_fast.finetuning.finetune import Finetuning, finetune
+from d2v_fast.finetuning.sets import LabelledData
 from d2v_fast.finetuning.predict import Evaluation, Finetuned, Predictions, load
 from d2v_fast.finetuning.recipes import RECIPES
 

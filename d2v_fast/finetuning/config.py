@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from d2v_fast import registry
 from d2v_fast.checks import MAY_CHANGE, SEED_LIMIT, Check, Section
-from d2v_fast.config import NUMERICS, CheckpointConfig, LogConfig, OptimConfig, PrecisionConfig
+from d2v_fast.config import NUMERICS, CheckpointConfig, LogConfig, OptimConfig, PrecisionConfig, check_loader
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.errors import ConfigError
+from d2v_fast.finetuning.augment_config import AugmentConfig
 from d2v_fast.finetuning.ctc_config import CtcConfig
+from d2v_fast.modalities.frames import FramesEmbedding
 from d2v_fast.models.config import ModelConfig
 
 
@@ -36,6 +38,10 @@ class TaskConfig(Section):
     smoothing: float = 0.0
     """classify: share of the target that is spread evenly over the classes (label smoothing)."""
 
+    balance: Literal["none", "weights", "sampler"] = "none"
+    """Classes of different sizes. weights: the loss counts an error on a small class more; sampler: samples of small
+    classes come several times in an epoch, others not in each; both: as often, or as much, as if all were equal."""
+
     metric: str | None = None
     """The number of a validation that chooses the best checkpoint ("accuracy", "f1", "loss", ...); None: the task's."""
 
@@ -57,8 +63,10 @@ class OutputConfig(Section):
 
     section: ClassVar[str] = "head"
 
-    pooling: Literal["mean", "first"] = "mean"
-    """The mean over the tokens, or the first one (text: <s>); class tokens of the encoder are not among them."""
+    pooling: Literal["mean", "first", "lin_softmax"] = "mean"
+    """The mean over the tokens, or the first one (text: <s>); class tokens of the encoder are not among them. tag also
+    has lin_softmax: a probability for each token and class, of which the sum of squares over the sum is taken (the
+    released audio code)."""
 
     layers: Literal["last", "block", "weighted"] = "last"
     """The encoder's output; its last block's output, before the encoder's own norm, whose place `norm` takes (BEiT's
@@ -137,6 +145,9 @@ class FinetuneConfig(Section):
     head: OutputConfig = field(default_factory=OutputConfig)
     """From the encoder's features to the outputs."""
 
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """What is mixed and masked while training."""
+
     ctc: CtcConfig = field(default_factory=CtcConfig)
     """Speech recognition: what is written, masked and decoded."""
 
@@ -186,8 +197,31 @@ class FinetuneConfig(Section):
                 f"head.layers is {self.head.layers!r}, which needs the output of blocks that may not be skipped, but "
                 f"model.transformer.layer_drop is {self.model.transformer.layer_drop}: set it to 0"
             )
+        check_loader(self.loader, modality, self.inputs, self.model.embedding)
+        self._check_augment(modality)
         if self.encoder.freeze_steps >= self.steps:
             raise ConfigError(
                 f"encoder.freeze_steps is {self.encoder.freeze_steps}, but there are only {self.steps} steps: lower "
                 "it, or set encoder.frozen"
             )
+
+    def _check_augment(self, modality: Any) -> None:
+        """What some tasks, or some inputs, have no use for."""
+        task, augment = self.task.name, self.augment
+        for name in ("mixup", "cutmix"):
+            if getattr(augment, name) and name not in modality.mixes:
+                raise ConfigError(
+                    f"augment.{name} is not for {modality.name}, whose inputs cannot be mixed so: set it to 0"
+                )
+        if augment.mixup and task == "ctc":
+            raise ConfigError("augment.mixup is not for ctc: transcripts cannot be mixed; leave it out")
+        if augment.cutmix and task not in ("classify", "tag"):
+            raise ConfigError(f"augment.cutmix is for classes, not for {task}: leave it out")
+        if augment.mask_probability and task == "ctc":
+            raise ConfigError("augment.mask_probability is not for ctc: set ctc.mask_probability")
+        if augment.mask_probability and not isinstance(self.model.embedding, FramesEmbedding):
+            raise ConfigError(f"augment.mask_probability is for signals over time, not for {modality.name}")
+        if self.task.balance != "none" and task not in ("classify", "tag"):
+            raise ConfigError(f"task.balance is for classes (classify, tag), not for {task}: leave it out")
+        if self.head.pooling == "lin_softmax" and task != "tag":
+            raise ConfigError(f"head.pooling is 'lin_softmax', which is for tag, not for {task}: use mean or first")

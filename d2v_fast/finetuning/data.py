@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,8 @@ class LabelledLoader(Loader):
         config: Of the run.
         prepare: (sample, name=...) -> the encoder's input, for the validation.
         stage: Makes what adds the labels of a set to its batches.
+        augmentations: What is done to the batches of the training set after that.
+        weights: float64 [N], how often each of its samples is drawn; None: each once an epoch.
         first_step: See `Loader`.
         device: See `Loader`.
         engine: See `Loader`.
@@ -65,6 +68,8 @@ class LabelledLoader(Loader):
         prepare: Callable[..., Tensor],
         stage: Callable[[Labelled], Stage],
         *,
+        augmentations: Sequence[Stage] = (),
+        weights: np.ndarray | None = None,
         first_step: int = 0,
         device: torch.device | None = None,
         engine: Literal["dali", "native"] | None = None,
@@ -76,7 +81,8 @@ class LabelledLoader(Loader):
             modality.sampling(config.inputs, embedding, config.loader),
             config=replace(config.loader, holdout=0.0),  # it is done already: groups stay whole
             seed=config.seed,
-            stages=[stage(sets.train)],
+            stages=[stage(sets.train), *augmentations],
+            weights=weights,
             dali=modality.dali(config.inputs, embedding),
             first_step=first_step,
             device=device,

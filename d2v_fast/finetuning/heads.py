@@ -15,7 +15,7 @@ from d2v_fast.ops.packing import to_device
 
 
 class OutputHead(nn.Module):
-    """Pools the tokens of each sample and maps the result to the outputs.
+    """Pools the tokens of each sample and maps the result to the outputs (`lin_softmax`: maps, then pools).
 
     With `hidden` it is the released text head: dropout, linear, tanh, dropout, linear.
     """
@@ -49,6 +49,8 @@ class OutputHead(nn.Module):
     def pool(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
         """[B, T, C] to float32 (of float64: float64) [B, C]; `lengths`, int64 [B], are the valid tokens of each row."""
         tokens = _wide(tokens)
+        if self.config.pooling == "lin_softmax":
+            return tokens  # it is the outputs that are pooled
         if self.config.pooling == "first":
             return tokens[:, 0]
         if lengths is None:
@@ -78,8 +80,27 @@ class OutputHead(nn.Module):
             x = self.norm(x)
         if self.hidden is not None:
             x = torch.tanh(self.hidden(F.dropout(x, self.config.dropout, self.training)))
-        x = self.output(F.dropout(x, self.config.dropout, self.training))
-        return _wide(x)
+        x = _wide(self.output(F.dropout(x, self.config.dropout, self.training)))
+        return lin_softmax(x, lengths) if self.config.pooling == "lin_softmax" else x
+
+
+def lin_softmax(outputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """From yes and no for each token to yes and no for the sample: float32 [B, T, K] to [B, K], all before a sigmoid.
+
+    With p the probabilities of the tokens, that of the sample is sum(p ** 2) / sum(p); as its complement is
+    sum(p * (1 - p)) / sum(p), nothing is subtracted that is almost equal.
+
+    Args:
+        outputs: Of each token.
+        lengths: int64 [B], valid tokens of each row; None: all.
+    """
+    yes, no = F.logsigmoid(outputs), F.logsigmoid(-outputs)
+    if lengths is not None:
+        count = to_device(lengths, outputs.device)
+        padding = torch.arange(outputs.shape[1], device=outputs.device) >= count[:, None]
+        yes = yes.masked_fill(padding[:, :, None], -torch.inf)
+        no = no.masked_fill(padding[:, :, None], 0.0)
+    return torch.logsumexp(2 * yes, dim=1) - torch.logsumexp(yes + no, dim=1)
 
 
 class FrameHead(OutputHead):

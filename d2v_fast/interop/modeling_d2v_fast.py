@@ -294,7 +294,7 @@ class D2vFastModel(PreTrainedModel):
 
 
 class Head(nn.Module):
-    """Features to outputs: pooled, unless `frames`, a norm, a hidden layer, a linear map."""
+    """Features to outputs: pooled, unless `frames`, a norm, a hidden layer, a linear map; lin_softmax pools last."""
 
     def __init__(self, config: D2vFastConfig, outputs: int, *, frames: bool) -> None:
         super().__init__()

@@ -48,6 +48,10 @@ class Modality(ABC):
     masks_inputs: ClassVar[bool] = False
     """Whether the student's input itself is masked (tokens that are replaced), not its local features."""
 
+    mixes: ClassVar[tuple[Literal["mixup", "cutmix"], ...]] = ()
+    """How two inputs may be mixed: averaged (of rows of different lengths, padding counts as silence), or a box of one,
+    in the last two dimensions, put into the other."""
+
     default_preset: ClassVar[str | None] = None
     """The preset whose augmentation and masks are shown, if none is named."""
 

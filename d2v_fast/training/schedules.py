@@ -10,14 +10,16 @@ from d2v_fast.config import EmaConfig, OptimConfig
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     """The learning rate of optimizer step `step` (from 0) in a run of `steps` steps (data2vec.md 1.10, 2.1).
 
-    A linear warm-up from `first_lr` over W steps; then "cosine" falls to `last_lr` at the end of the run, and
-    "tri_stage" holds for H steps and falls exponentially to `last_lr`.
+    A linear warm-up from `first_lr` over W steps; then "cosine" and "linear" fall to `last_lr` at the end of the run,
+    and "tri_stage" holds for H steps and falls exponentially to `last_lr`.
     """
     warmup = _share(steps, config.warmup)
     if step < warmup:
         return config.lr * (config.first_lr + (1.0 - config.first_lr) * step / warmup)
-    if config.schedule == "cosine":
+    if config.schedule != "tri_stage":
         progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+        if config.schedule == "linear":
+            return config.lr * (1.0 - (1.0 - config.last_lr) * progress)
         return config.lr * (config.last_lr + (1.0 - config.last_lr) * 0.5 * (1.0 + math.cos(math.pi * progress)))
     hold = _share(steps, config.hold)
     if step < warmup + hold:

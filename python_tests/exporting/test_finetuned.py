@@ -52,6 +52,7 @@ WEIGHTED = {"head.layers": "weighted", "model.transformer.layer_drop": 0.0}
 OWN = {
     "sounds, normed": ("classify", "speech", {}, None),
     "sounds of all blocks, normed": ("classify", "speech", WEIGHTED, None),
+    "sounds by linear softmax": ("tag", "speech", {"head.pooling": "lin_softmax"}, None),
     "words, pre-norm": ("ctc", "speech", {}, {"model.transformer.norm_first": True}),
     "mean of a text": ("tag", "text", {}, None),
     "patches": ("classify", "vision", {}, None),

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from d2v_fast.batch import Batch
 from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError
-from d2v_fast.finetuning.finetune import Finetuning, LabelledData, settle
+from d2v_fast.finetuning.finetune import Finetuning
 from d2v_fast.finetuning.predict import Finetuned
 from d2v_fast.finetuning.recipes import RECIPES
+from d2v_fast.finetuning.sets import LabelledData
+from d2v_fast.finetuning.settings import settle
 from d2v_fast.run.reader import Run
 
 TIMES = ("samples_per_second", "data_wait")
@@ -168,7 +170,7 @@ def test_only_the_head_learns_at_first_and_the_convolutions_never(tmp_path, reco
 def test_the_loss_is_a_mean_over_utterances_of_sums_over_them(tmp_path, recogniser):
     made = recogniser(tmp_path / "run")
     made.task.network.eval()
-    with made._open_loader(made.sets, 0, None) as loader:
+    with made.open_loader(made.sets, 0) as loader:
         batch = next(iter(loader.step(0)))
         part = made.task.losses(batch, 0, 0)["ctc"]
         outputs = made.task.network(batch.inputs, batch.lengths)

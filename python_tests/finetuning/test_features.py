@@ -9,7 +9,9 @@ import torch
 import d2v_fast
 from d2v_fast.errors import RunError
 from d2v_fast.evaluation import read_embedded
-from d2v_fast.finetuning.finetune import Finetuning, LabelledData, finetune, settle
+from d2v_fast.finetuning.finetune import Finetuning, finetune
+from d2v_fast.finetuning.sets import LabelledData
+from d2v_fast.finetuning.settings import settle
 
 
 def test_a_fine_tuned_encoder(make_config, train, tmp_path):

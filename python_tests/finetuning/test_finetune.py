@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -13,43 +14,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finetunings import CLASSES, labelled
-from safetensors.torch import load_file
+from finetunings import CLASSES, assert_same, labelled, lines, weights
 from tiny_runs import _config
 
 import d2v_fast
 from d2v_fast import presets, registry
-from d2v_fast.config_json import with_overrides
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.finetuning.config import FinetuneConfig
-from d2v_fast.finetuning.finetune import LabelledData, default_config, settle
+from d2v_fast.finetuning.sets import LabelledData
+from d2v_fast.finetuning.settings import default_config, settle
 from d2v_fast.run.reader import Run
 
 FOLDER = Path(__file__).parent
-TIMES = ("samples_per_second", "data_wait")
 
 
-def lines(run):
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in Run(run).metrics()]
-
-
-def weights(run, step):
-    folder = run / "checkpoints" / f"step_{step:08d}"
-    return {f"{path.stem}/{k}": v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
-
-
-def assert_same(one, other, step):
-    assert lines(one) == lines(other)
-    first, second = weights(one, step), weights(other, step)
-    assert first.keys() == second.keys()
-    assert len(first) > 50
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
-@pytest.mark.parametrize("modality", ["vision", "text", "series", "speech"])
+@pytest.mark.parametrize("modality", ["vision", "text", "series", "speech", "spectrogram"])
 @pytest.mark.parametrize("task", ["classify", "regress", "tag"])
 def test_it_learns(tmp_path, make_finetuning, task, modality):
-    rate = {"optim.lr": 2e-3, "steps": 48, "log.validate_every": 24}
+    steps = 96 if modality == "spectrogram" else 48
+    rate = {"optim.lr": 2e-3, "steps": steps, "log.validate_every": steps // 2}
     run = make_finetuning(tmp_path / "run", task, modality, **rate).fit()
     last = lines(run)[-1]
     name, least = {"classify": ("accuracy", 0.9), "regress": ("pearson", 0.8), "tag": ("map", 0.8)}[task]
@@ -272,16 +255,6 @@ def test_early_stop(tmp_path, make_finetuning):
     assert Run(run).best().step == 2
 
 
-def test_recipes_can_be_used(pretrained):
-    from d2v_fast.finetuning.recipes import RECIPES
-
-    for name in RECIPES:
-        first = name.split("-")[0]
-        task = {"probe": "classify", "librispeech": "ctc"}.get(first, first)
-        run = pretrained("speech" if task == "ctc" else "vision")
-        assert default_config(run, task, name) == with_overrides(default_config(run, task), RECIPES[name])
-
-
 @pytest.fixture
 def own_modality(monkeypatch):
     """The modality of the example, known for the time of a test."""
@@ -293,7 +266,8 @@ def own_modality(monkeypatch):
     return registry.get("points")
 
 
-def test_a_modality_of_one_s_own(tmp_path, own_modality):
+@pytest.mark.parametrize("task", ["classify", "tag", "regress"])
+def test_a_modality_of_one_s_own(tmp_path, own_modality, task):
     """Points on a plane, which examples/own_modality.py brings, and of which nothing here knows."""
     recipe, points = presets.vision_tiny(), own_modality
     random = np.random.default_rng(0)
@@ -309,10 +283,17 @@ def test_a_modality_of_one_s_own(tmp_path, own_modality):
     )
     run = d2v_fast.Data2VecTrainer(config, data=sets, out=tmp_path / "run").fit()
     given = {"steps": 60, "optim": {"lr": 2e-3}, "log": {"validate_every": 60}, "loader": {"batch_size": 8}}
-    out = d2v_fast.finetune(run, "classify", data=sets, labels=classes, out=tmp_path / "out", **given)
-    assert lines(out)[-1]["validation_accuracy"] >= 0.8
-    found = d2v_fast.finetuning.load(out).predict(sets)
-    assert np.mean([record["label"] == str(k) for record, k in zip(found.records(), classes, strict=True)]) > 0.8
+    labels = {"classify": classes, "regress": classes * 5 + 1.0, "tag": [["ink"] * k + ["set"] for k in classes]}[task]
+    out = d2v_fast.finetune(run, task, data=sets, labels=labels, out=tmp_path / "out", **given)
+    measure, least = {"classify": ("accuracy", 0.8), "regress": ("pearson", 0.7), "tag": ("map", 0.9)}[task]
+    assert lines(out)[-1][f"validation_{measure}"] >= least
+    records = d2v_fast.finetuning.load(out).predict(sets).records()
+    said = {
+        "classify": lambda record: record["label"] == "1",
+        "regress": lambda record: record["value"] > 3.5,
+        "tag": lambda record: "ink" in record["labels"],
+    }[task]
+    assert np.mean([said(record) == bool(k) for record, k in zip(records, classes, strict=True)]) > 0.8
 
 
 def test_the_encoder_that_load_gives_is_the_best(tmp_path, make_finetuning):
@@ -335,7 +316,9 @@ def test_a_model_of_hugging_face_is_tuned(tmp_path, make_finetuning, pretrained)
     wanted = d2v_fast.load(folder).state_dict()
     assert all(torch.equal(value, wanted[k]) for k, value in tuned.task.network.encoder.state_dict().items())
     assert Run(tuned.fit()).newest().step == 8
+    (tmp_path / "alone").mkdir()
+    alone = shutil.copy(folder / "model.safetensors", tmp_path / "alone")
     with pytest.raises(RunError, match=r"does not say what model it is of"):
-        make_finetuning(tmp_path / "x", source=folder / "model.safetensors")
+        make_finetuning(tmp_path / "x", source=alone)
     with pytest.raises(RunError, match="shape"):
         make_finetuning(tmp_path / "x", source=folder, **{"model.transformer.ffn_dim": 128})

@@ -7,7 +7,7 @@ import torch
 from tiny_runs import _config
 
 from d2v_fast.finetuning.config import OutputConfig
-from d2v_fast.finetuning.heads import FinetunedNetwork, OutputHead, layer_rates
+from d2v_fast.finetuning.heads import FinetunedNetwork, OutputHead, layer_rates, lin_softmax
 from d2v_fast.models import build_encoder
 
 TOKENS = torch.arange(2 * 3 * 4, dtype=torch.float32).reshape(2, 3, 4)
@@ -86,3 +86,26 @@ def test_every_parameter_of_a_post_norm_encoder_is_below_or_in_the_blocks(modali
     rates = layer_rates(encoder, 0.5)
     assert rates.keys() == {name for name, _ in encoder.named_parameters()}
     assert {rate for name, rate in rates.items() if not name.startswith("blocks.")} == {0.5**3}
+
+
+def test_linear_softmax_is_the_sum_of_squares_over_the_sum():
+    outputs = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    p = outputs.sigmoid()
+    torch.testing.assert_close(lin_softmax(outputs, None).sigmoid(), p.square().sum(1) / p.sum(1))
+    lengths = torch.tensor([7, 1, 4])
+    found = lin_softmax(outputs, lengths)
+    torch.testing.assert_close(found[1], outputs[1, 0])  # of one token its own
+    torch.testing.assert_close(found[2], lin_softmax(outputs[2:, :4], None)[0])
+    broken = outputs.clone().requires_grad_()
+    lin_softmax(broken, lengths).sum().backward()
+    assert (broken.grad[1, 1:] == 0).all()
+    assert torch.isfinite(broken.grad).all()
+    far = torch.tensor([[[200.0], [190.0]], [[-200.0], [-190.0]]])  # where a sum of probabilities is exactly 1 or 0
+    assert torch.isfinite(lin_softmax(far, None)).all()
+    assert lin_softmax(far, None)[:, 0].sign().tolist() == [1, -1]
+
+
+def test_outputs_are_pooled_by_linear_softmax():
+    head = make(pooling="lin_softmax")
+    expected = lin_softmax(head.output(head.norm(TOKENS)), None)
+    torch.testing.assert_close(head(TOKENS, [], None), expected)

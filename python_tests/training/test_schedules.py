@@ -41,6 +41,12 @@ def test_cosine_of_the_text_recipe():
     assert rate(999_999) < 1e-11
 
 
+def test_linear_to_a_floor():
+    config = OptimConfig(lr=2e-3, schedule="linear", warmup=0.2, last_lr=0.5)
+    rates = [learning_rate(config, step, 100) for step in (0, 10, 20, 60, 100)]
+    assert rates == pytest.approx([0.0, 1e-3, 2e-3, 1.5e-3, 1e-3], rel=1e-12)
+
+
 def test_cosine_with_a_floor():
     config = OptimConfig(lr=2e-3, warmup=0.0, last_lr=0.005)
     assert learning_rate(config, 0, 100) == 2e-3

@@ -14,9 +14,12 @@ from d2v_fast.batch import Batch
 from d2v_fast.data import Stage, label_stage
 from d2v_fast.data.labels import LabelKind, Labelled
 from d2v_fast.errors import ConfigError
+from d2v_fast.finetuning.balance import class_weights
 from d2v_fast.finetuning.config import FinetuneConfig
 from d2v_fast.finetuning.data import labels_of
 from d2v_fast.finetuning.heads import FinetunedNetwork, OutputHead, layer_rates
+from d2v_fast.finetuning.latent_masks import hide, time_mask
+from d2v_fast.finetuning.mixing import mix_stage
 from d2v_fast.models import Encoder, Loss, build_encoder, skipped_blocks
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.weights import drawn_from, fill
@@ -33,6 +36,7 @@ class SupervisedTask(ABC):
     Attributes:
         config: Of the run.
         network: The encoder and the head.
+        class_weights: float32 [classes], of the loss while training; None: all are 1.
     """
 
     name: str
@@ -53,6 +57,7 @@ class SupervisedTask(ABC):
             ConfigError: `model` contradicts itself, or there is no such metric.
         """
         self.config = config
+        self.class_weights: Tensor | None = None
         known = ["loss", *self.measures]
         if config.task.metric is not None and config.task.metric not in known:
             raise ConfigError(f"task.metric is {config.task.metric!r}, but {self.name} has {', '.join(known)}")
@@ -88,6 +93,16 @@ class SupervisedTask(ABC):
         """The samples of a training set that something can be learned from; by default all that have a label."""
         return train
 
+    def prepare(self, train: Labelled) -> None:
+        """Take from the training set what the loss needs to know of it; by default the weights of its classes."""
+        if self.config.task.balance == "weights":
+            self.class_weights = class_weights(train)
+
+    def augmentations(self) -> list[Stage]:
+        """What is done to a batch of the training set after its labels are there."""
+        config = self.config
+        return [mix_stage(config.augment, config.seed, self.outputs)] if config.augment.mixes else []
+
     def wanted(self, labelled: Labelled) -> np.ndarray:
         """The labels as the measures take them, [N] or [N, K]."""
         return labels_of(labelled).numpy()
@@ -117,7 +132,7 @@ class SupervisedTask(ABC):
 
         Args:
             outputs: float32 [B, K].
-            labels: Of the samples.
+            labels: Of the samples; while training perhaps mixed ones, see `mix_stage`.
         """
 
     @abstractmethod
@@ -133,6 +148,7 @@ class SupervisedTask(ABC):
         self.network.to(device)
         self.network.encoder.checkpoint_activations = self.config.precision.checkpoint_activations
         self.network.encoder.attention = self.config.precision.attention
+        self.class_weights = None if self.class_weights is None else self.class_weights.to(device)
         self._train()
 
     def parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
@@ -161,15 +177,23 @@ class SupervisedTask(ABC):
         return {self.name: len(batch.sample_ids)}
 
     def losses(self, batch: Batch, step: int, micro_batch: int) -> Losses:
-        """One forward pass; layer drop is the same in all micro-batches of a step."""
+        """One forward pass, with masks; layer drop is the same in all micro-batches of a step."""
         config = self.config
         assert batch.labels is not None
+
+        def masked(local: Tensor) -> Tensor:
+            frames = self.network.encoder.token_lengths(batch.lengths)
+            size = (local.shape[0], local.shape[1])
+            time = time_mask(config.augment.time_spans, frames, size, config.seed, step, micro_batch)
+            return hide(local, time, None, self.network.encoder.embedding.get_parameter("mask_token"))
+
         outputs = self.network(
             batch.inputs,
             batch.lengths,
             skipped=None if config.encoder.frozen else skipped_blocks(config.model.transformer, config.seed, step),
             frozen=config.encoder.frozen or step < config.encoder.freeze_steps,
             frozen_embedding=config.encoder.frozen_embedding,
+            change=masked if config.augment.mask_probability and not config.encoder.frozen else None,
         )
         return {self.name: Loss(self.loss(outputs, batch.labels), len(batch.sample_ids))}
 

@@ -19,7 +19,7 @@ def _top5(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 class Classify(SupervisedTask):
-    """See `SupervisedTask`; labels are int64 [B]."""
+    """See `SupervisedTask`; labels are int64 [B], or shares of the classes float32 [B, classes]."""
 
     name = "classify"
     kind: ClassVar[LabelKind] = "class"
@@ -37,9 +37,18 @@ class Classify(SupervisedTask):
         return {"accuracy": metrics.accuracy, "f1": metrics.f1, "matthews": metrics.matthews} | more
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy in float32, with label smoothing while training."""
-        smoothing = self.config.task.smoothing if self.network.training else 0.0
-        return F.cross_entropy(outputs, labels, reduction="sum", label_smoothing=smoothing)
+        """Cross-entropy in float32, with label smoothing and the weights of classes while training.
+
+        Weights are not divided by their sum: so micro-batches of a step add up to the step's loss.
+        """
+        training, task = self.network.training, self.config.task
+        return F.cross_entropy(
+            outputs,
+            labels,
+            weight=self.class_weights if training else None,
+            reduction="sum",
+            label_smoothing=task.smoothing if training else 0.0,
+        )
 
     def read(self, outputs: np.ndarray) -> np.ndarray:
         """Probabilities."""

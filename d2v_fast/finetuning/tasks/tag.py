@@ -21,7 +21,7 @@ def _map(outputs: np.ndarray, labels: np.ndarray) -> float:
 
 
 class Tag(SupervisedTask):
-    """See `SupervisedTask`; labels are float32 [B, classes] of 0 and 1."""
+    """See `SupervisedTask`; labels are float32 [B, classes] of 0 and 1, or shares."""
 
     name = "tag"
     kind: ClassVar[LabelKind] = "multi"
@@ -38,8 +38,10 @@ class Tag(SupervisedTask):
         return {"map": _map}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Binary cross-entropy, the mean over the classes."""
-        return F.binary_cross_entropy_with_logits(outputs, labels.float(), reduction="none").mean(1).sum()
+        """Binary cross-entropy, the mean over the classes; with the weights of a yes while training."""
+        weights = self.class_weights if self.network.training else None
+        losses = F.binary_cross_entropy_with_logits(outputs, labels.float(), reduction="none", pos_weight=weights)
+        return losses.mean(1).sum()
 
     def read(self, outputs: np.ndarray) -> np.ndarray:
         """The probability of each class."""

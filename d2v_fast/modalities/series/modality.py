@@ -37,6 +37,7 @@ class Series(Modality):
     embedding = SeriesEmbedding
     inputs = SeriesInputs
     masks = (SpanMask, FixedSpanMask)
+    mixes = ("mixup",)
     default_preset = "series-tiny"
     size_width = 2
     budget_field = "batch_seconds"

@@ -38,6 +38,7 @@ class Spectrograms(Modality):
     embedding = SpectrogramEmbedding
     inputs = SpectrogramInputs
     masks = (InverseBlockMask, SpanMask, FixedSpanMask)
+    mixes = ("mixup",)
     default_preset = "spectrogram-tiny"
     size_width = 2
     budget_field = "batch_seconds"

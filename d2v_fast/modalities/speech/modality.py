@@ -37,6 +37,7 @@ class Speech(Modality):
     embedding = SpeechEmbedding
     inputs = SpeechInputs
     masks = (SpanMask, FixedSpanMask)
+    mixes = ("mixup",)
     default_preset = "speech-base"
     budget_field = "batch_seconds"
     pads = True

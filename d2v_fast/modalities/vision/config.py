@@ -13,7 +13,7 @@ from d2v_fast.models.config import EmbeddingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class VisionInputs(InputsConfig):
-    """Pictures: a random crop resized (bicubic), a flip, then colour jitter (the published code jitters first)."""
+    """Pictures: a crop resized (bicubic), a flip, RandAugment, colour jitter (the published code jitters first)."""
 
     modality: ClassVar[str] = "vision"
 
@@ -28,6 +28,15 @@ class VisionInputs(InputsConfig):
 
     jitter: float = 0.4
     """Brightness, contrast and saturation factors lie in [1 - jitter, 1 + jitter]; 0 switches them off."""
+
+    randaugment: int = 0
+    """Operations of RandAugment after the flip (published fine-tunings: 2, with jitter 0); 0: none."""
+
+    randaugment_magnitude: float = 9.0
+    """How far they go, 0 to 10."""
+
+    erase: float = 0.0
+    """Probability that a box of the picture is filled with noise (published fine-tunings: .25)."""
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Subtracted from each channel of a picture in [0, 1]."""
@@ -44,7 +53,10 @@ class VisionInputs(InputsConfig):
         check.ordered_pair("crop_scale")
         check.require(self.crop_scale[1] <= 1, "crop_scale", "two shares of the area: above 0, at most 1")
         check.ordered_pair("crop_ratio")
-        check.share("flip")
+        check.share("flip", "erase")
+        check.at_least(0, "randaugment")
+        check.require(self.randaugment == 0 or len(self.mean) in (1, 3), "randaugment", "0 but for 1 or 3 channels")
+        check.require(0 <= self.randaugment_magnitude <= 10, "randaugment_magnitude", "between 0 and 10")
         check.at_least(0, "jitter")
         check.require(bool(self.mean) and all(map(math.isfinite, self.mean)), "mean", "a finite number per channel")
         good = bool(self.std) and all(0 < value < math.inf for value in self.std)

@@ -43,7 +43,9 @@ class PictureGraph:
         return picture(encoded, box, False, np.ones(3), self._side, self._inputs)
 
     def feed(self, encoded: bytes, details: PicturePlan, row: int, size: np.ndarray) -> Sample | None:
-        """The file's bytes and what the plan says."""
+        """The file's bytes and what the plan says; RandAugment and erasing are left to the native code."""
+        if details.operations is not None or details.erased is not None:
+            return None
         height, width = size.tolist()
         if not is_plain_picture(encoded, height, width, grey=len(self._inputs.mean) == 1):
             return None

@@ -39,6 +39,7 @@ class Vision(Modality):
     embedding = VisionEmbedding
     inputs = VisionInputs
     masks = (BlockMask, InverseBlockMask)
+    mixes = ("mixup", "cutmix")
     default_preset = "vision-base"
     size_width = 2
 

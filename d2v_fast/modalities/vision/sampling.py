@@ -14,6 +14,7 @@ from d2v_fast import rng
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.crops import ATTEMPTS, crop_boxes
+from d2v_fast.modalities.vision.randaugment import draw_erased, draw_operations, erase_
 from d2v_fast.modalities.vision.transforms import picture_into
 
 _COARSE, _SHRUNK = 64, 3
@@ -32,6 +33,12 @@ class PicturePlan:
 
     colours: np.ndarray
     """float64 [B, 3]: factors of brightness, contrast and saturation."""
+
+    operations: np.ndarray | None = None
+    """float64 [B, count, 3], of RandAugment; see `draw_operations`. None: nothing is done."""
+
+    erased: np.ndarray | None = None
+    """int64 [B, 5], boxes that are erased; see `draw_erased`. None: none is."""
 
     lengths = None
     """Every row is full."""
@@ -69,7 +76,7 @@ class PictureSampling:
         return longest
 
     def draw(self, sizes: np.ndarray, ids: np.ndarray, most: int, seed: int, epoch: int) -> PicturePlan:
-        """Crop boxes, flips and colour factors; `sizes` is int64 [B, 2], height and width."""
+        """Crop boxes, flips, colour factors, operations and erased boxes; `sizes` is int64 [B, 2], height and width."""
         inputs = self.inputs
         u = rng.uniform(seed, "picture", epoch, ids, 2 * ATTEMPTS + 6)
         if inputs.crop_scale == (1, 1):
@@ -78,16 +85,25 @@ class PictureSampling:
             boxes = crop_boxes(sizes, u[:, : 2 * ATTEMPTS + 2], inputs.crop_scale, inputs.crop_ratio)
         flips = u[:, -4] < inputs.flip
         low = max(0.0, 1 - inputs.jitter)
-        return PicturePlan(boxes, flips, low + (1 + inputs.jitter - low) * u[:, -3:])
+        colours = low + (1 + inputs.jitter - low) * u[:, -3:]
+        operations = erased = None
+        if inputs.randaugment:
+            operations = draw_operations(inputs.randaugment, inputs.randaugment_magnitude, ids, seed, epoch)
+        if inputs.erase:
+            erased = draw_erased(inputs.erase, self.image_size, ids, seed, epoch)
+        return PicturePlan(boxes, flips, colours, operations, erased)
 
     def rows(self, details: Any, count: int) -> tuple[tuple[int, ...], torch.dtype]:
         """float32 [count, channels, S, S]."""
         return (count, len(self.inputs.mean), self.image_size, self.image_size), torch.float32
 
     def write(self, out: Tensor, sample: Any, details: PicturePlan, row: int, size: np.ndarray, name: str) -> None:
-        """Crops, resizes, mirrors, changes colours and standardises; see `picture_into`."""
+        """Crops, resizes, mirrors, changes, standardises and erases; see `picture_into`."""
         box, flip, colours = details.boxes[row], bool(details.flips[row]), details.colours[row]
-        picture_into(out, sample, box, flip, colours, size, self.inputs, name)
+        operations = None if details.operations is None else details.operations[row]
+        picture_into(out, sample, box, flip, colours, size, self.inputs, name, operations)
+        if details.erased is not None:
+            erase_(out, details.erased[row])
 
     def remarks(self, sizes: np.ndarray, used: int) -> Sequence[str]:
         """Whether pictures are enlarged, or shrunk so far that little is left of them."""

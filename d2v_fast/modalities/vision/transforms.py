@@ -13,6 +13,7 @@ from d2v_fast.data.arrays import as_tensor
 from d2v_fast.errors import SampleError
 from d2v_fast.modalities.vision.alpha import over
 from d2v_fast.modalities.vision.config import VisionInputs
+from d2v_fast.modalities.vision.randaugment import operated
 
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the grey value (ITU-R 601, as JPEG, Pillow and torchvision have it)."""
@@ -27,8 +28,11 @@ def picture_into(
     size: np.ndarray,
     inputs: VisionInputs,
     name: str,
+    operations: np.ndarray | None = None,
 ) -> None:
     """Crops, resizes, mirrors, changes colours and standardises, in this order, and writes the result to `out`.
+
+    RandAugment comes between the flip and the jitter.
 
     A deviation from the published code, which jitters the full picture before it crops: on the crop the jitter costs
     a fraction, and the contrast is taken about the mean grey of the crop instead of the picture. The order of the
@@ -43,6 +47,7 @@ def picture_into(
         size: Height and width that the plan counted on.
         inputs: Statistics, and whether there is jitter.
         name: For messages.
+        operations: float64 [count, 3], of RandAugment, see `draw_operations`; None: nothing is done.
 
     Raises:
         SampleError: A picture of another size or number format.
@@ -58,6 +63,8 @@ def picture_into(
         image = F.interpolate(image[None], size=tuple(side), mode="bicubic", antialias=True)[0]
     if flip:
         image = image.flip(2)
+    if operations is not None:
+        image = operated(image, operations, inputs.mean)
     out.copy_(image)
     if inputs.jitter > 0 and len(out) == 3:
         jitter_(out, colours)
