@@ -28,7 +28,9 @@ def global_batch(config: Config) -> float:
     return _amount(config, _unit(config))
 
 
-def scale_to_batch(config: Config, batch: float, *, micro_batch: float | None = None) -> Config:
+def scale_to_batch(
+    config: Config, batch: float, *, micro_batch: float | None = None, views: int | None = None
+) -> Config:
     """The same recipe for a global batch of another size; k is the new batch over the old one.
 
     * Learning rate: times sqrt(k), the rule for Adam-type optimizers (Malladi et al. 2022, arXiv 2205.10287). Betas,
@@ -37,12 +39,18 @@ def scale_to_batch(config: Config, batch: float, *, micro_batch: float | None = 
     * Steps, `ema.anneal_steps` and `monitor.warmup_steps`: divided by k, so they come after the same number of samples.
       Warm-up and hold are shares of the steps and follow by themselves.
 
+    A batch counts its samples, however many masked views there are of each: other views of a sample are no new samples,
+    so nothing of the recipe follows their number but the micro-batch that fits. The weight of the class token's loss is
+    that of a mean and follows neither.
+
     Args:
         config: The recipe.
         batch: The new global batch, in the unit of `global_batch`: seconds of sound if `loader.batch_seconds` is set,
             tokens if `loader.batch_tokens` is, else samples.
         micro_batch: The most that the device holds at once, same unit; None keeps the recipe's micro-batch.
             Accumulation is the smallest number of equal micro-batches that are not larger.
+        views: Masked views of each sample; None keeps the recipe's. Where `micro_batch` is None, a micro-batch holds at
+            most as many views as the recipe's.
 
     Returns:
         The scaled configuration.
@@ -50,11 +58,16 @@ def scale_to_batch(config: Config, batch: float, *, micro_batch: float | None = 
     Raises:
         ValueError: If `batch` or `micro_batch` is not positive, or `batch` samples cannot be split evenly into
             micro-batches at least half as large as allowed.
+        ConfigError: `views` is out of range.
     """
     if not (math.isfinite(batch) and batch > 0):
         raise ValueError(f"batch must be positive, got {batch}")
     if micro_batch is not None and not (math.isfinite(micro_batch) and micro_batch > 0):
         raise ValueError(f"micro_batch must be positive, got {micro_batch}")
+    if views is not None:
+        before, config = config.mask.views, with_overrides(config, {"mask.views": views})
+        if micro_batch is None and before != views:
+            micro_batch = _fitting(config, before / views)
     scaled = _scaled(config, batch / global_batch(config))
     return with_overrides(replace(config, loader=_split(config, batch, micro_batch)), scaled)
 
@@ -132,6 +145,13 @@ def _amount(config: Config, unit: str) -> float:
     elif unit == "tokens":
         amount = min(amount * inputs.block_size, loader.batch_tokens or math.inf)  # type: ignore[attr-defined]
     return amount * loader.accumulation
+
+
+def _fitting(config: Config, factor: float) -> float:
+    """The recipe's micro-batch times `factor`, in its unit."""
+    unit = _unit(config)
+    held = factor * _amount(config, unit) / config.loader.accumulation
+    return held if unit == "seconds" else max(1, int(held))
 
 
 def _split(config: Config, batch: float, micro_batch: float | None) -> LoaderConfig:

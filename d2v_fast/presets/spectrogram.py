@@ -1,12 +1,27 @@
-"""Spectrograms: a tiny recipe of our own, as no data2vec 1.0 recipe for them was released."""
+"""Spectrograms: the recipe of EAT, which is data2vec 2.0, and tiny ones of our own."""
 
 from __future__ import annotations
 
-from d2v_fast.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
+from d2v_fast.config import (
+    CheckpointConfig,
+    Config,
+    EmaConfig,
+    LogConfig,
+    MonitorConfig,
+    OptimConfig,
+    PrecisionConfig,
+)
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import InverseBlockMask
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, SpectrogramInputs
-from d2v_fast.models.config import ModelConfig, TargetConfig, TeacherConfig, TransformerConfig
+from d2v_fast.models.config import (
+    DecoderConfig,
+    LossConfig,
+    ModelConfig,
+    TargetConfig,
+    TeacherConfig,
+    TransformerConfig,
+)
 
 
 def spectrogram_tiny() -> Config:
@@ -57,4 +72,47 @@ def spectrogram_tiny() -> Config:
         log=LogConfig(every=30, validate_every=300),
         monitor=MonitorConfig(warmup_steps=300),
         steps=1800,
+    )
+
+
+def spectrogram2_base() -> Config:
+    """EAT (Chen et al., IJCAI 2024, arXiv 2401.03497): 400,000 steps of 48 clips of AudioSet, each in 16 masked views.
+
+    From the released `config/pretraining_AS2M.yaml` of cwx-worst-one/EAT, unless said:
+
+    * 16 kHz, 128 mel bands of 10 ms frames, 1,024 frames in patches of 16 x 16: a grid of 64 x 8. Fixed sine-cosine
+      positions, a class token; 12 post-norm blocks and no prenet; width 768, 12 heads, feed-forward 3072, eps 1e-6, no
+      dropout.
+    * Masks: inverse blocks, 80 %, blocks of 5 x 5, adjusted by 0.07: 102 of 512 patches are kept; 16 views.
+    * Decoder: 6 convolutions of 3 x 3, 768 channels in 16 groups; noise 0.01, no input dropout.
+    * Targets: K = 12, feed-forward outputs, instance norm on each, layer norm on their mean. Loss: squared error,
+      summed over channels / sqrt(C).
+    * Class token: `cls_loss: 1`, in our mean form 1 x 12 clips x 16 views = 192 (see `vision2_base`).
+    * Teacher: 0.9998 to 0.99999 over 100,000 steps, the whole encoder.
+    * Adam betas (0.9, 0.95), eps 1e-8, weight decay 0.05, clipping at 4, lr 5e-4, cosine to 0 after 53,333 steps of
+      warm-up.
+    * Batch: 12 x 4 GPUs = 48. Here 12 clips of 10.24 s x 4 micro-batches on one 80 GB GPU (an estimate).
+    * Clips of 2 to 10.24 s (the shortest is ours); longer ones give a random window. Energies are normalised over each
+      clip; the released code has one mean and deviation for all of AudioSet, and fills up shorter clips with silence.
+
+    Returns:
+        The configuration.
+    """
+    return Config(
+        model=ModelConfig(
+            embedding=SpectrogramEmbedding(bins=128),
+            transformer=TransformerConfig(norm_eps=1e-6, dropout=0.0, attention_dropout=0.0),
+            head=DecoderConfig(dim=768, layers=6, kernel=3, input_dropout=0.0),
+            target=TargetConfig(top_k=12, final_norm=("layer",)),
+            loss=LossConfig(class_token=1.0 * 12 * 16),
+            teacher=TeacherConfig(averages="all"),
+        ),
+        mask=InverseBlockMask(block=5, views=16),
+        inputs=SpectrogramInputs(min_seconds=2.0, max_seconds=10.24),
+        # 122.88 s hold at most 61 clips of 2 s, so the seconds alone decide.
+        loader=LoaderConfig(batch_size=61, batch_seconds=122.88, accumulation=4),
+        optim=OptimConfig(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=4.0, warmup=53_333 / 400_000),
+        ema=EmaConfig(start=0.9998, end=0.99999, anneal_steps=100_000),
+        precision=PrecisionConfig(autocast="bfloat16"),
+        monitor=MonitorConfig(warmup_steps=53_333, abort_std=0.0),
     )

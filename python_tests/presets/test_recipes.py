@@ -238,10 +238,13 @@ def test_63_minutes_of_speech():
 
 
 def test_names():
-    published = {f"{m}-{s}" for m in ("speech", "text", "vision") for s in ("base", "large")}
-    assert set(presets.NAMES) == published | {f"{m}-tiny" for m in registry.BUILT_IN}
+    published = {f"{m}{two}-{s}" for m in ("speech", "text", "vision") for two in ("", "2") for s in ("base", "large")}
+    published |= {"vision2-huge14", "vision2-huge16", "spectrogram2-base"}
+    assert set(presets.NAMES) == published | {f"{m}{two}-tiny" for m in registry.BUILT_IN for two in ("", "2")}
     for name, preset in presets.NAMES.items():
-        assert preset().model.modality == name.split("-")[0]
+        config = preset()
+        method = "2" if config.model.encodes_kept else ""
+        assert config.model.modality + method == name.split("-")[0]
         assert getattr(presets, name.replace("-", "_")) is preset
 
 
@@ -260,9 +263,10 @@ def test_frozen_and_serialisable(name):
 def test_consistent(name):
     config = presets.NAMES[name]()
     model = config.model
-    assert model.target.top_k <= model.transformer.depth
+    assert model.target.top_k <= model.transformer.depth - model.transformer.prenet
     assert model.transformer.dim % model.transformer.heads == 0
-    assert 0 < config.ema.start <= config.ema.end < 1
+    stands_still = name in ("speech2-large", "vision2-huge14")  # the teacher, after the annealing, as released
+    assert 0 < config.ema.start <= config.ema.end <= (1 if stands_still else 0.99999)
     assert config.optim.warmup + config.optim.hold < 1
     assert config.monitor.warmup_steps < config.steps
     if model.modality == "text":
@@ -280,7 +284,7 @@ def test_consistent(name):
         assert model.transformer.dim % model.embedding.position_groups == 0  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("module", ["speech", "text", "vision", "tiny"])
+@pytest.mark.parametrize("module", ["speech", "text", "vision", "tiny", "speech2", "text2", "vision2", "tiny2"])
 def test_a_preset_states_only_what_differs_from_the_defaults(module):
     """Read from the source: no argument of a section has the value that it would have anyway."""
     room = importlib.import_module(f"d2v_fast.presets.{module}")

@@ -7,6 +7,7 @@ import pytest
 
 from d2v_fast import presets
 from d2v_fast.data.config import LoaderConfig
+from d2v_fast.errors import ConfigError
 
 
 def test_vision_base_at_a_quarter():
@@ -54,6 +55,9 @@ def test_half_life_in_samples_is_kept(name, factor):
     scaled = presets.scale_to_batch(config, batch * factor)
     assert presets.global_batch(scaled) == pytest.approx(batch * factor)
     for decay, new in ((config.ema.start, scaled.ema.start), (config.ema.end, scaled.ema.end)):
+        if decay == 1.0:  # the teacher stands still
+            assert new == 1.0
+            continue
         half_life = batch * math.log(0.5) / math.log(decay)
         assert batch * factor * math.log(0.5) / math.log(new) == pytest.approx(half_life, rel=1e-9)
     assert scaled.steps * factor == pytest.approx(config.steps, abs=factor)
@@ -90,3 +94,23 @@ def test_refuses_half_a_picture():
         presets.scale_to_batch(presets.vision_base(), 100.5)
     with pytest.raises(ValueError, match=r"micro_batch must be a whole number.*0\.5"):
         presets.scale_to_batch(presets.vision_base(), 100, micro_batch=0.5)
+
+
+def test_views_are_no_samples():
+    base = presets.vision2_base()
+    # Half the views: twice the pictures in a micro-batch, the same batch, and nothing else follows.
+    fewer = presets.scale_to_batch(base, 256, views=8)
+    assert (fewer.loader.batch_size, fewer.loader.accumulation) == (128, 2)
+    assert replace(fewer, loader=base.loader, mask=base.mask) == base
+    assert fewer.mask == replace(base.mask, views=8)
+    # Another batch and other views: what follows the batch does as without them.
+    both = presets.scale_to_batch(base, 512, views=32)
+    assert (both.loader.batch_size, both.loader.accumulation) == (32, 16)
+    assert both.optim == presets.scale_to_batch(base, 512).optim
+    assert both.model.loss.class_token == base.model.loss.class_token
+    assert presets.scale_to_batch(base, 256, views=16) == base
+    assert presets.scale_to_batch(base, 256, views=8, micro_batch=64).loader == base.loader
+    seconds = presets.scale_to_batch(presets.speech2_base(), 500, views=4)
+    assert (seconds.loader.batch_seconds, seconds.loader.accumulation) == (250, 2)
+    with pytest.raises(ConfigError, match=r"mask\.views is 0"):
+        presets.scale_to_batch(base, 256, views=0)
