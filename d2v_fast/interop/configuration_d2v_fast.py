@@ -13,6 +13,9 @@ from transformers import PretrainedConfig
 class D2vFastConfig(PretrainedConfig):
     """`kind` is "signal" (sound, series), "patches" (pictures, spectrograms) or "tokens" (text).
 
+    `second` is data2vec 2.0: no mask token, and padding is not zeroed. `extra_tokens` stand before each sequence, after
+    a class token where there is one. `alibi`: attention falls off with distance.
+
     Of a fine-tuned model, `pooling` is "mean", "first" (token) or "lin_softmax" (of the outputs), and `pooled_layers`
     says of what: "last" (the encoder's output), "block" (the last one's, before the encoder's norm) or "weighted" (a
     sum over all blocks). `vocab_size` counts token ids, or the symbols of a recogniser.
@@ -31,11 +34,15 @@ class D2vFastConfig(PretrainedConfig):
         layer_norm_eps: float = 1e-5,
         key_bias: bool = True,
         layer_scale: bool = False,
+        second: bool = False,
+        extra_tokens: int = 0,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
         channels: int = 1,
         conv_layers: Any = (),
+        alibi: bool = False,
         position_depth: int = 0,
         position_kernel: int = 1,
         position_groups: int = 1,
@@ -65,6 +72,10 @@ class D2vFastConfig(PretrainedConfig):
         self.layer_norm_eps = layer_norm_eps
         self.key_bias = key_bias
         self.layer_scale = layer_scale
+        self.second = second
+        self.extra_tokens = extra_tokens
+        self.input_dropout = input_dropout
+        self.alibi = alibi
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.activation_dropout = activation_dropout

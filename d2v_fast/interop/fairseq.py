@@ -23,7 +23,7 @@ Part = Literal["student", "encoder"]
 VisionNames = Literal["beit", "fairseq"]
 
 _HEADS = ("final_proj.", "lm_head.", "encoder.regression_head.", "encoder.lm_head.")
-_TUNED = ("w2v_encoder.", "classification_heads.", "head.", "fc_norm.")
+TUNED = ("w2v_encoder.", "classification_heads.", "head.", "fc_norm.")
 """What fine-tuned models have more, fairseq's and those with BEiT's names."""
 
 # The module that the released code averages, by the prefix it has inside the model.
@@ -99,7 +99,7 @@ def _current_name(name: str) -> str:
 def _droppable(name: str, part: Part) -> bool:
     last = name.rpartition(".")[2]
     return last in ("_ema", "version", "relative_position_index") or (
-        part == "encoder" and name.startswith(_HEADS + _TUNED)
+        part == "encoder" and name.startswith(_HEADS + TUNED)
     )
 
 

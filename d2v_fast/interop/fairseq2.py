@@ -14,7 +14,7 @@ from torch import Tensor
 from d2v_fast.interop._table import Entry, both
 from d2v_fast.interop._table import from_ours as _from_ours
 from d2v_fast.interop._table import to_ours as _to_ours
-from d2v_fast.interop.fairseq import Part
+from d2v_fast.interop.fairseq import TUNED, Part
 from d2v_fast.modalities.frames import FramesEmbedding
 from d2v_fast.models.config import DecoderConfig, ModelConfig
 
@@ -57,7 +57,8 @@ def to_ours(state: Mapping[str, Tensor], config: ModelConfig, *, part: Part = "s
     decoder = f"modality_encoders.{modality}.decoder."
 
     def drop(name: str) -> bool:
-        return name == "_ema" or name.endswith(_POSITIONS) or (part == "encoder" and name.startswith(decoder))
+        fixed = name == "_ema" or name.endswith((_POSITIONS, "positional_encoder.pos_embed", ".encoder_mask"))
+        return fixed or (part == "encoder" and name.startswith((decoder, *TUNED)))
 
     return _to_ours(entries, state, source=f"the fairseq data2vec 2.0 {config.modality} state", drop=drop)
 

@@ -1,8 +1,9 @@
 """Weights that another library wrote, read without running a line that came with them.
 
 Taken: folders and safetensors of Hugging Face data2vec models, folders with our own modelling file, folders of timm's
-`beit`, and safetensors or torch files with the names of fairseq 1.0 or the BEiT-based vision code. A torch file is a
-pickle, which can be a program: it is read by torch's reader for tensors alone, and refused if it holds anything else.
+`beit`, and safetensors or torch files with the names of fairseq (1.0 and 2.0) or of the BEiT-based vision code. A torch
+file is a pickle, which can be a program: it is read by torch's reader for tensors alone, and refused if it holds
+anything else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from d2v_fast.errors import RunError
 from d2v_fast.files import exists
-from d2v_fast.interop import fairseq, huggingface
+from d2v_fast.interop import fairseq, fairseq2, huggingface
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.tensor_files import read_tensors
 
@@ -28,7 +29,7 @@ _HUGGING_FACE = re.compile(r"(^|\.)(embeddings|feature_projection)\.")
 _OURS = "blocks.0.attention.qkv.weight"
 _TUNED = re.compile(r"head\.(layer_weights|norm\.|hidden\.|output\.)")
 _TEACHER = "_ema."
-_WRAPPERS = ("w2v_encoder.w2v_model.",)
+_WRAPPERS = ("w2v_encoder.w2v_model.", "model.")
 ABOUT = "settings"
 """The key of a safetensors file's metadata that holds settings as JSON, which `examples/convert_trusted.py` writes."""
 
@@ -119,7 +120,7 @@ def read(path: Path) -> Content:
     return Content(student, teacher, about)
 
 
-def weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+def weights(path: Path, config: ModelConfig, part: fairseq.Part = "student") -> dict[str, Tensor]:
     """A student's tensors by our names: of the encoder ("encoder." first) and, as far as it is there, of the head.
 
     What was put on the encoder by a fine-tuning is left out. Shapes are not checked.
@@ -127,11 +128,12 @@ def weights(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     Args:
         path: A file or a folder.
         config: Of the model that they are meant for.
+        part: "student", or "encoder" for that alone, whatever else there is.
 
     Raises:
         RunError: They cannot be read, or their names are those of another model; the message says which.
     """
-    return _translated(path, read(path).student, config)
+    return _translated(path, read(path).student, config, part)
 
 
 def teacher(path: Path, config: ModelConfig) -> dict[str, Tensor]:
@@ -143,23 +145,28 @@ def teacher(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     content = read(path)
     if not content.teacher:
         raise RunError(f'{path} has no teacher: give network="student" (--network student)')
-    own = _translated(path, content.student, config)
+    own = _translated(path, content.student, config, "encoder")
     encoder = {name.removeprefix("encoder."): value for name, value in own.items() if name.startswith("encoder.")}
     try:
-        return encoder | fairseq.to_ours(content.teacher, config, part="encoder")
+        names = fairseq2 if config.encodes_kept else fairseq
+        return encoder | names.to_ours(content.teacher, config, part="encoder")
     except ValueError as error:
         raise RunError(f"the teacher in {path} cannot be used: {error}") from error
 
 
-def _translated(path: Path, state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    blocks = (_BLOCK.finditer(name) for name in state if not name.startswith("head."))
-    deepest = max((int(found[1]) for each in blocks for found in each), default=-1) + 1
-    if deepest != config.transformer.depth:
-        raise RunError(f"{path} cannot be used: it has {deepest} blocks, the model has {config.transformer.depth}")
+def _translated(path: Path, state: dict[str, Tensor], config: ModelConfig, part: fairseq.Part) -> dict[str, Tensor]:
+    depth = _depth(state)
+    if depth != config.transformer.depth:
+        raise RunError(f"{path} cannot be used: it has {depth} blocks, the model has {config.transformer.depth}")
     if any(name.endswith(_OURS) for name in state):
-        state = {name if name.startswith(("encoder.", "head.")) else f"encoder.{name}": state[name] for name in state}
+        rooms = ("encoder.", "head.", "decoder.")
+        state = {name if name.startswith(rooms) else f"encoder.{name}": state[name] for name in state}
         return {name: value for name, value in state.items() if not _TUNED.match(name)}
     try:
+        if fairseq2.is_second(state):
+            if part == "student" and any(".decoder." in name for name in state):
+                return fairseq2.to_ours(state, config)
+            return _encoder(fairseq2.to_ours(state, config, part="encoder"))
         if any(_HUGGING_FACE.search(name) for name in state):
             return _encoder(huggingface.to_ours(_with_norm(state, huggingface.NORM), config))
         if "cls_token" in state and "mask_token" not in state:  # timm's, and fine-tuned ones
@@ -172,8 +179,21 @@ def _translated(path: Path, state: dict[str, Tensor], config: ModelConfig) -> di
         raise RunError(f"{path} cannot be used: {error}") from error
 
 
+def _depth(state: Mapping[str, Tensor]) -> int:
+    """How many blocks there are; data2vec 2.0 has some of them, its prenet, under a name of their own."""
+    deepest: dict[str, int] = {}
+    for name in state:
+        if not name.startswith("head.") and ".decoder." not in name:
+            for found in _BLOCK.finditer(name):
+                lists = name[: found.start(1)]
+                deepest[lists] = max(deepest.get(lists, 0), int(found[1]) + 1)
+    return sum(deepest.values())
+
+
 def lacks_norm(state: Mapping[str, Tensor]) -> bool:
     """Whether a fine-tuned picture model has a norm after its mean, and none at the end of its encoder."""
+    if fairseq2.is_second(state):
+        return False
     return any(name in state for name in ("data2vec_vision.pooler.layernorm.weight", "fc_norm.weight"))
 
 

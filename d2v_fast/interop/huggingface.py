@@ -177,6 +177,8 @@ def _without_token_types(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _refuse_what_they_lack(config: ModelConfig) -> None:
     """Raise for what no transformers configuration expresses."""
     transformer = config.transformer
+    if config.encodes_kept or transformer.extra_tokens or getattr(config.embedding, "alibi", False):
+        raise ValueError("transformers has no data2vec 2.0, extra tokens or ALiBi")
     fixed: dict[str, object] = {"norm_first": False, "key_bias": True, "layer_scale": None}
     if config.modality == "vision":
         fixed = {"norm_first": True, "key_bias": False}

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
 
 from .configuration_d2v_fast import D2vFastConfig
+from .positions_d2v_fast import Alibi, PositionConvolutions, RelativePositions, sincos
 
 
 class Attention(nn.Module):
@@ -106,7 +107,7 @@ class Frames(nn.Module):
             ConvolutionBlock(inputs, *layer) for inputs, layer in zip(sizes, config.conv_layers, strict=False)
         )
         self.norm, self.projection = nn.LayerNorm(sizes[-1]), nn.Linear(sizes[-1], config.hidden_size)
-        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+        self.mask_token = None if config.second else nn.Parameter(torch.zeros(config.hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, channels] to [B, T, C]."""
@@ -123,7 +124,7 @@ class Patches(nn.Module):
         patch = tuple(config.patch)
         self.patches = nn.Conv2d(config.channels, config.hidden_size, patch, patch)
         self.class_token = nn.Parameter(torch.zeros(config.hidden_size))
-        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+        self.mask_token = None if config.second else nn.Parameter(torch.zeros(config.hidden_size))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, height, width] to [B, T, C]."""
@@ -138,59 +139,12 @@ class Tokens(nn.Module):
         dim, self.pad = config.hidden_size, config.pad_token_id
         self.tokens = nn.Embedding(config.vocab_size, dim, padding_idx=self.pad)
         self.positions = nn.Embedding(config.longest + self.pad + 1, dim, padding_idx=self.pad)
-        self.norm = nn.LayerNorm(dim, config.layer_norm_eps)
+        self.norm = nn.LayerNorm(dim, 1e-5 if config.second else config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Int64 [B, T] to [B, T, C]."""
         real = x != self.pad
         return self.norm(self.tokens(x) + self.positions(real.cumsum(1) * real + self.pad))
-
-
-class PositionConvolutions(nn.Module):
-    """Positions of frames: convolutions over time, each with a norm and GELU."""
-
-    def __init__(self, config: D2vFastConfig) -> None:
-        super().__init__()
-        dim, kernel = config.hidden_size, config.position_kernel
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config.position_groups)
-            for _ in range(config.position_depth)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, C] to the same."""
-        frames, dim = x.shape[1:]
-        for convolution in self.convolutions:
-            x = F.gelu(F.layer_norm(convolution(x.transpose(1, 2)).transpose(1, 2)[:, :frames], (dim,)))
-        return x
-
-
-class RelativePositions(nn.Module):
-    """A learned bias on the scores for each offset between two patches, and three for the class token."""
-
-    def __init__(self, height: int, width: int, heads: int) -> None:
-        super().__init__()
-        self.height, self.width = height, width
-        self.table = nn.Parameter(torch.zeros((2 * height - 1) * (2 * width - 1) + 3, heads))
-
-    def forward(self) -> Tensor:
-        """[1, heads, T + 1, T + 1]."""
-        places = torch.arange(self.height * self.width, device=self.table.device)
-        y, x = places // self.width, places % self.width
-        offsets = (2 * self.height - 1) * (2 * self.width - 1)
-        index = (y[:, None] - y + self.height - 1) * (2 * self.width - 1) + (x[:, None] - x + self.width - 1)
-        index = F.pad(F.pad(index, (1, 0), value=offsets + 1), (0, 0, 1, 0), value=offsets)
-        index[0, 0] = offsets + 2
-        return self.table[index].permute(2, 0, 1).unsqueeze(0)
-
-
-def sincos(height: int, width: int, dim: int, like: Tensor) -> Tensor:
-    """Fixed waves [height * width, dim] in x and y."""
-    places = torch.arange(height * width, dtype=torch.float64)
-    frequencies = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    angles = [side[:, None] * frequencies for side in (places % width, places // width)]
-    waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
-    return waves.float().to(like)
 
 
 class D2vFastModel(PreTrainedModel):
@@ -210,6 +164,9 @@ class D2vFastModel(PreTrainedModel):
         elif kind == "patches" and config.positions == "relative":
             height, width = (side // part for side, part in zip(config.size, config.patch, strict=True))
             self.positions = RelativePositions(height, width, config.num_attention_heads)
+        self.alibi = Alibi(config.num_attention_heads) if config.alibi else None
+        tokens = nn.Parameter(torch.zeros(config.extra_tokens, config.hidden_size)) if config.extra_tokens else None
+        self.extra_tokens = tokens
         has_norm = kind != "tokens" or config.norm_first
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if has_norm else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
@@ -242,15 +199,19 @@ class D2vFastModel(PreTrainedModel):
             raise ValueError(f"this model takes {self.main_input_name}")
         lengths = None if attention_mask is None else attention_mask.sum(1)
         x, valid, bias = self._placed(given, lengths)
-        extra = int(config.kind == "patches")
-        if extra:
-            x = torch.cat([self.embedding.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+        before = [self.embedding.class_token[None]] if config.kind == "patches" else []
+        before += [] if self.extra_tokens is None else [self.extra_tokens]
+        extra, length = sum(map(len, before)), x.shape[1]
+        if before:
+            x = torch.cat([torch.cat(before).expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        if self.alibi is not None:
+            bias = self.alibi(length, extra).to(x.dtype)
         if valid is not None:
             seen = F.pad(valid, (extra, 0), value=True)[:, None, None, :]
             bias = seen if bias is None else bias.masked_fill(~seen, -torch.inf)
         if self.norm is not None and not config.norm_first:
             x = self.norm(x)
-        x = F.dropout(x, config.dropout, self.training)
+        x = F.dropout(x, config.input_dropout, self.training)
         hidden = []
         for block in self.blocks:
             x = block(x, bias)
@@ -267,12 +228,15 @@ class D2vFastModel(PreTrainedModel):
         if config.kind == "signal":
             x = self.embedding(given if given.dim() == 3 else given.unsqueeze(2))
             valid = self._valid(x, lengths)
-            x = x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0)
+            if valid is not None and not config.second:
+                x = torch.where(valid.unsqueeze(2), x, 0.0)
             return x + self.positions(x), valid, None
         if config.kind == "tokens":
             x = self.embedding(given)
             valid = self._valid(x, lengths)
-            return x if valid is None else torch.where(valid.unsqueeze(2), x, 0.0), valid, None
+            if valid is not None and not config.second:
+                x = torch.where(valid.unsqueeze(2), x, 0.0)
+            return x, valid, None
         (high, wide), picture = config.patch, given if given.dim() == 4 else given.unsqueeze(1)
         x = self.embedding(picture)
         valid = self._valid(x, lengths)

@@ -21,13 +21,21 @@ from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding
 from d2v_fast.modalities.speech.config import SpeechEmbedding
 from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.modalities.vision.config import VisionEmbedding
-from d2v_fast.models.config import EmbeddingConfig, ModelConfig, TargetConfig, TransformerConfig
+from d2v_fast.models.config import (
+    DecoderConfig,
+    EmbeddingConfig,
+    HeadConfig,
+    ModelConfig,
+    TargetConfig,
+    TransformerConfig,
+)
 
 MODELLING = Path(__file__).with_name("modeling_d2v_fast.py")
 MODEL_TYPE = "d2v_fast"
 """What config.json calls these models."""
 
 CONFIGURATION = Path(__file__).with_name("configuration_d2v_fast.py")
+POSITIONS = Path(__file__).with_name("positions_d2v_fast.py")
 
 
 def write_remote(folder: Path, trained: Trained, reason: str) -> Written:
@@ -59,14 +67,17 @@ def write_remote(folder: Path, trained: Trained, reason: str) -> Written:
         "layer_norm_eps": network.norm_eps,
         "key_bias": network.key_bias,
         "layer_scale": network.layer_scale is not None,
+        "second": config.encodes_kept,
+        "extra_tokens": network.extra_tokens,
         "dropout": network.dropout,
+        "input_dropout": network.dropout if network.input_dropout is None else network.input_dropout,
         "attention_dropout": network.attention_dropout,
         "activation_dropout": network.activation_dropout,
         **_embedding(config.embedding),
         **({} if outputs is None else _head(outputs)),
     }
     (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    for file in (MODELLING, CONFIGURATION):
+    for file in (MODELLING, CONFIGURATION, POSITIONS):
         shutil.copyfile(file, folder / file.name)
     state = {key: value.contiguous() for key, value in trained.encoder.state_dict().items()}
     if outputs is not None:
@@ -76,8 +87,8 @@ def write_remote(folder: Path, trained: Trained, reason: str) -> Written:
     made = write_processor(folder, trained, auto, trust=True)
     notes = (
         f"transformers' own classes do not hold this model ({reason}), so the folder has a modelling file of its own,\n"
-        "and one for its settings. They need torch and transformers, not d2v_fast. Read them before you let them run. "
-        "Features have no class token."
+        "with one for its settings and one for positions. They need torch and transformers, not d2v_fast. Read them "
+        "before you let them run. Features have no class token."
     )
     return Written(made.usage, f"{notes}\n\n{made.notes}")
 
@@ -98,9 +109,12 @@ def model_of(folder: Path, settings: Mapping[str, Any]) -> ModelConfig:
             norm_eps=settings["layer_norm_eps"],
             key_bias=settings["key_bias"],
             layer_scale=0.1 if settings["layer_scale"] else None,
+            extra_tokens=settings.get("extra_tokens", 0),
         )
         target = TargetConfig(top_k=min(TargetConfig.top_k, network.depth))
-        return ModelConfig(embedding=_embedding_of(settings), transformer=network, target=target)
+        second = settings.get("second", False)
+        head = DecoderConfig(dim=network.dim, groups=1) if second else HeadConfig()  # encoders have neither
+        return ModelConfig(embedding=_embedding_of(settings), transformer=network, target=target, head=head)
     except KeyError as error:
         raise RunError(f"{folder / 'config.json'} cannot be used: {error} is missing") from error
     except (ValueError, TypeError) as error:  # a ConfigError is one of the first
@@ -112,6 +126,7 @@ def _embedding_of(settings: Mapping[str, Any]) -> EmbeddingConfig:
     modality = settings["modality"]
     if modality in ("speech", "series"):
         frames = {name: settings[name] for name in ("position_depth", "position_kernel", "position_groups")}
+        frames["alibi"] = settings.get("alibi", False)
         frames["conv_layers"] = tuple(tuple(layer) for layer in settings["conv_layers"])
         if modality == "speech":
             return SpeechEmbedding(**frames)
@@ -185,6 +200,7 @@ def _embedding(embedding: EmbeddingConfig) -> dict[str, Any]:
             "kind": "signal",
             "channels": embedding.channels if isinstance(embedding, SeriesEmbedding) else 1,
             "conv_layers": [list(layer) for layer in embedding.conv_layers],
+            "alibi": embedding.alibi,
             "position_depth": embedding.position_depth,
             "position_kernel": embedding.position_kernel,
             "position_groups": embedding.position_groups,

@@ -220,8 +220,8 @@ class Encoder(SampleFeatures):
             x = packing.pack(x, extra)
             rows = None if rows is None else packing.rows(rows)
         else:
-            if isinstance(seen, Tensor) and len(seen) != len(x):
-                x = x.repeat_interleave(len(seen) // len(x), 0)
+            if isinstance(seen, Tensor) and seen.shape[0] != x.shape[0]:
+                x = x.repeat_interleave(seen.shape[0] // x.shape[0], 0)
             if extra is not None:
                 x = torch.cat([extra.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
                 if isinstance(bias, Distances):

@@ -35,7 +35,7 @@ def seen_tokens(
         padding: whether padded positions are computed, too.
         views: rows of the blocks for each row of x.
     """
-    samples, width = len(x) * views, x.shape[1]
+    samples, width = x.shape[0] * views, x.shape[1]  # not len(x), which a traced program takes for a constant
     compiling = torch.compiler.is_compiling()  # a graph has fixed shapes: everything is computed
     if kept is not None:
         if compiling:

@@ -109,7 +109,7 @@ def load_student(model: Data2Vec, path: str | Path) -> None:
         head = {
             name: value
             for name, value in model.student.state_dict().items()
-            if not name.startswith("encoder.") and not any(key.startswith("head.") for key in tensors)
+            if not name.startswith("encoder.") and all(key.startswith("encoder.") for key in tensors)
         }
         put(model.student, head | tensors, f"the weights in {folder}")
         model.reset_teacher()
@@ -184,7 +184,7 @@ def encoder_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
     Raises:
         RunError: See `foreign.weights`.
     """
-    prefix, found = "encoder.", foreign.weights(folder, config)
+    prefix, found = "encoder.", foreign.weights(folder, config, "encoder")
     return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
 

@@ -124,7 +124,9 @@ def test_a_modality_of_ones_own_is_refused(finished, tmp_path, monkeypatch):
 
 
 def test_the_modelling_files_import_nothing_of_the_library():
-    for file, needed in ((remote.MODELLING, {"torch"}), (remote.CONFIGURATION, set())):
-        imports = [line for line in file.read_text().splitlines() if line.startswith(("import ", "from "))]
-        found = {line.split()[1].split(".")[0] for line in imports if not line.startswith("from .configuration_d2v")}
-        assert found == {"__future__", "typing", "transformers"} | needed
+    files = (remote.MODELLING, remote.CONFIGURATION, remote.POSITIONS)
+    allowed = {"__future__", "typing", "torch", "transformers", *(f".{file.stem}" for file in files)}
+    for file in files:
+        imports = [line for line in file.read_text().splitlines() if line.lstrip().startswith(("import ", "from "))]
+        found = {line.split()[1] if line.startswith("from .") else line.split()[1].split(".")[0] for line in imports}
+        assert found <= allowed
