@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from d2v_fast.evaluation.probing import probe
     from d2v_fast.exporting import export
     from d2v_fast.finetuning.finetune import finetune
+    from d2v_fast.finetuning.loading import evaluate, load, predict
     from d2v_fast.models import Data2Vec
     from d2v_fast.presets import preset
     from d2v_fast.run.reader import Run
-    from d2v_fast.run.weights import load
     from d2v_fast.training.pretraining import pretrain
     from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -37,10 +37,12 @@ __all__ = [
     "Run",
     "__version__",
     "embed",
+    "evaluate",
     "export",
     "finetune",
     "load",
     "ops",
+    "predict",
     "preset",
     "presets",
     "pretrain",
@@ -58,7 +60,9 @@ _HOMES = {
     "embed": "d2v_fast.evaluation.embed",
     "export": "d2v_fast.exporting",
     "finetune": "d2v_fast.finetuning.finetune",
-    "load": "d2v_fast.run.weights",
+    "evaluate": "d2v_fast.finetuning.loading",
+    "load": "d2v_fast.finetuning.loading",
+    "predict": "d2v_fast.finetuning.loading",
     "preset": "d2v_fast.presets",
     "pretrain": "d2v_fast.training.pretraining",
     "probe": "d2v_fast.evaluation.probing",

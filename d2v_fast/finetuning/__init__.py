@@ -2,9 +2,9 @@
 
 from d2v_fast.finetuning.config import FinetuneConfig
 from d2v_fast.finetuning.finetune import Finetuning, finetune
-from d2v_fast.finetuning.sets import LabelledData
 from d2v_fast.finetuning.predict import Evaluation, Finetuned, Predictions, load
 from d2v_fast.finetuning.recipes import RECIPES
+from d2v_fast.finetuning.sets import LabelledData
 
 __all__ = [
     "RECIPES",

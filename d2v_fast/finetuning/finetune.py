@@ -157,7 +157,7 @@ def finetune(
 
     Example:
         >>> out = d2v_fast.finetune("runs/photos", "classify", data="labelled/", out="runs/classes", steps=2000)
-        >>> d2v_fast.finetuning.load(out).predict("new/").records()
+        >>> d2v_fast.load(out).predict("new/").records()
 
     Args:
         run: A run's folder, or that of one of its checkpoints, or weights of another library (`interop.foreign`), whose

@@ -26,6 +26,7 @@ from d2v_fast.finetuning import imported
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
 from d2v_fast.finetuning.whole import whole_batches
 from d2v_fast.log import report, tell
+from d2v_fast.models import Encoder
 
 FORMATS = (".jsonl", ".csv")
 """How predictions are written."""
@@ -155,6 +156,11 @@ class Finetuned:
         self._inputs = modality.for_features(config.inputs, opened.path)
         self.task.network.encoder.inputs = self._inputs
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder alone, with `features`."""
+        return self.task.network.encoder
+
     def predict(self, data: Openable | Any, *, batch_size: int = 32) -> Predictions:
         """What the network says about each sample.
 
@@ -282,7 +288,7 @@ def load(run: str | Path, *, device: str | torch.device | None = None, **decodin
     """The network of a fine-tuning, from its checkpoint with the best validation.
 
     Example:
-        >>> d2v_fast.finetuning.load("runs/classes").predict("new/").records()[0]["label"]
+        >>> d2v_fast.load("runs/classes").predict("new/").records()[0]["label"]
 
     Args:
         run: The run's folder, or that of one of its checkpoints.

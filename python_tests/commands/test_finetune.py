@@ -12,6 +12,7 @@ from finetunings import CLASSES, labelled
 from PIL import Image
 from tiny_runs import _config
 
+import d2v_fast
 from d2v_fast.commands import cli
 from d2v_fast.run.reader import Run
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -104,9 +105,7 @@ def test_texts_from_a_table(tmp_path, capsys):
     cli.main(["predict", str(out), "--data", table, "--out", str(tmp_path / "answers.jsonl")])
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert sum(answer["label"] == row["label"] for answer, row in zip(answers, rows, strict=True)) >= 38
-    from d2v_fast import finetuning
-
-    records = finetuning.load(out).predict(["a lovely great day", "awful sad poor"]).records()
+    records = d2v_fast.load(out).predict(["a lovely great day", "awful sad poor"]).records()
     assert [record["label"] for record in records] == ["good", "bad"]
 
 

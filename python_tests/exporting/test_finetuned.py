@@ -77,7 +77,7 @@ def batch_of(run):
     """Inputs, and lengths where there is padding."""
     config = d2v_fast.Run(run).config.model
     shape = programs.shape_of(config.embedding)
-    return programs.example(d2v_fast.load(run), shape, 3, shape.sizes[1])
+    return programs.example(d2v_fast.load(run, "student"), shape, 3, shape.sizes[1])
 
 
 def for_them(run, batch):

@@ -20,7 +20,7 @@ def test_a_fine_tuned_encoder(make_config, train, tmp_path):
     labels = [i % 2 for i in range(24)]
     run = train(make_config("vision", steps=1), tmp_path / "run")
     out = finetune(run, "classify", data=pictures, labels=labels, out=tmp_path / "fine", steps=3)
-    encoder = d2v_fast.load(out)
+    encoder = d2v_fast.load(out).encoder
     assert encoder.features(pictures[:2]).shape == (2, 32)
     assert not torch.equal(encoder.features(pictures[0]), d2v_fast.load(run).features(pictures[0]))
     found = read_embedded(d2v_fast.embed(out, pictures, out=tmp_path / "a.npy"))

@@ -105,7 +105,7 @@ def test_the_start_is_the_pretrained_encoder(tmp_path, make_finetuning, pretrain
             start.network.encoder.state_dict()["blocks.0.ffn.up.weight"], made["blocks.0.ffn.up.weight"]
         )
     run = make_finetuning(tmp_path / "tuned").fit()
-    encoder, student = d2v_fast.load(run).state_dict(), weights(run, Run(run).best().step)
+    encoder, student = d2v_fast.load(run, "student").state_dict(), weights(run, Run(run).best().step)
     assert all(torch.equal(student[f"student/encoder.{name}"], value) for name, value in encoder.items())
     again = make_finetuning(tmp_path / "again", source=run)  # a fine-tuned encoder is tuned further
     assert torch.equal(
@@ -125,7 +125,7 @@ def test_what_is_frozen_stays(tmp_path, make_finetuning, pretrained, modality):
             out, modality=modality, **{"optim.weight_decay": 0.1, "log.validate_every": 100} | given
         ).fit()
         before = d2v_fast.load(pretrained(modality)).state_dict()
-        after = d2v_fast.load(run).state_dict()
+        after = d2v_fast.load(run).encoder.state_dict()
         return {name for name in before if not torch.equal(before[name], after[name])}
 
     assert moved(tmp_path / "frozen", **{"encoder.frozen": True}) == set()
@@ -287,7 +287,7 @@ def test_a_modality_of_one_s_own(tmp_path, own_modality, task):
     out = d2v_fast.finetune(run, task, data=sets, labels=labels, out=tmp_path / "out", **given)
     measure, least = {"classify": ("accuracy", 0.8), "regress": ("pearson", 0.7), "tag": ("map", 0.9)}[task]
     assert lines(out)[-1][f"validation_{measure}"] >= least
-    records = d2v_fast.finetuning.load(out).predict(sets).records()
+    records = d2v_fast.load(out).predict(sets).records()
     said = {
         "classify": lambda record: record["label"] == "1",
         "regress": lambda record: record["value"] > 3.5,
@@ -299,7 +299,7 @@ def test_a_modality_of_one_s_own(tmp_path, own_modality, task):
 def test_the_encoder_that_load_gives_is_the_best(tmp_path, make_finetuning):
     run = make_finetuning(tmp_path / "run", **{"optim.lr": 1e-9, "task.metric": "f1"}).fit()
     assert Run(run).best().step == 4
-    weight = d2v_fast.load(run).blocks[0].ffn.up.weight
+    weight = d2v_fast.load(run).encoder.blocks[0].ffn.up.weight
     assert torch.equal(weight, weights(run, 4)["student/encoder.blocks.0.ffn.up.weight"])
     assert not torch.equal(weight, weights(run, 8)["student/encoder.blocks.0.ffn.up.weight"])
 
