@@ -31,7 +31,9 @@ from d2v_fast.batch import Batch
 from d2v_fast.models.config import TeacherConfig
 from d2v_fast.models.data2vec import Data2Vec, Data2VecOutput
 
-FEATURES = 5e-6
+FEATURES, SECOND_FEATURES = 5e-6, 1e-5
+"""data2vec 2.0 has up to five more norms behind each other (prenet, decoder, two of the targets): the reference's own
+float32 and float64 differ by 4.5e-6 there, and the makers of the files suggest 1e-5. A wrong norm shows at 9e-3."""
 LOSS = 1e-6
 GRADIENT_OF_TENSOR, GRADIENT_OF_MODEL = 1e-4, 1e-6
 WEIGHTS, VISION_WEIGHTS = 5e-5, 1e-4
@@ -183,37 +185,38 @@ def valid_positions(model: Data2Vec, case: Case) -> Tensor | None:
 def check_forward(report: Report, case: Case, model: Data2Vec) -> None:
     """Features, targets under every variant, predictions and losses."""
     batch, main = case.batch, case.main_variant()
+    tolerance = SECOND_FEATURES if case.second else FEATURES
     local, features = features_of(model, case)
     check_input(report, case, model, local)
     theirs = layers_of(case, "fp64/layer_results", "fwd/layer_results")
     if theirs is not None:
-        report.close("layer features", torch.stack(features), theirs, FEATURES)
+        report.close("layer features", torch.stack(features), theirs, tolerance)
     full = targets(features, main)
-    report.close("targets, all frames", full, case.get("fp64/y_full", "fwd/y_full"), FEATURES, main.bug)
+    report.close("targets, all frames", full, case.get("fp64/y_full", "fwd/y_full"), tolerance, main.bug)
     with torch.no_grad():
         output, loss = forward(model, case, main)
     if case.second:
-        classes = check_student(report.close, case, model, FEATURES)
-        check_teacher_input(report.close, case, model, FEATURES)
+        classes = check_student(report.close, case, model, tolerance)
+        check_teacher_input(report.close, case, model, tolerance)
         check_parts(report, case, output)
     else:
         theirs, classes = case.get("fp64/student_out", "fwd/student_out"), None
-        report.close("student output", masked_output(model, case), theirs, FEATURES)
+        report.close("student output", masked_output(model, case), theirs, tolerance)
     at_rows = output.target if main.bug is None else at_rows_of(batch, full)
-    report.close("targets", at_rows, case.get("fp64/y", "fwd/y"), FEATURES, main.bug)
-    report.close("predictions", output.prediction, case.get("fp64/x", "fwd/x"), FEATURES)
+    report.close("targets", at_rows, case.get("fp64/y", "fwd/y"), tolerance, main.bug)
+    report.close("predictions", output.prediction, case.get("fp64/x", "fwd/x"), tolerance)
     key = "loss" if case.published_vision else "loss_sum"
     report.relative("loss", float(loss), case.get(f"fp64/{key}", f"fwd/{key}"), main.bug)
     given = layers_of(case, "fwd/layer_results")
     for name, variant in case.variants().items():
         full = targets(features if given is None else list(given), variant)
         target = at_rows_of(batch, full)
-        report.close(f"targets, all frames [{name}]", full, case.get(f"variant/{name}/y_full"), FEATURES, variant.bug)
-        report.close(f"targets [{name}]", target, case.get(f"variant/{name}/y"), FEATURES, variant.bug)
+        report.close(f"targets, all frames [{name}]", full, case.get(f"variant/{name}/y_full"), tolerance, variant.bug)
+        report.close(f"targets [{name}]", target, case.get(f"variant/{name}/y"), tolerance, variant.bug)
         loss = loss_of(case, output.prediction, target, "mean" if case.published_vision else "sum")
         if classes is not None and case.config.loss.class_token > 0:
             wanted = full.mean(1).repeat_interleave(batch.views, 0)
-            report.close(f"class-token targets [{name}]", wanted, case.get(f"variant/{name}/cls_target"), FEATURES)
+            report.close(f"class-token targets [{name}]", wanted, case.get(f"variant/{name}/cls_target"), tolerance)
             weight = case.config.loss.class_token / len(classes) * len(target)
             loss = loss + weight * loss_of(case, classes, wanted, "sum")
         report.relative(f"loss [{name}]", float(loss), case.get(f"variant/{name}/{key}"), variant.bug)

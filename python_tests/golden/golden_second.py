@@ -45,6 +45,8 @@ def read_second(meta: Mapping[str, Any], arrays: Arrays) -> tuple[str, ModelConf
         embedding, inputs, lengths = read(c, m, arrays)
         batch = _batch(c, arrays, inputs, lengths)
         config = _config(meta, m, d, modality, embedding, views=len(batch.mask))
+        if lengths is not None and config.loss.class_token > 0:
+            raise UnknownKind("cls_loss with padding, which the reference counts in the mean target and we do not")
         noise = _noise(arrays, batch)
         if not noise and m.get("mask_noise_std", 0.01) > 0:
             raise UnknownKind("noise at the hidden positions that the file does not have (fwd/mask_noise)")

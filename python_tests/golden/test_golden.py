@@ -1,5 +1,6 @@
 """The golden check: on the committed selection, on full files if there are any, and on damaged ones."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path.insert(0, str(HERE))
 
 import check  # noqa: E402
 import golden_case  # noqa: E402
+import restate_second  # noqa: E402
 
 SPEECH = HERE / "speech.npz"
 FULL = sorted(Path(folder).glob("*.npz")) if (folder := os.environ.get("D2V_FAST_GOLDEN")) else []
@@ -79,6 +81,82 @@ def test_a_wrong_number_of_data2vec_2_fails(tmp_path, capsys, name, key, index, 
     assert check.main([changed(tmp_path, change, HERE / f"{name}.npz")]) == 1
     failed = [text.strip() for text in capsys.readouterr().out.splitlines() if text.endswith("FAIL")]
     assert any(text.startswith((line + " ", line + ",")) for text in failed)
+
+
+SCALES = {
+    "student0/modality_encoders.AUDIO.alibi_scale": [1.3, -0.5, 0.9, 0.4],
+    "teacher0/modality_encoders.AUDIO.alibi_scale": [1.1, -0.3, 1.4, 0.7],
+}
+"""Of a factor below 0 nothing is left, and no gradient; the moving average is of the factor itself."""
+
+
+@pytest.mark.parametrize("name", ["speech2", "vision2", "text2"])
+def test_the_restatement_is_the_reference(name):
+    """So what it says of other options can be believed."""
+    arrays = dict(np.load(HERE / f"{name}.npz"))
+    found = restate_second.numbers(json.loads(str(arrays["meta_json"])), arrays)
+    compared = 0
+    # In two of the files softmax is of float32, also in the float64 numbers.
+    for key in [key for key in found if key in arrays and key.startswith(("fp64", "steps/", "student3/", "teacher3/"))]:
+        tolerance = 2e-5 if key.startswith(("student3", "teacher3")) else 1e-6 * max(1, np.abs(arrays[key]).max())
+        assert np.abs(found[key].numpy() - arrays[key]).max() <= tolerance, key
+        compared += 1
+    assert compared > 60
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "shape"),
+    [
+        (
+            "speech2",
+            {"clone_batch": 3, "_m.prenet_depth": 2, "main_variant": "in+lnT"}
+            | {f"={k}": v for k, v in SCALES.items()},
+            {"padded": True},
+        ),
+        ("speech2", {"_m.mask_noise_std": 0.01}, {}),
+        ("speech2", {}, {"ragged": True}),
+        ("vision2", {"cls_loss": 0.0}, {}),
+        (
+            "vision2",
+            {"clone_batch": 3, "_m.prenet_depth": 0, "end_of_block_targets": True, "_d.decoder_dim": 48},
+            {},
+        ),
+        ("text2", {"clone_batch": 3, "average_top_k_layers": 4, "loss_beta": 4.0, "main_variant": "ln+inT"}, {}),
+    ],
+    ids=["prenet-padding-scales", "noise", "ragged", "no-class-token", "blocks-residual", "beta-k4"],
+)
+def test_other_options_are_read_and_agree(tmp_path, capsys, name, changes, shape):
+    arrays = dict(np.load(HERE / f"{name}.npz"))
+    for key in [key for key in changes if key.startswith("=")]:
+        arrays[key[1:]] = np.array(changes.pop(key), np.float32).reshape(1, 1, -1, 1, 1)
+    path = tmp_path / "made.npz"
+    np.savez(path, **restate_second.made(arrays, changes, **shape))
+    assert check.main([str(path)]) == 0, capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for quantity in ("layer features", "decoder output", "predictions", "loss", "gradients", "student after step 3"):
+        assert f"  {quantity}" in printed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_norm_first": True}, "layer_norm_first"),
+        ({"_m.learned_alibi_scale_per_head": False}, "learned_alibi_scale_per_head"),
+        ({"_m.mask_noise_std": 0.1}, "fwd/mask_noise"),
+        ({"encoder_dropout": 0.1}, "encoder_dropout"),
+        ({"supported_modality": "VIDEO"}, "video"),
+    ],
+)
+def test_options_of_data2vec_2_that_the_library_lacks_end_with_2(tmp_path, capsys, changes, message):
+    def change(arrays):
+        meta = json.loads(str(arrays["meta_json"]))
+        for name, value in changes.items():
+            section, _, key = name.rpartition(".")
+            (meta["config"][section] if section else meta["config"])[key] = value
+        arrays["meta_json"] = np.array(json.dumps(meta))
+
+    assert check.main([changed(tmp_path, change, HERE / "speech2.npz")]) == 2
+    assert message in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not FULL, reason="the environment variable D2V_FAST_GOLDEN names no folder of full files")
