@@ -9,7 +9,7 @@ from typing import Any, Literal
 from d2v_fast.commands.entry_points import import_modalities
 from d2v_fast.errors import ConfigError
 from d2v_fast.exporting import export
-from d2v_fast.exporting.write import Format
+from d2v_fast.exporting.write import Format, dry_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,9 @@ class ExportArguments:
     overwrite: bool = False
     """Replace an earlier export; any other folder is never touched."""
 
+    dry_run: bool = False
+    """Print the files and their sizes, or why it cannot be done, and leave nothing on the disk."""
+
 
 def main(arguments: list[str], parse: Callable[..., Any]) -> None:
     """Run the command.
@@ -44,4 +47,9 @@ def main(arguments: list[str], parse: Callable[..., Any]) -> None:
     parsed = parse(ExportArguments, arguments, "export RUN")
     if run is None:
         raise ConfigError("the run comes first: d2v-fast export RUN --to FORMAT --out DIR")
+    if parsed.dry_run:
+        print("nothing was written")
+        for what, value in dry_run(run, parsed.to, parsed.out, network=parsed.network, overwrite=parsed.overwrite):
+            print(f"{what}  {value}")
+        return
     print(export(run, parsed.to, parsed.out, network=parsed.network, overwrite=parsed.overwrite))

@@ -19,10 +19,10 @@ from d2v_fast.errors import ConfigError, RunError
 from d2v_fast.files import write_whole
 from d2v_fast.finetuning.config import FinetuneConfig
 from d2v_fast.finetuning.finetune import Finetuning
+from d2v_fast.finetuning.predict import Evaluation, Finetuned, check_file
+from d2v_fast.finetuning.recipes import GROUPS
 from d2v_fast.finetuning.sets import LabelledData
 from d2v_fast.finetuning.settings import default_config, settle
-from d2v_fast.finetuning.predict import Evaluation, Finetuned, check_file
-from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.finetuning.tasks import TASKS
 from d2v_fast.run.reader import Run
 
@@ -50,10 +50,13 @@ class FinetuneOptions:
     """Labelled samples that choose the best checkpoint; by default the share loader.holdout of the data."""
 
     recipe: str | None = None
-    """Settings by name, which change some defaults."""
+    """Settings by name, which change some defaults; d2v-fast finetune without arguments lists them."""
+
+    from_scratch: bool = False
+    """Random weights instead of the run's, to see what pretraining is worth (encoder.from_scratch)."""
 
     dry_run: bool = False
-    """Print classes, samples, parameters, steps and disk, and write nothing."""
+    """Print classes, labels left out, time, memory and disk, measured on a few micro-batches, and write nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,13 @@ def main(arguments: list[str], parse: Parse) -> None:
     import_modalities()
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: d2v-fast finetune RUN --task TASK --data LABELLED --out OUT [--steps N] [--optim.lr X] ...\n")
-        print(f"tasks: {', '.join(TASKS)}\nrecipes (--recipe): {', '.join(RECIPES)}\n")
+        print(f"tasks: {', '.join(TASKS)}")
+        for name, kind in TASKS.items():
+            print(f"  {name:10} {kind.about}")
+        print("\nrecipes (--recipe):")
+        for group, recipes in GROUPS.items():
+            print(f"  {group}: {', '.join(recipes)}")
+        print()
         print("d2v-fast finetune RUN --help lists every field for this run.")
         return
     source, *options = arguments
@@ -153,7 +162,10 @@ def main(arguments: list[str], parse: Parse) -> None:
     with unchecked():  # the parser makes each section by itself; all of it is checked together, in `settle`
         parsed = parse(FinetuneArguments, options, f"finetune {source}", default)
     run: FinetuneOptions = parsed.run
-    settled = settle(source, task or "classify", given_fields(options, parsed.config), run.out, run.recipe)
+    fields_given = given_fields(options, parsed.config)
+    if run.from_scratch:
+        fields_given["encoder.from_scratch"] = True
+    settled = settle(source, task or "classify", fields_given, run.out, run.recipe)
     given = LabelledData(data=run.data, label=run.label, group=run.group, validation=run.validation)
     tuning = Finetuning(settled, given, run.out)
     if not run.dry_run:
@@ -162,8 +174,10 @@ def main(arguments: list[str], parse: Parse) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from d2v_fast.report.finetune_dry_run import dry_run
+
     table = Table(show_header=False, title="nothing was written", title_justify="left")
-    for row in tuning.describe():
+    for row in dry_run(tuning):
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
 

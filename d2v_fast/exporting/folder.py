@@ -26,7 +26,7 @@ def new_folder(out: Path, mark: str, *, overwrite: bool) -> Iterator[Path]:
         RunError: `out` is there and may not be replaced.
         OSError: It cannot be written.
     """
-    _check(out, mark, overwrite=overwrite)
+    check_new(out, mark, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
@@ -35,7 +35,7 @@ def new_folder(out: Path, mark: str, *, overwrite: bool) -> Iterator[Path]:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             with open(path, "rb") as file:
                 sync(file.fileno(), path)
-        _check(out, mark, overwrite=overwrite)
+        check_new(out, mark, overwrite=overwrite)
         _put(folder, out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # the first error is the one to tell
@@ -43,7 +43,12 @@ def new_folder(out: Path, mark: str, *, overwrite: bool) -> Iterator[Path]:
     sync_folder(out.parent)
 
 
-def _check(out: Path, mark: str, *, overwrite: bool) -> None:
+def check_new(out: Path, mark: str, *, overwrite: bool) -> None:
+    """Refuse what `new_folder` would refuse.
+
+    Raises:
+        RunError: `out` is there and may not be replaced.
+    """
     if not os.path.lexists(out):
         return
     if not out.is_dir():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Literal, get_args
 
+from d2v_fast.data.store import human_bytes
 from d2v_fast.errors import RunError
 from d2v_fast.exporting.card import FILE, card, facts
-from d2v_fast.exporting.folder import new_folder
+from d2v_fast.exporting.folder import check_new, new_folder
 from d2v_fast.exporting.network import trained_of
 from d2v_fast.interop import folders, programs, timm
 from d2v_fast.run.reader import Run
@@ -76,3 +78,27 @@ def export(
         (folder / FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(known, written.usage, written.notes), encoding="utf-8")
     return out
+
+
+def dry_run(
+    run: str | Path,
+    to: Format,
+    out: str | Path,
+    *,
+    network: Literal["student", "teacher"] = "student",
+    overwrite: bool = False,
+) -> list[tuple[str, str]]:
+    """(file, size) of what `export` would write with the same arguments.
+
+    It is written to a temporary folder, which is deleted: so what cannot be exported is found out, too.
+
+    Raises:
+        RunError, OSError, ValueError: See `export`.
+    """
+    out = Path(out).expanduser()
+    check_new(out, FILE, overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix="d2v_fast-") as folder:
+        made = export(run, to, Path(folder) / "export", network=network)
+        sizes = {str(path.relative_to(made)): path.stat().st_size for path in made.rglob("*") if path.is_file()}
+    lines = [(str(out / name), human_bytes(size)) for name, size in sorted(sizes.items())]
+    return [*lines, ("on the disk", human_bytes(sum(sizes.values())))]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,9 @@ class Sets:
 
     validation: Labelled | None
     """All of them with a label; None if there is no validation."""
+
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many samples of the data were left out, by the reason."""
 
     @property
     def fingerprint(self) -> str:

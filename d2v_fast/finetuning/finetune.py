@@ -81,7 +81,7 @@ class Finetuning:
         with explained("while the model was built"), own_modes(self.device):
             self.task: SupervisedTask = TASKS[config.task.name](config)
             self.task.network.encoder.inputs = inputs
-            self.sets = replace(self.sets, train=self.task.trainable(self.sets.train))
+            self.sets = self._trainable(self.sets)
             self.task.prepare(self.sets.train)
             if start and not config.encoder.from_scratch:
                 load_pretrained(self.task, config)
@@ -93,28 +93,12 @@ class Finetuning:
         """Train, from the newest checkpoint if there is one; see `Data2VecTrainer.fit`."""
         return self._fit(resume)
 
-    def describe(self) -> list[tuple[str, str]]:
-        """(what, value) lines about the run that this would be; nothing is written."""
-        parts = [("train", self.sets.train), ("validate", self.sets.validation)]
-        counts = [
-            (what, f"{len(part):,} samples" + "".join(f"; {name} {n:,}" for name, n in part.counts().items()))
-            for what, part in parts
-            if part is not None
-        ]
-        network = self.task.network
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        every = sum(p.numel() for p in network.parameters())
-        with self.open_loader(self.sets, 0) as loader:
-            per_epoch, short = loader.steps_per_epoch, loader.left_out
-        moments = 8 * trained
-        disk = (self.config.checkpoint.keep + (self.sets.validation is not None)) * (4 * every + moments)
-        return [
-            *counts,
-            ("too short", f"{short:,} samples"),
-            ("parameters", f"{trained:,} of {every:,} are trained"),
-            ("steps", f"{self.config.steps:,} ({per_epoch:,} per epoch, {self.config.steps / per_epoch:.1f} epochs)"),
-            ("checkpoints", f"up to {disk / 1e6:,.1f} MB on the disk"),
-        ]
+    def _trainable(self, sets: Sets) -> Sets:
+        """The samples that something can be learned from, with the others counted."""
+        train = self.task.trainable(sets.train)
+        less = len(sets.train) - len(train)
+        counted = {"nothing can be learned from them": less} if less else {}
+        return replace(sets, train=train, left_out={**sets.left_out, **counted})
 
     def _open(self, run: Path) -> Sets:
         if self._start:

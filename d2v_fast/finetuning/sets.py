@@ -70,10 +70,10 @@ def open_sets(config: FinetuneConfig, inputs: Any, given: LabelledData) -> Sets:
         )
         held = held.take(held.usable)
         compare(train, held)
-        return Sets(train, held)
+        return Sets(train, held, every.left_out())
     if config.loader.holdout > 0:
-        return Sets(*hold_out(every, config.loader.holdout))
-    return Sets(every.take(every.usable), None)
+        return Sets(*hold_out(every, config.loader.holdout), every.left_out())
+    return Sets(every.take(every.usable), None, every.left_out())
 
 
 def from_labels(config: FinetuneConfig, train: Labelled, *, new: bool) -> TaskConfig:

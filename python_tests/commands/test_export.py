@@ -36,3 +36,21 @@ def test_it_prints_the_folder(train, make_config, tmp_path, capsys):
     assert printed.out == f"{tmp_path / 'model'}\n"
     assert printed.err == ""  # no bars of other libraries
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_a_dry_run_leaves_nothing(train, make_config, tmp_path, capsys):
+    run = train(make_config("vision", steps=1), tmp_path / "run")
+    capsys.readouterr()
+    command = ["export", str(run), "--to", "torch", "--out", str(tmp_path / "model")]
+    before = sorted(tmp_path.rglob("*"))
+    cli.main([*command, "--dry-run"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("nothing was written\n")
+    assert "README.md" in shown
+    assert "on the disk" in shown
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "other").write_text("x")
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--dry-run"])
+    assert "exists and is no export" in capsys.readouterr().err

@@ -121,12 +121,25 @@ def test_a_checkpoint_of_a_run_with_a_tokenizer(tmp_path):
 
 
 def test_a_dry_run_writes_nothing(tmp_path, photos, run, capsys):
-    command = ["finetune", str(run), "--data", str(photos), "--out", str(tmp_path / "x"), *QUICK]
+    command = ["finetune", str(run), "--data", str(photos), "--out", str(tmp_path / "x"), *QUICK, "--steps", "1000"]
     cli.main([*command, "--dry-run", "--encoder.frozen"])
     shown = capsys.readouterr().out
-    for words in ("nothing was written", "36 samples", "12 samples", "high", "per epoch", "are trained"):
+    for words in ("nothing was written", "36 samples of 3 classes", "12 samples", "high", "per epoch", "are trained"):
+        assert words in shown
+    for words in ("time", "34 validations included", "memory", "activations", "on the disk"):
         assert words in shown
     assert not (tmp_path / "x").exists()
+
+
+def test_a_dry_run_counts_what_is_left_out(tmp_path, photos, run, capsys):
+    rows = [{"path": f"{path.parent.name}/{path.name}", "label": path.parent.name} for path in photos.rglob("*.png")]
+    for row in rows[:5]:
+        row["label"] = None
+    (photos / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["finetune", str(run), "--data", str(photos / "table.jsonl"), "--out", str(tmp_path / "x"), *QUICK]
+    cli.main([*command, "--dry-run", "--from-scratch"])
+    (photos / "table.jsonl").unlink()
+    assert "5 labels: has no label" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path, photos, run, tuned, capsys):
@@ -152,7 +165,9 @@ def test_what_cannot_be_done_is_one_line(tmp_path, photos, run, tuned, capsys):
 
 def test_help(capsys, run):
     cli.main(["finetune"])
-    assert "tasks: classify, regress, tag" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for words in ("tasks: classify, regress, tag", "word error rate", "ImageNet-1k, data2vec 1.0", "glue2-cola"):
+        assert words in shown
     cli.main(["pretrain"])
     assert "usage: d2v-fast pretrain PRESET" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:

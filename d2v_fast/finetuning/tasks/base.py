@@ -41,6 +41,9 @@ class SupervisedTask(ABC):
 
     name: str
 
+    about: ClassVar[str]
+    """What it is for, in a line of help."""
+
     kind: ClassVar[LabelKind]
     """The labels that it needs."""
 

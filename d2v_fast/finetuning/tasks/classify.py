@@ -22,6 +22,7 @@ class Classify(SupervisedTask):
     """See `SupervisedTask`; labels are int64 [B], or shares of the classes float32 [B, classes]."""
 
     name = "classify"
+    about: ClassVar[str] = "one class for each sample (column label, or class folders); accuracy"
     kind: ClassVar[LabelKind] = "class"
     chooses: ClassVar[str] = "accuracy"
 

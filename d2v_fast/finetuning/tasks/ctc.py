@@ -41,6 +41,7 @@ class Ctc(SupervisedTask):
     """
 
     name = "ctc"
+    about: ClassVar[str] = "transcripts of recordings (column text); word error rate"
     kind: ClassVar[LabelKind] = "transcript"
     chooses: ClassVar[str] = "wer"
     smaller: ClassVar[frozenset[str]] = frozenset({"loss", "wer", "cer"})

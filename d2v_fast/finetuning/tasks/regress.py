@@ -17,6 +17,7 @@ class Regress(SupervisedTask):
     """See `SupervisedTask`; labels are float32 [B]. The network's output is (value - task.mean) / task.std."""
 
     name = "regress"
+    about: ClassVar[str] = "a number for each sample (column target); squared error"
     kind: ClassVar[LabelKind] = "value"
     chooses: ClassVar[str] = "loss"
 

@@ -24,6 +24,7 @@ class Tag(SupervisedTask):
     """See `SupervisedTask`; labels are float32 [B, classes] of 0 and 1, or shares."""
 
     name = "tag"
+    about: ClassVar[str] = "any number of classes for each sample (column labels); mean average precision"
     kind: ClassVar[LabelKind] = "multi"
     chooses: ClassVar[str] = "map"
 
