@@ -41,25 +41,28 @@ _CONVERT = (
 
 
 def place(path: str | Path) -> Path | None:
-    """`path`, if it is a file of weights, or a folder whose config.json is one of transformers or timm; else None.
+    """`path`, if it is a file of weights, or a folder with one, or with a config.json of transformers or timm; or None.
 
     None also for what cannot be read: `Run` says what is wrong with it.
     """
     try:
         found = Path(path).expanduser()
-        return found if found.is_file() or kind_of(found) is not None else None
-    except (OSError, ValueError, RuntimeError):
+        if found.is_file() or any(exists(found / name) for name in _FILES):
+            return found
+        return None if kind_of(found) is None else found
+    except (OSError, ValueError, RuntimeError):  # RunError is one of the last
         return None
 
 
 def kind_of(folder: Path) -> str | None:
-    """What model a folder's config.json says that it holds; None if that is none of transformers or timm."""
-    try:
-        if not exists(folder / "config.json"):
-            return None
-        found = settings(folder)
-    except (OSError, ValueError, RunError):
+    """What model a folder's config.json says that it holds; None if that is none of transformers or timm.
+
+    Raises:
+        RunError: It cannot be read.
+    """
+    if not exists(folder / "config.json"):
         return None
+    found = settings(folder)
     kind = found.get("model_type", found.get("architecture"))
     return None if kind is None else str(kind)
 
@@ -100,6 +103,8 @@ def read(path: Path) -> Content:
     """
     state: dict[str, Tensor] = {}
     about: dict[str, Any] = {}
+    if path.is_dir():
+        kind_of(path)  # refuses settings that are damaged, also where they are not needed
     for file in _files(path):
         found, about = _safe(file) if file.suffix == ".safetensors" else _unpickled(file)
         state |= found

@@ -49,7 +49,9 @@ def settings_of(folder: Path) -> tuple[ModelConfig, InputsConfig]:
     except ImportError as error:
         raise RunError("transformers is not installed: pip install 'd2v_fast[export]'") from error
     try:
-        their = getattr(transformers, _CLASSES[kind]).from_dict(content)
+        # Without the labels, of which it would make a table as long as a number in the file says.
+        known = {key: value for key, value in content.items() if key not in ("num_labels", "id2label", "label2id")}
+        their = getattr(transformers, _CLASSES[kind]).from_dict(known)
         for name, value in ({"hidden_act": "gelu"} | _FIXED[kind]).items():
             if getattr(their, name) != value:
                 raise ValueError(f"{name} is {getattr(their, name)!r}; models here have {value!r}")

@@ -56,6 +56,7 @@ OWN = {
     "words, pre-norm": ("ctc", "speech", {}, {"model.transformer.norm_first": True}),
     "mean of a text": ("tag", "text", {}, None),
     "patches": ("classify", "vision", {}, None),
+    "tags of frames": ("tag", "series", {"head.pooling": "lin_softmax"}, None),
     "series": ("regress", "series", {"head.hidden": True}, None),
     "first frame of a series": (
         "classify",
