@@ -27,6 +27,9 @@ class Curve:
     zero: bool = True
     """Whether 0 is always on the vertical axis."""
 
+    floor: float | None = None
+    """Lower values are drawn here."""
+
 
 KNOWN = (
     Curve(
@@ -43,7 +46,8 @@ KNOWN = (
         unit="share of the targets' variance",
         normal="Whether anything is learned. It rises and stays high: about 0.9 in runs whose features were good, and "
         "0.22 in one whose features were worse than those of its own random start. 0 is what the mean of the targets "
-        "would reach.",
+        "would reach; what is below -1 is drawn there.",
+        floor=-1.0,
     ),
     Curve(
         title="Standard deviation",
@@ -64,6 +68,25 @@ KNOWN = (
         unit="norm before clipping",
         normal="Single peaks are harmless. A norm that keeps growing comes before steps that are not finite: lower "
         "optim.lr, or set optim.clip_norm.",
+    ),
+    Curve(
+        title="Probe",
+        fields={
+            "probe_linear": "linear",
+            "probe_knn": "kNN",
+            "probe_linear_initial": "linear, random start",
+            "probe_knn_initial": "kNN, random start",
+        },
+        unit="accuracy",
+        normal="What the features are worth on labelled samples (--probe.data). It should leave the random start "
+        "behind and go on rising; the explained variance need not rise with it.",
+    ),
+    Curve(
+        title="Directions of the features",
+        fields={"probe_rankme": "RankMe", "probe_lidar": "LiDAR"},
+        unit="directions",
+        normal="Without labels. Between runs of one method, those with more directions tend to be better; a fall to a "
+        "few is a collapse. A random network may have many: it is no accuracy.",
     ),
     Curve(
         title="Learning rate",
@@ -136,6 +159,8 @@ def lines_of(curve: Curve, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> l
         for k, (name, label) in enumerate(curve.fields.items()):
             held = [line for line in lines if name in line]
             values = [_value(line[name]) for line in held]
+            if curve.floor is not None:
+                values = [None if value is None else max(value, curve.floor) for value in values]
             if all(value is None for value in values):
                 continue
             words = [run] if len(runs) > 1 else []

@@ -21,6 +21,9 @@ from d2v_fast.report.results import tables
 from d2v_fast.report.similarity import similarities
 from d2v_fast.run.weights import Network, load
 
+LARGEST = 1_200_000
+"""Characters of all maps of what is like what."""
+
 
 def looks(
     runs: Sequence[Seen],
@@ -60,7 +63,11 @@ def looks(
         if others := [seen for seen in ready if seen in tuned]:  # they have no teacher
             html += feature_maps(others, data, **options | {"network": "student"})
         sections.append(Section("map", "Map of features", html))
-        alike = "".join(_similar(seen, data, network, allow_roots) for seen in own)
+        alike = ""
+        for seen in own:
+            title, one = f"{seen.name}: {network}", _similar(seen, data, network, allow_roots)
+            fits = len(alike) + len(one) <= LARGEST
+            alike += f"<h3>{text(title)}</h3>" + (one if fits else "<p>Left out, the page would be too large.</p>")
         if alike:
             sections.append(Section("similarity", "What is like what", _SIMILARITY + alike))
     judged = "".join(_judged(seen, data, label, group) for seen in tuned if seen in ready)
@@ -82,9 +89,8 @@ def _similar(seen: Seen, data: Openable, network: Network, allow_roots: tuple[st
     modality: Any = registry.get(config.model.modality)
     loader = replace(config.loader, allow_roots=allow_roots, holdout=0.0, max_skipped=1.0)
     config = replace(config, loader=loader, inputs=modality.for_features(config.inputs, seen.run.path))
-    encoder = load(seen.run.path, network)
-    name = f"{seen.name}: {network}"
-    return f"<h3>{text(name)}</h3>" + similarities(encoder, config, open_data(data, config, None), name)
+    source = open_data(data, config, None)
+    return similarities(load(seen.run.path, network), config, source, f"{seen.name}: {network}")
 
 
 def _judged(seen: Seen, data: Openable, label: str | None, group: str | None) -> str:

@@ -15,8 +15,8 @@ from d2v_fast.report.markup import text
 COLOURS = 8
 """Classes of colour; a ninth run has the first one again."""
 
-DASHES = ("", "6 3", "2 3")
-"""For the first, second and third field of a run."""
+DASHES = ("", "6 3", "2 3", "8 3 2 3")
+"""For the first, second, ... field of a run."""
 
 MOST_POINTS = 600
 """Of one line: more than the chart has pixels. Longer ones keep the smallest and the largest value of each stretch."""

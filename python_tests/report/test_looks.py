@@ -79,6 +79,13 @@ def test_a_run_without_a_checkpoint_has_masks_only(pretrained, pictures, tmp_pat
     assert list(sections([young], pictures)) == ["masks"]
 
 
+def test_what_does_not_fit_is_left_out(pretrained, pictures, monkeypatch):
+    monkeypatch.setattr("d2v_fast.report.looks.LARGEST", 1000)
+    made = sections([pretrained("vision")], pictures)["similarity"]
+    assert "<img" not in made
+    assert "Left out, the page would be too large" in made
+
+
 def test_a_column_that_is_not_there_is_refused(pretrained, pictures):
     with pytest.raises(DataError, match="no sample has a 'species'"):
         maps.feature_maps(read([pretrained("vision")]), pictures, label="species")
