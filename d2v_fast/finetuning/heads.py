@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from d2v_fast.finetuning.config import OutputConfig
 from d2v_fast.models import Encoder
-from d2v_fast.modules.positions import RelativePositionBias
+from d2v_fast.modules.positions import Alibi, RelativePositionBias
 from d2v_fast.ops.packing import to_device
 
 
@@ -177,7 +177,10 @@ def layer_rates(encoder: Encoder, decay: float) -> Mapping[str, float]:
         return {}
     depth, rates = len(encoder.blocks), {}
     shared = {
-        id(p) for module in encoder.modules() if isinstance(module, RelativePositionBias) for p in module.parameters()
+        id(p)
+        for module in encoder.modules()
+        if isinstance(module, (Alibi, RelativePositionBias))
+        for p in module.parameters()
     }
     for name, parameter in encoder.named_parameters():
         room, *rest = name.split(".")

@@ -1,4 +1,4 @@
-"""Positions: a relative bias, fixed waves, convolutions."""
+"""Positions: a relative bias, fixed waves, convolutions, distances."""
 
 import math
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from d2v_fast.modules.positions import PositionConvolutions, RelativePositionBias, SinCosPositions, relative_index
+from d2v_fast.modules.positions import (
+    Alibi,
+    PositionConvolutions,
+    RelativePositionBias,
+    SinCosPositions,
+    alibi_slopes,
+    relative_index,
+)
 
 
 def test_relative_index_by_hand():
@@ -71,3 +78,30 @@ def test_fixed_tables_are_there_after_the_meta_device(make):
     for (name, ours), theirs in zip(other.named_buffers(), plain.double().buffers(), strict=True):
         assert torch.equal(ours, theirs), name
         assert ours.dtype == theirs.dtype
+
+
+def test_slopes_of_alibi():
+    """As published: powers of 2^(-8 / heads), and for other numbers of heads every other one of twice as many."""
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+    twelve = [*(2.0**-i for i in range(1, 9)), *(2.0 ** -(0.5 + i) for i in range(4))]
+    assert alibi_slopes(12).tolist() == pytest.approx(twelve)
+    assert alibi_slopes(16).tolist() == pytest.approx([2.0 ** (-0.5 * i) for i in range(1, 17)])
+    assert alibi_slopes(1).tolist() == [2.0**-8]
+
+
+def test_a_factor_of_alibi_below_zero_has_no_bias_and_no_gradient():
+    alibi = Alibi(4)
+    assert [name for name, _ in alibi.named_parameters()] == ["scale"]
+    assert list(alibi.state_dict()) == ["scale"]
+    with torch.no_grad():
+        alibi.scale.copy_(torch.tensor([1.0, -0.5, 2.0, 0.3]))
+    bias = alibi().dense(5)
+    assert bias.shape == (1, 4, 5, 5)
+    assert bias[0, 1].eq(0).all()
+    assert bias[0, 2, 1, 4].item() == pytest.approx(-2 * 2.0**-6 * 3)
+    assert torch.equal(bias, bias.transpose(2, 3))
+    bias.sum().backward()
+    assert alibi.scale.grad[1] == 0
+    assert alibi.scale.grad[[0, 2, 3]].lt(0).all()
+    meta = Alibi(4).to("meta").to_empty(device="cpu")
+    assert torch.equal(meta.slopes, alibi.slopes)

@@ -30,6 +30,11 @@ def check(config: Config) -> None:
             f"model.transformer.dim is {config.model.transformer.dim}, but with sincos positions it must be a multiple "
             "of 4"
         )
+    if embedding.positions == "relative" and config.model.transformer.extra_tokens:
+        raise ConfigError(
+            f"model.transformer.extra_tokens is {config.model.transformer.extra_tokens}, but relative positions know one "
+            "class token only: set model.embedding.positions to sincos"
+        )
     side = embedding.image_size // embedding.patch_size
     if isinstance(config.mask, BlockMask):
         _check_blocks(config.mask, side)
