@@ -45,6 +45,13 @@ class EmbedArguments:
     allow_roots: tuple[str, ...] = ()
     """Folders, besides its own, from which a manifest may name files."""
 
+    window: float | None = None
+    """Seconds (of text: tokens) of the windows in which long samples are taken; by default the longest input of the
+    training; 0: all is used whole."""
+
+    overlap: float | None = None
+    """Of two windows; by default a fifth of a window."""
+
     dry_run: bool = False
     """Print samples, disk and time, from a few samples that are read, and write nothing."""
 

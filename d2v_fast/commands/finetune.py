@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -19,7 +19,8 @@ from d2v_fast.errors import ConfigError, RunError
 from d2v_fast.files import write_whole
 from d2v_fast.finetuning.config import FinetuneConfig
 from d2v_fast.finetuning.finetune import Finetuning
-from d2v_fast.finetuning.predict import Evaluation, Finetuned, check_file
+from d2v_fast.finetuning.predict import Finetuned
+from d2v_fast.finetuning.predictions import Evaluation, check_file
 from d2v_fast.finetuning.recipes import GROUPS
 from d2v_fast.finetuning.sets import LabelledData
 from d2v_fast.finetuning.settings import default_config, settle
@@ -86,6 +87,9 @@ class Decoding:
     word_score: float | None = None
     """ctc: added for each word in the beam search."""
 
+    decoder: Literal["own", "flashlight"] | None = None
+    """ctc: whose beam search; flashlight's needs flashlight-text."""
+
     def given(self) -> dict[str, Any]:
         """What is to be another than in the run's configuration."""
         found = {field.name: getattr(self, field.name) for field in fields(Decoding)}
@@ -93,7 +97,19 @@ class Decoding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArguments(Decoding):
+class LongSamples:
+    """How samples are taken that are longer than the inputs of the training."""
+
+    window: float | None = None
+    """Seconds (of text: tokens) of the windows in which long samples are taken; by default the longest input of the
+    training; 0: all is used whole."""
+
+    overlap: float | None = None
+    """Of two windows; by default a fifth of a window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments(Decoding, LongSamples):
     """Say what a fine-tuned run thinks of new samples."""
 
     data: str
@@ -107,7 +123,7 @@ class PredictArguments(Decoding):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(Decoding):
+class EvaluateArguments(Decoding, LongSamples):
     """Measure a fine-tuned run on labelled samples, with confidence intervals."""
 
     data: str
@@ -193,7 +209,9 @@ def predict(arguments: list[str], parse: Parse) -> None:
     import_modalities()
     run, parsed = _parsed(PredictArguments, arguments, parse, "predict OUT --data NEW --out FILE")
     check_file(parsed.out)
-    found = Finetuned(run, **parsed.given()).predict(parsed.data, batch_size=parsed.batch_size)
+    found = Finetuned(run, **parsed.given()).predict(
+        parsed.data, batch_size=parsed.batch_size, window=parsed.window, overlap=parsed.overlap
+    )
     path = found.write(parsed.out)
     print(f"{path}: {len(found) - len(found.problems)} predictions, {len(found.problems)} samples that cannot be used")
 
@@ -208,7 +226,14 @@ def evaluate(arguments: list[str], parse: Parse) -> None:
     import_modalities()
     run, parsed = _parsed(EvaluateArguments, arguments, parse, "evaluate OUT --data TEST")
     network = Finetuned(run, **parsed.given())
-    result = network.evaluate(parsed.data, label=parsed.label, group=parsed.group, batch_size=parsed.batch_size)
+    result = network.evaluate(
+        parsed.data,
+        label=parsed.label,
+        group=parsed.group,
+        batch_size=parsed.batch_size,
+        window=parsed.window,
+        overlap=parsed.overlap,
+    )
     if parsed.out is not None:
         write_whole(Path(parsed.out).expanduser(), json.dumps(result.as_dict(), indent=2, ensure_ascii=False) + "\n")
     _show(result)

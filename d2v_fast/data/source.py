@@ -39,9 +39,10 @@ class Lost:
 class DataSource(Protocol):
     """Samples by number. A class of one's own with these six members can be trained on.
 
-    Two more are optional. `lost`, a `Lost`, says what could not be made a sample of. `encoded(index) -> bytes` gives
+    Three more are optional. `lost`, a `Lost`, says what could not be made a sample of. `encoded(index) -> bytes` gives
     the sample as a JPEG, PNG, WAV, FLAC or OGG file, for engines that decode themselves; it raises SampleError as
-    `read` does.
+    `read` does. `part(index, start, count, axis)` gives the entries [start, start + count) of `read(index)` along an
+    axis without reading the rest, or None where that cannot be done, for windows over long samples.
 
     `read` gives, by modality:
 
@@ -139,6 +140,11 @@ class ArraySource:
         """The array, or the tensor, on the CPU."""
         given = self._samples[index]
         return torch.from_numpy(plain(given)) if isinstance(given, Tensor) else plain(given)
+
+    def part(self, index: int, start: int, count: int, axis: int = 0) -> np.ndarray | Tensor:
+        """The entries [start, start + count) of `read(index)` along an axis."""
+        some = self._samples[index][(slice(None),) * axis + (slice(start, start + count),)]
+        return torch.from_numpy(plain(some)) if isinstance(some, Tensor) else plain(some)
 
 
 Openable = str | Path | DataSource | np.ndarray | Tensor | Sequence[Any] | Any

@@ -47,7 +47,11 @@ class Subset:
         """The sample of the source."""
         return self._source.read(int(self._ids[index]))
 
+    def origin(self, index: int) -> tuple[DataSource, int]:
+        """The source of a sample and its number there."""
+        return self._source, int(self._ids[index])
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in ("encoded", "gather"):
+        if name.startswith("_") or name in ("encoded", "gather", "part"):
             raise AttributeError(name)
         return getattr(self._source, name)

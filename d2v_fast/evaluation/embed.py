@@ -6,33 +6,28 @@ import importlib.util
 import json
 import logging
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from d2v_fast import registry
-from d2v_fast.data import DataSource, Openable
+from d2v_fast.data import Openable
 from d2v_fast.data.own import BROKEN
 from d2v_fast.data.scan import Progress
-from d2v_fast.errors import ConfigError, DataError, SampleError, failed
-from d2v_fast.evaluation.embedded import ENDINGS, Embedded, Parts, write
+from d2v_fast.errors import ConfigError, DataError
+from d2v_fast.evaluation.embedded import ENDINGS, Embedded
 from d2v_fast.evaluation.given import open_given, reading_threads
-from d2v_fast.evaluation.layers import Layers, chosen, token_features
+from d2v_fast.evaluation.layers import Layers, chosen
+from d2v_fast.evaluation.maker import Maker
+from d2v_fast.evaluation.parts import Parts, write
+from d2v_fast.evaluation.windows import Windows
 from d2v_fast.files import exists, write_whole
 from d2v_fast.interop import foreign
-from d2v_fast.log import report, tell
-from d2v_fast.models import Encoder
-from d2v_fast.models.grouping import grouped
+from d2v_fast.log import tell
 from d2v_fast.run.reader import Run
 from d2v_fast.run.weights import Network, load
-
-T = TypeVar("T")
 
 WINDOW = 1024
 """Samples that are sorted by length, and kept in one part, where their features are pooled."""
@@ -49,12 +44,16 @@ def embed(
     batch_size: int = 32,
     device: str | torch.device | None = None,
     allow_roots: Sequence[str] = (),
+    window: float | None = None,
+    overlap: float | None = None,
 ) -> Path:
     """Write the features of every sample of a data set to a file; the same call continues after an interruption.
 
     Samples are prepared as the run did, whole, without masks, random crops or padding: features do not depend on what
-    else is in a batch. Those that cannot be read are named, counted and left out, with their reasons in
-    OUT.broken.jsonl. Memory holds a few batches, whatever the size of the data set.
+    else is in a batch. Those longer than the inputs of the training are taken in overlapping windows, whose middles are
+    put together, see `evaluation.windows`. Those that cannot be read are named, counted and left out, with their
+    reasons in OUT.broken.jsonl. Memory holds a few batches, whatever the size of the data set or of a recording; but a
+    .parquet file takes all tokens of a sample at once.
 
     Example:
         >>> d2v_fast.embed("runs/photos", "photos/", out="photos.safetensors", network="teacher")
@@ -71,6 +70,8 @@ def embed(
         batch_size: Samples in a batch at most.
         device: A GPU if there is one.
         allow_roots: Folders that a manifest may name besides those below its own.
+        window: Seconds of a window (of text: tokens); None: the longest input of the training; 0: all is used whole.
+        overlap: Of two windows; None: a fifth of a window.
 
     Returns:
         The file.
@@ -84,6 +85,7 @@ def embed(
     encoder = load(run, network).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     numbers = chosen(layers, len(encoder.blocks))
     single = isinstance(layers, int) or (isinstance(layers, str) and layers != "all" and "," not in layers)
+    windows = Windows(encoder, window, overlap)
     source = open_given(encoder, data, allow_roots)
     about = {
         "weights": _weights(run, network),
@@ -93,9 +95,13 @@ def embed(
         "fingerprint": source.fingerprint,
         "samples": len(source),
         "single": single,
+        "window": windows.count,
+        "overlap": windows.overlap,
+        "step": None if windows.step is None else list(windows.step),
     }
     parts = Parts(target.with_name(target.name + ".parts"))
-    _fill(parts, about, encoder, source, numbers, pool, batch_size, reading_threads(), single)
+    maker = Maker(encoder, source, numbers, pool, batch_size, reading_threads(), windows)
+    _fill(parts, about, maker, single)
     rest = write(target, parts, {key: json.dumps(value) for key, value in about.items()}, None if single else numbers)
     if rest.broken:
         lines = [json.dumps({"path": name, "reason": reason}) for name, reason in rest.broken.items()]
@@ -133,103 +139,35 @@ def check(out: str | Path, pool: str, batch_size: int) -> Path:
     return target
 
 
-def _fill(
-    parts: Parts,
-    about: dict[str, Any],
-    encoder: Encoder,
-    source: DataSource,
-    layers: Sequence[int],
-    pool: str,
-    batch_size: int,
-    threads: int,
-    single: bool,
-) -> None:
+def _fill(parts: Parts, about: dict[str, Any], maker: Maker, single: bool) -> None:
     """Makes the parts that are missing."""
+    source, tokens = maker.source, maker.pool == "none"
     first = parts.begin(about)
     if first:
         tell(f"{first:,} of {len(source):,} samples are done already", logging.INFO)
-    window = WINDOW if pool == "mean" else batch_size
+
+    def kept(part: Embedded) -> Embedded:
+        return replace(part, features=part.features[:, 0]) if single else part
+
     with Progress("embedding", len(source) - first) as progress:
-        for start in range(first, len(source), window):
-            numbers = range(start, min(start + window, len(source)))
-            part = features_of(encoder, source, numbers, layers, pool, batch_size, threads, progress.advance)
-            kept = part.features[:, 0] if single else part.features
-            parts.add(start, numbers.stop, Embedded(kept, part.ids, part.names, part.counts, part.broken))
+        for start in range(first, len(source), maker.batch_size if tokens else WINDOW):
+            end = min(start + (maker.batch_size if tokens else WINDOW), len(source))
+            long = maker.long(range(start, end)) if tokens else {}
+            for run in _runs(range(start, end), long):
+                if run.start not in long:
+                    parts.add(run.start, run.stop, kept(maker.of(run, progress.advance)))
+                    continue
+                for k, (part, last) in enumerate(maker.tokens_of(run.start, long[run.start])):
+                    parts.add(run.start, run.stop if last else run.start, kept(part), k)
+                progress.advance(1)
 
 
-@torch.no_grad()
-def features_of(
-    encoder: Encoder,
-    source: DataSource,
-    numbers: Sequence[int],
-    layers: Sequence[int],
-    pool: str,
-    batch_size: int,
-    threads: int,
-    advance: Callable[[int], None] = lambda count: None,
-) -> Embedded:
-    """Features [N or tokens, layers, C] of some samples, in their order.
-
-    Args:
-        encoder: In eval mode, of a run.
-        source: Where the samples are.
-        numbers: Which ones, ascending.
-        layers: Numbers of layers.
-        pool: See `embed`.
-        batch_size: Samples in a batch at most.
-        threads: That read.
-        advance: Is told how many more samples are done.
-    """
-    modality: Any = registry.get(source.modality)
-    found: dict[int, Tensor] = {}
-    broken: dict[int, SampleError] = {}
-
-    def read(i: int) -> tuple[int, Tensor | SampleError]:
-        try:
-            return i, modality.prepare(source.read(i), encoder.inputs, encoder.config, name=source.name(i))
-        except Exception as error:  # whatever it is, it is this sample that cannot be read
-            return i, failed(source.name(i), error)
-
-    def whole() -> Iterator[tuple[int, Tensor]]:
-        for i, sample in _ahead(read, _by_length(source, numbers), threads):
-            if isinstance(sample, SampleError):
-                broken[i] = sample
-                report(sample.name, sample.reason)
-                advance(1)
-            else:
-                yield i, sample
-
-    device = next(encoder.parameters()).device
-    for some, batch in grouped(whole(), batch_size):
-        tokens = token_features(encoder, batch.to(device), layers)
-        found.update(zip(some, (tokens.mean(1) if pool == "mean" else tokens).cpu(), strict=True))
-        advance(len(some))
-    order = sorted(found)
-    rows = [found[i] for i in order]
-    joined = torch.stack(rows) if rows and pool == "mean" else torch.cat(rows or [torch.empty(0, len(layers), 0)])
-    counts = None if pool == "mean" else np.array([len(row) for row in rows], dtype=np.int64)
-    names = [source.name(i) for i in order]
-    reasons = {broken[i].name: broken[i].reason for i in sorted(broken)}
-    return Embedded(joined.numpy(), np.array(order, dtype=np.int64), names, counts, reasons)
-
-
-def _by_length(source: DataSource, numbers: Sequence[int]) -> list[int]:
-    """Samples of equal size after each other, as far as that is known without reading."""
-    sizes = np.asarray(source.sizes)[list(numbers)].reshape(len(numbers), -1)
-    order = np.lexsort(sizes.T[::-1])
-    return [numbers[i] for i in order.tolist()]
-
-
-def _ahead(work: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:
-    """Results in order, a few of them made ahead of time."""
-    left = iter(numbers)
-    coming: deque[Future[T]] = deque()
-    pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="d2v-embed")
-    try:
-        coming.extend(pool.submit(work, i) for _, i in zip(range(2 * max(1, threads)), left, strict=False))
-        while coming:
-            result = coming.popleft().result()
-            coming.extend(pool.submit(work, i) for _, i in zip(range(1), left, strict=False))
-            yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _runs(numbers: range, long: Container[int]) -> Iterator[range]:
+    """Consecutive samples that are not long, and long ones one by one."""
+    begin = numbers.start
+    for i in numbers:
+        if i in long:
+            yield from [range(begin, i)] if begin < i else []
+            yield range(i, i + 1)
+            begin = i + 1
+    yield from [range(begin, numbers.stop)] if begin < numbers.stop else []

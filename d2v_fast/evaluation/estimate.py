@@ -14,9 +14,11 @@ import torch
 from d2v_fast.data import Openable
 from d2v_fast.data.store import human_bytes
 from d2v_fast.errors import DataError
-from d2v_fast.evaluation.embed import check, features_of
+from d2v_fast.evaluation.embed import check
 from d2v_fast.evaluation.given import open_given, reading_threads
 from d2v_fast.evaluation.layers import Layers, chosen
+from d2v_fast.evaluation.maker import Maker
+from d2v_fast.evaluation.windows import Windows
 from d2v_fast.run.weights import Network, load
 
 _TRIED = 64
@@ -34,6 +36,8 @@ def estimate(
     batch_size: int = 32,
     device: str | torch.device | None = None,
     allow_roots: Sequence[str] = (),
+    window: float | None = None,
+    overlap: float | None = None,
 ) -> list[tuple[str, str]]:
     """(what, value) lines about what `embed` would do with the same arguments; nothing is written.
 
@@ -46,10 +50,11 @@ def estimate(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder = load(run, network).to(device)
     numbers = chosen(layers, len(encoder.blocks))
+    windows = Windows(encoder, window, overlap)
     source = open_given(encoder, data, allow_roots)
     tried = np.unique(np.linspace(0, len(source) - 1, _TRIED).astype(np.int64)).tolist()
     began = time.perf_counter()
-    part = features_of(encoder, source, tried, numbers, pool, batch_size, reading_threads())
+    part = Maker(encoder, source, numbers, pool, batch_size, reading_threads(), windows).of(tried)
     seconds = time.perf_counter() - began
     if not len(part):
         name, reason = next(iter(part.broken.items()))

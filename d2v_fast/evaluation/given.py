@@ -13,6 +13,7 @@ import torch
 from d2v_fast import registry
 from d2v_fast.data import DataSource, LoaderConfig, Openable, open_source
 from d2v_fast.data.formats.archives import is_archive
+from d2v_fast.data.formats.find import one_file
 from d2v_fast.errors import DataError
 from d2v_fast.models import Encoder
 
@@ -51,6 +52,19 @@ class Given:
         """The file, or the text, as the modality reads it."""
         encoder = self._encoder
         return self._opener.read(self._samples[index], encoder.inputs, encoder.config, name=self.name(index))
+
+    def origin(self, index: int) -> tuple[DataSource, int]:
+        """A source of this sample alone, and its number there.
+
+        Raises:
+            DataError, SampleError: It cannot be read.
+        """
+        sample, encoder = self._samples[index], self._encoder
+        if self._texts:
+            text = sample if isinstance(sample, str) else sample.read_text(encoding="utf-8-sig")
+            return self._opener.open_texts([self.name(index)], [(text,)], encoder.inputs, encoder.config), 0
+        found = one_file(sample, self._opener.kind(encoder.inputs))
+        return self._opener.open(found, encoder.inputs, encoder.config, run=None, threads=1), 0
 
 
 def reading_threads() -> int:

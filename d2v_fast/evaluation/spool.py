@@ -10,7 +10,9 @@ import numpy as np
 from d2v_fast.data import DataSource
 from d2v_fast.data.scan import Progress
 from d2v_fast.errors import DataError
-from d2v_fast.evaluation.embed import WINDOW, features_of
+from d2v_fast.evaluation.embed import WINDOW
+from d2v_fast.evaluation.maker import Maker
+from d2v_fast.evaluation.windows import Windows
 from d2v_fast.models import Encoder
 
 
@@ -45,10 +47,11 @@ class Spool:
         self.good = np.zeros(len(source), dtype=bool)
         """[N], whether a sample could be read."""
         values: np.memmap | None = None
+        maker = Maker(encoder, source, layers, "mean", batch_size, threads, Windows(encoder))
         with Progress(what, len(source)) as progress:
             for start in range(0, len(source), WINDOW):
                 numbers = range(start, min(start + WINDOW, len(source)))
-                part = features_of(encoder, source, numbers, layers, "mean", batch_size, threads, progress.advance)
+                part = maker.of(numbers, progress.advance)
                 if not len(part):
                     continue
                 if values is None:

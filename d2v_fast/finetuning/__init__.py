@@ -2,7 +2,8 @@
 
 from d2v_fast.finetuning.config import FinetuneConfig
 from d2v_fast.finetuning.finetune import Finetuning, finetune
-from d2v_fast.finetuning.predict import Evaluation, Finetuned, Predictions, load
+from d2v_fast.finetuning.predict import Finetuned, load
+from d2v_fast.finetuning.predictions import Evaluation, Predictions
 from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.finetuning.sets import LabelledData
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,58 @@ def greedy(log_probs: Tensor, *, blank: int = 0) -> Hypothesis:
     changes = np.diff(best, prepend=-1) != 0
     tokens = tuple(int(token) for token in best[changes] if token != blank)
     return Hypothesis(tokens, float(values.max(1).sum()))
+
+
+def spans(log_probs: Tensor, *, blank: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """When the tokens of `greedy` are said, as `align` gives it: their best alignment is the best symbol of each frame.
+
+    Args:
+        log_probs: float [frames, symbols], natural logarithms.
+        blank: The symbol that means nothing.
+
+    Returns:
+        The first frame of each token and the frame behind its last, int64 [tokens] each.
+    """
+    best = _checked(log_probs, blank).argmax(1)
+    first = np.flatnonzero(np.diff(best, prepend=-1) != 0)
+    behind = np.append(first[1:], len(best))[: len(first)]
+    said = best[first] != blank
+    return first[said].astype(np.int64), behind[said].astype(np.int64)
+
+
+class Stretch(NamedTuple):
+    """Frames that are decoded by themselves."""
+
+    begin: int
+    end: int
+    word_ends: bool
+    """Whether a word ends behind it."""
+
+
+def stretches(log_probs: Tensor, most: int, *, blank: int = 0, delimiter: int = -1) -> list[Stretch]:
+    """Cuts a long recording where nothing is said: in the longest pause between words, else in the longest pause.
+
+    Args:
+        log_probs: float [frames, symbols], natural logarithms.
+        most: Frames of a stretch at most; it has half of them at least, but for the last one.
+        blank: The symbol that means nothing.
+        delimiter: The symbol between words; -1: none.
+    """
+    best = log_probs.argmax(1).cpu().numpy()
+    quiet = (best == blank) | (best == delimiter)
+    found, begin = [], 0
+    while len(best) - begin > most:
+        low, high = begin + most // 2, begin + most
+        edges = np.flatnonzero(np.diff(quiet[low:high].astype(np.int8), prepend=0, append=0)) + low
+        pauses = [
+            (bool((best[a:b] == delimiter).any()), int(b - a), int(a + b) // 2)
+            for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        ]
+        between, _, at = max(pauses, default=(False, 0, low + int(log_probs[low:high, blank].argmax())))
+        at = max(at, begin + 1)
+        found.append(Stretch(begin, at, between))
+        begin = at
+    return [*found, Stretch(begin, len(best), False)]
 
 
 class BeamSearch:

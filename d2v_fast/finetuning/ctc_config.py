@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from d2v_fast.checks import MAY_CHANGE, Check, Section
 from d2v_fast.finetuning.vocabulary import Case
 from d2v_fast.masking import SpanMask
+
+Decoder = Literal["own", "flashlight"]
+"""Whose beam search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,9 @@ class CtcConfig(Section):
     word_score: float = field(default=0.0, metadata=MAY_CHANGE)
     """Added for each word in the beam search. May change."""
 
+    decoder: Decoder = field(default="own", metadata=MAY_CHANGE)
+    """Whose beam search: this library's "own", or that of "flashlight", if flashlight-text is installed. May change."""
+
     blank_evaluations: int = field(default=5, metadata=MAY_CHANGE)
     """Validations in a row without a word after which it is said what to do. May change."""
 
@@ -56,6 +62,7 @@ class CtcConfig(Section):
         check.at_least(1, "mask_length", "channel_length", "beam", "blank_evaluations")
         check.at_least(0, "lm_weight")
         check.require(self.vocabulary != "", "vocabulary", "the path of a file, or None")
+        check.require(self.decoder == "own" or self.beam > 1, "beam", "above 1 for the decoder flashlight (50, say)")
         check.require(self.language_model is None or self.beam > 1, "beam", "above 1 for a language model (50, say)")
 
     @property

@@ -9,7 +9,8 @@ import torch
 
 from d2v_fast.data import Openable
 from d2v_fast.finetuning.config import FinetuneConfig
-from d2v_fast.finetuning.predict import Evaluation, Finetuned, Predictions, check_file
+from d2v_fast.finetuning.predict import Finetuned
+from d2v_fast.finetuning.predictions import Evaluation, Predictions, check_file
 from d2v_fast.interop import foreign
 from d2v_fast.models import Encoder
 from d2v_fast.run import weights

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from d2v_fast import registry
 from d2v_fast.config_json import with_overrides
@@ -21,97 +19,13 @@ from d2v_fast.data.labels import Samples, open_labelled, open_samples
 from d2v_fast.errors import ConfigError, DataError, RunError, SampleError
 from d2v_fast.evaluation import metrics
 from d2v_fast.evaluation.given import open_given
-from d2v_fast.files import exists, write_whole
+from d2v_fast.evaluation.windows import Part, Windows
 from d2v_fast.finetuning import imported
+from d2v_fast.finetuning.predictions import Evaluation, Predictions, Windowed
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
 from d2v_fast.finetuning.whole import whole_batches
 from d2v_fast.log import report, tell
 from d2v_fast.models import Encoder
-
-FORMATS = (".jsonl", ".csv")
-"""How predictions are written."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a network says about N samples, in the order of their source."""
-
-    names: tuple[str, ...]
-    """[N]."""
-
-    values: np.ndarray
-    """float64 [N, K]: a probability for each class, or a value; nan where a sample could not be read. Of transcripts
-    object [N], `Transcript` or None."""
-
-    classes: tuple[str, ...]
-    """[K], names of the classes; empty for values."""
-
-    problems: dict[int, str]
-    """Why a sample could not be read, by its number."""
-
-    task: SupervisedTask
-    """What they mean."""
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def records(self) -> list[dict[str, Any]]:
-        """A dictionary for each sample: "name", then what the task says (`label`, `value`, ...), or "error"."""
-        return [
-            {"name": name} | ({"error": self.problems[i]} if i in self.problems else self.task.describe(self.values[i]))
-            for i, name in enumerate(self.names)
-        ]
-
-    def write(self, path: str | Path) -> Path:
-        """Write them, whole or not at all: a JSON object a line (.jsonl), or a table (.csv).
-
-        In the table, each class has a column with its probability, called "p:CLASS"; several labels are joined by "|",
-        and the times of words are left out.
-
-        Raises:
-            ConfigError: The name ends in something else.
-            OSError: It cannot be written.
-        """
-        path = Path(path).expanduser()
-        if path.suffix.lower() not in FORMATS:
-            raise ConfigError(f"{path}: predictions are written as {' or '.join(FORMATS)}")
-        records = self.records()
-        if path.suffix.lower() == ".jsonl":
-            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        else:
-            text = _table(records)
-        write_whole(path, text)
-        return path
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good the predictions for labelled samples are."""
-
-    samples: int
-    """With a label that could be used, and read."""
-
-    metrics: dict[str, float | None]
-    """By name; None where a number means nothing for these samples."""
-
-    intervals: dict[str, tuple[float, float]]
-    """Confidence intervals by bootstrap over the samples, or over their groups."""
-
-    classes: tuple[str, ...]
-    """Names of the classes."""
-
-    confusion: np.ndarray | None
-    """classify: int64 [classes, classes], how often class i is taken for class j."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {
-            "samples": self.samples,
-            "metrics": self.metrics,
-            "intervals": {name: list(pair) for name, pair in self.intervals.items()},
-            "classes": list(self.classes),
-            "confusion": None if self.confusion is None else self.confusion.tolist(),
-        }
 
 
 class Finetuned:
@@ -161,24 +75,40 @@ class Finetuned:
         """The encoder alone, with `features`."""
         return self.task.network.encoder
 
-    def predict(self, data: Openable | Any, *, batch_size: int = 32) -> Predictions:
+    def predict(
+        self,
+        data: Openable | Any,
+        *,
+        batch_size: int = 32,
+        window: float | None = None,
+        overlap: float | None = None,
+    ) -> Predictions:
         """What the network says about each sample.
 
         Samples are used whole, and those of one shape are batched together: the result of one does not depend on the
-        others. A sample that cannot be read is named and gets an "error".
+        others. Those longer than the inputs of the training are taken in windows, see `evaluation.windows`: the outputs
+        of a recogniser are joined and decoded as one recording, the answers to other tasks are averaged over the
+        windows. A sample that cannot be read is named and gets an "error".
 
         Args:
             data: A path, an array or a list of arrays, a table, a source of one's own; for texts also a list of `str`.
-            batch_size: Samples in a batch, at most.
+            batch_size: Samples, or windows, in a batch, at most.
+            window: Seconds of a window (of text: tokens); None: the longest input of the training; 0: all is used
+                whole.
+            overlap: Of two windows; None: a fifth of a window.
 
         Raises:
+            ConfigError: `window` or `overlap` cannot be used.
             DataError: The data cannot be used.
         """
+        windows = Windows(self.task.network.encoder, window, overlap)
         opened = self._open(data)
         source = opened.source
-        outputs, problems = self._outputs(source, batch_size, opened.problems)
+        found = self._outputs(source, batch_size, opened.problems, windows)
         names = tuple(source.name(i) for i in range(len(source)))
-        return Predictions(names, self.task.read(outputs), self.config.task.classes, problems, self.task)
+        parts = {i: Windowed(one.times, self.task.read(one.values)) for i, one in found.windows.items()}
+        values = self.task.read(found.outputs)
+        return Predictions(names, values, self.config.task.classes, found.problems, self.task, parts)
 
     def evaluate(
         self,
@@ -190,6 +120,8 @@ class Finetuned:
         groups: Sequence[Any] | Any | None = None,
         batch_size: int = 32,
         draws: int = 1000,
+        window: float | None = None,
+        overlap: float | None = None,
     ) -> Evaluation:
         """How good the network is on other labelled samples than those that chose its checkpoint.
 
@@ -201,11 +133,15 @@ class Finetuned:
             groups: One group for each sample.
             batch_size: Samples in a batch, at most.
             draws: Of the bootstrap.
+            window: See `predict`.
+            overlap: See `predict`.
 
         Raises:
+            ConfigError: `window` or `overlap` cannot be used.
             DataError: Data or labels cannot be used.
         """
         config = self.config
+        windows = Windows(self.task.network.encoder, window, overlap)
         labelled = open_labelled(
             data,
             config.model.modality,
@@ -222,7 +158,8 @@ class Finetuned:
         if len(labelled.usable) == 0:
             raise DataError("data: no sample has a label that training knows")
         labelled = labelled.take(labelled.usable)
-        outputs, problems = self._outputs(labelled.source, batch_size, {})
+        given = self._outputs(labelled.source, batch_size, {}, windows)
+        outputs, problems = given.outputs, given.problems
         good = np.array([i for i in range(len(labelled)) if i not in problems], dtype=np.int64)
         if len(good) == 0:
             raise DataError("data: no sample could be read")
@@ -266,22 +203,67 @@ class Finetuned:
         return open_samples(data, modality.name, self._inputs, embedding=embedding, allow_roots=roots)
 
     @torch.no_grad()
-    def _outputs(
-        self, source: DataSource, batch_size: int, known: Mapping[int, str]
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """float64 [N, K], nan where a sample cannot be used; and why, by its number, with what is `known` of that."""
+    def _outputs(self, source: DataSource, batch_size: int, known: Mapping[int, str], windows: Windows) -> _Outputs:
+        """Of all samples; `known` says why some cannot be used."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        problems = dict(known)
+        found = _Outputs(self.task.nothing(len(source)), dict(known), {})
         network = self.task.network
-        outputs = self.task.nothing(len(source))
-        failed = partial(_failed, problems)
+        failed = partial(_failed, found.problems)
         threads = self.config.loader.thread_count(gpu=self.device.type == "cuda")
-        for batch in whole_batches(source, network.encoder.prepare, batch_size, failed, threads):
+        long = {i: one for i in range(len(source)) if (one := windows.long(source, i)) is not None and i not in known}
+        short = [i for i in range(len(source)) if i not in long]
+        for batch in whole_batches(source, network.encoder.prepare, batch_size, failed, threads, only=short):
             result = network(batch.inputs.to(self.device))
-            outputs[batch.sample_ids.numpy()] = self.task.answers(result, batch)
-        outputs[list(known)] = self.task.nothing(len(known))
-        return outputs, problems
+            found.outputs[batch.sample_ids.numpy()] = self.task.answers(result, batch)
+        join = _Join(self.task, windows, found)
+        for parts, inputs in windows.batches(long.items(), batch_size, threads, failed, source.name):
+            join.add(parts, network(inputs.to(self.device)))
+        found.outputs[list(known)] = self.task.nothing(len(known))
+        return found
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """Of the network, for N samples."""
+
+    outputs: np.ndarray
+    """What `SupervisedTask.nothing` makes room for."""
+
+    problems: dict[int, str]
+    """Why a sample cannot be used, by its number."""
+
+    windows: dict[int, Windowed]
+    """Of long samples, with outputs for values; of tasks with one answer for each sample."""
+
+
+class _Join:
+    """Puts the outputs for the windows of a sample together."""
+
+    def __init__(self, task: SupervisedTask, windows: Windows, found: _Outputs) -> None:
+        self._task, self._windows, self._found = task, windows, found
+        self._waiting: dict[int, list[tuple[Part, Tensor]]] = {}
+
+    def add(self, parts: Sequence[Part], outputs: Tensor) -> None:
+        """Takes outputs [B, K], or [B, T, K] where the task has some for each token."""
+        for part, output in zip(parts, outputs, strict=True):
+            if part.sample in self._found.problems:
+                self._waiting.pop(part.sample, None)
+                continue
+            kept = self._windows.middle(part, output) if self._task.per_token else output
+            self._waiting.setdefault(part.sample, []).append((part, kept.cpu().clone()))
+            if part.last:
+                self._finish(part.sample, self._waiting.pop(part.sample))
+
+    def _finish(self, sample: int, made: list[tuple[Part, Tensor]]) -> None:
+        outputs = [output for _, output in made]
+        if self._task.per_token:
+            self._found.outputs[sample] = self._task.answer(torch.cat(outputs))
+            return
+        values = torch.stack(outputs).double().numpy()
+        times = np.array([(part.window.begin, part.window.end) for part, _ in made]) * self._windows.seconds
+        self._found.outputs[sample] = self._task.pooled(values, times[:, 1] - times[:, 0])
+        self._found.windows[sample] = Windowed(times, values)
 
 
 def load(run: str | Path, *, device: str | torch.device | None = None, **decoding: Any) -> Finetuned:
@@ -301,37 +283,6 @@ def load(run: str | Path, *, device: str | torch.device | None = None, **decodin
     return Finetuned(run, device=device, **decoding)
 
 
-def check_file(path: str | Path) -> None:
-    """Refuse, before anything is computed, a file for predictions that could not be written.
-
-    Raises:
-        ConfigError: Its name ends in something else than `FORMATS`, or its folder is not there.
-    """
-    path = Path(path).expanduser()
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path}: predictions are written as {' or '.join(FORMATS)}")
-    if not exists(path.parent):
-        raise ConfigError(f"{path}: there is no folder {path.parent}")
-
-
 def _failed(problems: dict[int, str], number: int, error: SampleError) -> None:
     problems[number] = error.reason
     report(error.name, error.reason)
-
-
-def _cell(value: Any) -> Any:
-    return "|".join(value) if isinstance(value, list) else value
-
-
-def _table(records: Sequence[dict[str, Any]]) -> str:
-    written = [
-        {key: _cell(value) for key, value in record.items() if key not in ("probabilities", "words")}
-        | {f"p:{name}": share for name, share in record.get("probabilities", {}).items()}
-        for record in records
-    ]
-    columns = list(dict.fromkeys(key for record in written for key in record))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(written)
-    return file.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2v_fast.errors import ConfigError
-from d2v_fast.finetuning.ctc import BeamSearch, align, greedy
+from d2v_fast.finetuning.ctc import BeamSearch, Hypothesis, Stretch, align, greedy, spans, stretches
+from d2v_fast.finetuning.ctc_config import Decoder
+from d2v_fast.finetuning.flashlight import FlashlightSearch
 from d2v_fast.finetuning.ngram import read_arpa
 from d2v_fast.finetuning.vocabulary import DELIMITER, Vocabulary
+
+LONGEST = 3000
+"""Frames that a search goes through at once: a minute at 20 ms. What it needs grows with the frames times the text."""
+
+Search = Callable[[Tensor], Sequence[Hypothesis]]
+"""float [frames, symbols], natural logarithms, to the best hypotheses."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,10 @@ class Transcriber:
         beam: Prefixes that the search keeps.
         lm_weight: See `BeamSearch`.
         word_score: See `BeamSearch`.
+        decoder: Whose beam search.
 
     Raises:
-        ConfigError: A language model without a beam.
+        ConfigError: A language model without a beam, or a decoder that is not installed.
         DataError: The file is no language model.
     """
 
@@ -64,12 +73,18 @@ class Transcriber:
         beam: int = 1,
         lm_weight: float = 1.0,
         word_score: float = 0.0,
+        decoder: Decoder = "own",
     ) -> None:
         if language_model is not None and beam < 2:
             raise ConfigError(f"a language model needs a beam, but beam is {beam}: set it to 50, say")
         self.vocabulary, self.frame_seconds = vocabulary, frame_seconds
-        self._search: BeamSearch | None = None
-        if beam > 1:
+        self._delimiter = -1 if vocabulary.delimiter is None else vocabulary.symbols.index(vocabulary.delimiter)
+        self._search: Search | None = None
+        if decoder == "flashlight":
+            self._search = FlashlightSearch(
+                vocabulary, beam=beam, language_model=language_model, lm_weight=lm_weight, word_score=word_score
+            )
+        elif beam > 1:
             self._search = BeamSearch(
                 vocabulary.symbols,
                 beam=beam,
@@ -82,35 +97,52 @@ class Transcriber:
     def __call__(self, logits: Tensor) -> Transcript:
         """Transcribes one recording.
 
+        A search goes through more than `LONGEST` frames in stretches that are cut in pauses; a language model begins
+        anew in each of them.
+
         Args:
             logits: [frames, symbols], outputs of the valid frames.
         """
         log_probs = F.log_softmax(logits.float(), dim=1)
-        best = greedy(log_probs) if self._search is None else self._search(log_probs)[0]
-        return Transcript(self.vocabulary.decode(best.tokens), tuple(self.words(log_probs, best.tokens)), best.score)
+        if self._search is None:
+            best = greedy(log_probs)
+            said = list(zip(best.tokens, *(part.tolist() for part in spans(log_probs)), strict=True))
+            return self._transcript(said, best.score)
+        said, score = [], 0.0
+        for stretch, best in self._searched(log_probs):
+            first, behind, _ = align(log_probs[stretch.begin : stretch.end], best.tokens)
+            times = ((first + stretch.begin).tolist(), (behind + stretch.begin).tolist())
+            said += zip(best.tokens, *times, strict=True)
+            if stretch.word_ends:
+                said.append((self._delimiter, stretch.end, stretch.end))
+            score += best.score
+        return self._transcript(said, score)
 
     def text(self, logits: Tensor) -> str:
         """The best text without times, logits as in `__call__`."""
         log_probs = F.log_softmax(logits.float(), dim=1)
-        best = greedy(log_probs) if self._search is None else self._search(log_probs)[0]
-        return self.vocabulary.decode(best.tokens)
+        if self._search is None:
+            return self.vocabulary.decode(greedy(log_probs).tokens)
+        tokens: list[int] = []
+        for stretch, best in self._searched(log_probs):
+            tokens += [*best.tokens, *([self._delimiter] if stretch.word_ends else [])]
+        return self.vocabulary.decode(tokens)
 
-    def words(self, log_probs: Tensor, tokens: Sequence[int]) -> list[Word]:
-        """When the words of a text are said, in its best alignment; a script without a delimiter is one word.
+    def _searched(self, log_probs: Tensor) -> Iterator[tuple[Stretch, Hypothesis]]:
+        """The stretches of a recording, and what is said in each."""
+        assert self._search is not None
+        for stretch in stretches(log_probs, LONGEST, delimiter=self._delimiter):
+            yield stretch, self._search(log_probs[stretch.begin : stretch.end])[0]
 
-        Args:
-            log_probs: float [frames, symbols].
-            tokens: The text.
+    def _transcript(self, said: Sequence[tuple[int, int, int]], score: float) -> Transcript:
+        """Of (token, first frame, frame behind its last)."""
+        return Transcript(self.vocabulary.decode([token for token, _, _ in said]), tuple(self._words(said)), score)
 
-        Raises:
-            ValueError: The text does not fit into the frames.
-        """
-        if not tokens:
-            return []
-        first, behind, _ = align(log_probs, tokens)
+    def _words(self, said: Sequence[tuple[int, int, int]]) -> list[Word]:
+        """When the words are said; a script without a delimiter is one word."""
         words: list[Word] = []
         letters, begin, end = "", 0.0, 0.0
-        for token, start, stop in zip([*tokens, 0], [*first.tolist(), 0], [*behind.tolist(), 0], strict=True):
+        for token, start, stop in [*said, (0, 0, 0)]:
             symbol = self.vocabulary.symbols[token]
             if token == 0 or symbol == DELIMITER:
                 if letters:

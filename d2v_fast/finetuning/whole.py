@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +21,7 @@ def whole_batches(
     batch_size: int,
     failed: Callable[[int, SampleError], None],
     threads: int = 2,
+    only: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """The samples of a source, each once; those of one shape are batched together.
 
@@ -30,9 +31,11 @@ def whole_batches(
         batch_size: Samples in a batch, at most.
         failed: Told the number of each sample that cannot be used, and why; it is left out.
         threads: That read and prepare.
+        only: Numbers of the samples that are wanted; None: all.
     """
     sizes = np.asarray(source.sizes)
-    order = np.argsort(sizes.reshape(len(sizes), -1)[:, 0], kind="stable").tolist()
+    wanted = np.arange(len(sizes)) if only is None else np.array(only, dtype=np.int64)
+    order = wanted[np.argsort(sizes.reshape(len(sizes), -1)[wanted, 0], kind="stable")].tolist()
 
     def make(i: int) -> Tensor | SampleError:
         try:

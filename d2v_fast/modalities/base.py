@@ -22,6 +22,7 @@ from d2v_fast.data.stages import MaskMaker
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.masking.config import MaskConfig
 from d2v_fast.modalities.drawing import Drawing, Histogram, histogram
+from d2v_fast.modalities.long import Long, Timing
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 from d2v_fast.models.encoder import Encoder
 
@@ -201,6 +202,24 @@ class Modality(ABC):
         Raises:
             SampleError: It cannot be used.
         """
+
+    def timing(self, inputs: Any, embedding: Any) -> Timing | None:
+        """How tokens lie in time, and how long the inputs of training are; None where samples are used whole."""
+        return None
+
+    def long(self, source: DataSource, index: int, inputs: Any, embedding: Any) -> Long | None:
+        """A sample that may be read a stretch at a time, for windows over long ones; nothing of it is read yet.
+
+        Args:
+            source: Where it is.
+            index: Its number.
+            inputs: How samples become inputs.
+            embedding: What the model takes.
+
+        Returns:
+            None where this sample is used whole.
+        """
+        return None
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """What `d2v-fast data show` says about a source with samples of known size: (what, value) lines, histograms."""

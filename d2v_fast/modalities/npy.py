@@ -84,3 +84,34 @@ def load(store: Store, index: int, shape: tuple[int, int]) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         raise SampleError(label, f"cannot be read: {str(error).splitlines()[0]}") from error
     return np.asarray(matrix.reshape(found))
+
+
+def load_part(store: Store, index: int, shape: tuple[int, int], entries: slice, axis: int) -> np.ndarray | None:
+    """Reads some entries of a matrix along an axis; nothing else is read, as the file is mapped into memory.
+
+    Args:
+        store: Where the file is.
+        index: Its number.
+        shape: Of the matrix, as in the index.
+        entries: Which ones.
+        axis: Along which.
+
+    Returns:
+        None for what is no file of its own: a member of an archive, for example.
+
+    Raises:
+        SampleError: The file is gone, cut off, damaged, or no longer of the shape in the index.
+    """
+    label, path = store.label(index), store.path(index)
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        shape_now, dtype = _header(file, label)
+    found = checked(shape_now, dtype, label)
+    if found != shape:
+        raise SampleError(label, f"is {list(found)}, but was {list(shape)} when the data was indexed")
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise SampleError(label, f"cannot be read: {str(error).splitlines()[0]}") from error
+    return np.array(mapped.reshape(found)[(slice(None),) * axis + (entries,)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -15,16 +16,28 @@ from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError, reading
 from d2v_fast.modalities import npy
 from d2v_fast.modalities.scaling import check_whole, is_transposed
-from d2v_fast.modalities.speech import clips
+from d2v_fast.modalities.speech import partial, sound
+from d2v_fast.modalities.speech.clips import resampled_length
 
 FIELDS = ("length", "width", "rate")
 """What the index knows of a recording: the shape of its matrix as it is stored, [length, width], and the rate in Hz
 that its file names; 0 if it names none."""
 
-Reader = tuple[Callable[[Store, int], tuple[int, int]], Callable[[Store, int, tuple[int, int]], np.ndarray]]
-"""(store, number) -> shape, from the header; (store, number, shape) -> the matrix."""
 
-MATRICES: Mapping[str, Reader] = {npy.ENDING: (npy.read_shape, npy.load)}
+class Reader(NamedTuple):
+    """How files that name no rate are read."""
+
+    shape: Callable[[Store, int], tuple[int, int]]
+    """(store, number) -> shape, from the header."""
+
+    load: Callable[[Store, int, tuple[int, int]], np.ndarray]
+    """(store, number, shape) -> the matrix."""
+
+    part: Callable[[Store, int, tuple[int, int], slice, int], np.ndarray | None]
+    """(store, number, shape, entries, axis) -> these entries along an axis; None where more would have to be read."""
+
+
+MATRICES: Mapping[str, Reader] = {npy.ENDING: Reader(npy.read_shape, npy.load, npy.load_part)}
 """Readers of files that name no rate, by ending."""
 
 
@@ -38,8 +51,8 @@ def header(store: Store, index: int, readers: Mapping[str, Reader] = MATRICES) -
     if reader is not None:
         if store.span(index) is not None:
             raise SampleError(store.label(index), "is named in parts, in seconds; only sound files can be cut so")
-        return (*reader[0](store, index), 0)
-    frames, rate, channels = clips.read_header(store, index)
+        return (*reader.shape(store, index), 0)
+    frames, rate, channels = sound.read_header(store, index)
     return frames, channels, rate
 
 
@@ -52,10 +65,14 @@ def decode(store: Store, index: int, sizes: tuple[int, ...], readers: Mapping[st
     length, width, rate = sizes
     reader = readers.get(store.extension(index))
     if reader is not None:
-        return reader[1](store, index, (length, width))
-    raw = clips.load(store, index, (length, rate))
+        return reader.load(store, index, (length, width))
+    raw = sound.load(store, index, (length, rate))
     if raw.shape[1] != width:
         raise SampleError(store.label(index), f"has {raw.shape[1]} channels, but had {width} when the data was indexed")
+    return _floating(raw)
+
+
+def _floating(raw: np.ndarray) -> np.ndarray:
     return raw.astype(np.float32) / 32768 if raw.dtype == np.int16 else raw
 
 
@@ -80,8 +97,8 @@ def kind(modality: str, wanted: str, rate: float | None, readers: Mapping[str, R
 
     return Kind(
         modality,
-        (*readers, *clips.extensions()),
-        clips.remedies(),
+        (*readers, *sound.extensions()),
+        sound.remedies(),
         wanted,
         FIELDS,
         header=look,
@@ -188,9 +205,36 @@ class Recordings:
                 found = found.mean(axis=1, dtype=np.float32)
             return found if rate == self._rate else soxr.resample(found, rate, self._rate)[: self.sizes[index, 0]]
 
+    def part(self, index: int, start: int, count: int, axis: int = 0) -> np.ndarray | None:
+        """The entries [start, start + count) of `read(index)` along an axis, to a rounding; only these are read.
+
+        Returns:
+            None where the format cannot be read in parts.
+
+        Raises:
+            SampleError: See `read`.
+        """
+        label = self._store.label(index)
+        if index in self.problems:
+            raise SampleError(label, self.problems[index])
+        length, width, rate = self._index.sizes[index].tolist()
+        with reading(label):
+            if rate == 0:
+                reader = self._readers[self._store.extension(index)]
+                return reader.part(self._store, index, (length, width), slice(start, start + count), axis)
+
+            def read(first: int, frames: int) -> np.ndarray | None:
+                raw = partial.load(self._store, index, (length, rate), first, frames)
+                if raw is None:
+                    return None
+                found = _floating(raw)
+                return found.mean(axis=1, dtype=np.float32) if self._mono else found
+
+            return partial.resampled(read, length, rate, self._rate, start, count)
+
 
 def _sizes(index: Index, rate: int, mono: bool) -> np.ndarray:
     length, width, rates = index.sizes.T
     sound = rates > 0
-    length = np.where(sound, clips.resampled_length(length, rates, rate), length)
+    length = np.where(sound, resampled_length(length, rates, rate), length)
     return np.stack([length, np.where(sound & mono, 1, width)], axis=1)

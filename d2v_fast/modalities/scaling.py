@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -64,7 +65,9 @@ def matrix(sample: Any, channels: int, name: str, *, what: str = "channels") -> 
     return found.float().contiguous()  # so that sums over time have the same bits however it was stored
 
 
-def check_whole(found: Tensor, rate: float | None, name: str, *, what: str = "channel") -> None:
+def check_whole(
+    found: Tensor, rate: float | None, name: str, *, what: str = "channel", begin: int | None = None
+) -> None:
     """Refuses a matrix float32 [time, channels] with anything missing.
 
     Args:
@@ -72,6 +75,7 @@ def check_whole(found: Tensor, rate: float | None, name: str, *, what: str = "ch
         rate: Entries in a second, if that is known.
         name: For messages.
         what: A channel is called.
+        begin: Of a stretch of a recording: where it begins.
 
     Raises:
         SampleError: A channel has no number at all, or there is a gap of numbers that are NaN, infinite or too large.
@@ -80,7 +84,7 @@ def check_whole(found: Tensor, rate: float | None, name: str, *, what: str = "ch
     if not bool(bad.any()):
         return
     absent = bad.all(dim=0).nonzero().flatten().tolist()
-    if absent:
+    if absent and begin is None:
         which = ", ".join(map(str, absent))
         raise SampleError(name, f"lacks {what} {which} (counted from 0): it holds no number at all")
     channel = int(bad.any(dim=0).nonzero()[0])
@@ -88,6 +92,7 @@ def check_whole(found: Tensor, rate: float | None, name: str, *, what: str = "ch
     first = int(places[0])
     following = (~bad[first:, channel]).nonzero()
     length = int(following[0]) if len(following) else len(found) - first
+    first += begin or 0
     when = "" if rate is None else f", at {first / rate:.2f} s"
     rest = "" if len(places) == length and int(bad.any(dim=0).sum()) == 1 else ", and more"
     raise SampleError(
@@ -120,3 +125,28 @@ def scaled(found: Tensor, normalize: Normalize, name: str) -> Tensor:
     unit = unit - unit.mean(dim=over, keepdim=True)
     deviation = unit.square().mean(dim=over, keepdim=True).sqrt()
     return torch.where(deviation < FLAT, 0.0, unit / deviation.clamp_min(FLAT))
+
+
+def scale_of(
+    mean: Tensor, deviation: Tensor, peak: Tensor, normalize: Normalize, name: str
+) -> Callable[[Tensor], Tensor]:
+    """What `scaled` does to a whole, for stretches of it.
+
+    Args:
+        mean: float64 [channels] or [], of the whole.
+        deviation: Likewise, biased.
+        peak: Likewise, the largest value.
+        normalize: See `scaled`; the moments are of what it says.
+        name: For messages.
+
+    Raises:
+        SampleError: See `scaled`.
+    """
+    if normalize == "none":
+        if float(peak.max()) > LOUDEST:
+            raise SampleError(name, f"has values of up to {float(peak.max()):.3g}, whose squares overflow: scale them")
+        return lambda found: found
+    largest = peak.clamp_min(torch.finfo(torch.float32).tiny)
+    share = deviation / largest
+    flat, factor = share < FLAT, 1 / (share.clamp_min(FLAT) * largest)
+    return lambda found: torch.where(flat, 0.0, (found.double() - mean) * factor).float()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from d2v_fast.batch import Batch
 from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError
+from d2v_fast.evaluation import metrics
 from d2v_fast.finetuning.finetune import Finetuning
 from d2v_fast.finetuning.predict import Finetuned
 from d2v_fast.finetuning.recipes import RECIPES
@@ -98,6 +99,27 @@ def test_it_learns_to_write(learned):
     assert last["validation_cer"] < 0.3
     assert Run(run).config.task.classes == ("<pad>", "|", "a", "b", "c")
     assert Run(run).config.encoder.frozen_embedding is False
+
+
+def test_a_long_recording_is_joined_and_decoded_once(learned):
+    """Windows of a second: the same letters at the same times as without, whatever the batch, with either search."""
+    random = np.random.default_rng(2)
+    said = ["a", "bc", "cb", "a", "b", "ca", "bc", "a"]
+    # silence between them, so that no attention is needed to tell them apart
+    sound = np.concatenate([np.r_[spoken(text, random), np.zeros(4000, np.float32)] for text in said])
+    network = Finetuned(learned, device="cpu")
+    (whole,) = network.predict([sound], window=0).records()
+    made = [network.predict([sound], window=1.5, overlap=0.7, batch_size=size).records()[0] for size in (1, 3, 32)]
+    assert made[0]["transcript"] == made[1]["transcript"] == made[2]["transcript"]
+    assert made[0]["words"] == made[1]["words"] == made[2]["words"]
+    assert "windows" not in made[0]
+    letters = made[0]["transcript"].replace(" ", "")
+    errors = metrics.edits("".join(said), letters)
+    assert errors <= metrics.edits("".join(said), whole["transcript"].replace(" ", "")) + 1
+    assert errors <= 5  # of 12
+    assert made[0]["words"][-1]["end"] > 0.7 * len(sound) / 16000
+    alone = network.predict([spoken("bc", random)], window=1.5).records()[0]
+    assert alone["transcript"] == "bc"
 
 
 def test_it_predicts_words_with_times_and_is_evaluated(learned, tmp_path):

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from d2v_fast.errors import ConfigError
+from d2v_fast.finetuning import transcribe as module
+from d2v_fast.finetuning.ctc import align, greedy, spans, stretches
 from d2v_fast.finetuning.transcribe import BlankWatch, Transcriber, Word
 from d2v_fast.finetuning.vocabulary import Vocabulary
 
@@ -51,6 +53,42 @@ def test_a_language_model_decides_between_likely_words(tmp_path):
     assert Transcriber(VOCABULARY, 0.02, beam=20, language_model=arpa).text(logits) == "ac"
     with pytest.raises(ConfigError, match="a language model needs a beam, but beam is 1"):
         Transcriber(VOCABULARY, 0.02, language_model=arpa)
+
+
+@pytest.mark.parametrize("beam", [1, 8])
+def test_a_long_recording_is_searched_in_stretches(monkeypatch, beam):
+    """Cuts lie in pauses between words; words, times and score are those of one search."""
+    path = "_aab_|__c_c|||_____ab_|_b__bc_|_ca_|__" * 4
+    one = Transcriber(VOCABULARY, 0.02, beam=beam)
+    whole = one(outputs(path))
+    monkeypatch.setattr(module, "LONGEST", 20)
+    found = one(outputs(path))
+    assert found.text == whole.text == one.text(outputs(path)) == " ".join(["ab cc ab bbc ca"] * 4)
+    assert found.words == whole.words
+    assert found.score == pytest.approx(whole.score, abs=0.1)
+
+
+def test_cuts_lie_between_words_where_they_can():
+    log_probs = outputs("abc__a_|_b_____c_____abcabcabcabcabc").log_softmax(1)
+    found = stretches(log_probs, 14, delimiter=2)
+    assert [one.begin for one in found] == [0, *(one.end for one in found[:-1])]
+    assert found[-1].end == len(log_probs)
+    assert (found[0].end, found[0].word_ends) == (8, True)  # the pause with the delimiter, not the longest one
+    assert (found[1].end, found[1].word_ends) == (18, False)
+    assert all(one.end - one.begin <= 14 for one in found)
+    without = stretches(log_probs, 14)
+    assert without[0].word_ends is False
+
+
+def test_times_of_the_best_symbols_are_their_best_alignment():
+    torch.manual_seed(0)
+    for frames in (1, 2, 7, 50):
+        log_probs = torch.randn(frames, 5).mul(3).log_softmax(1)
+        tokens = greedy(log_probs).tokens
+        first, behind = spans(log_probs)
+        wanted = align(log_probs, tokens)
+        assert first.tolist() == wanted[0].tolist()
+        assert behind.tolist() == wanted[1].tolist()
 
 
 def test_all_blank_is_said_once_with_a_remedy():

@@ -50,6 +50,9 @@ class SupervisedTask(ABC):
     chooses: ClassVar[str]
     """The number that chooses the best checkpoint, if the configuration names none."""
 
+    per_token: ClassVar[bool] = False
+    """Whether the network has outputs for each token, not for each sample."""
+
     smaller: ClassVar[frozenset[str]] = frozenset({"loss", "mae"})
     """Of the measures, those of which less is better."""
 
@@ -114,6 +117,24 @@ class SupervisedTask(ABC):
         """What is kept of the outputs for a batch of whole samples: float64 [B, K]."""
         kept: np.ndarray = outputs.double().cpu().numpy()
         return kept
+
+    def answer(self, outputs: Tensor) -> Any:
+        """What is kept of the outputs [T, K] for the tokens of one sample, where `per_token`."""
+        raise NotImplementedError
+
+    def pooled(self, outputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """One answer to the windows of a long sample, float64 [K], so that `read` gives the mean over their time.
+
+        Args:
+            outputs: float64 [W, K].
+            weights: [W], how much each window stands for.
+        """
+        mean: np.ndarray = np.average(self.read(outputs), axis=0, weights=weights)
+        return self.unread(mean)
+
+    def unread(self, value: np.ndarray) -> np.ndarray:
+        """The outputs that `read` makes this of, [K] each."""
+        raise NotImplementedError
 
     def nothing(self, count: int) -> np.ndarray:
         """Room for the answers to so many samples: float64 [count, K] of nan, which says that there is no answer."""

@@ -57,6 +57,11 @@ class Classify(SupervisedTask):
         result: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
         return result
 
+    def unread(self, value: np.ndarray) -> np.ndarray:
+        """Logarithms."""
+        result: np.ndarray = np.log(np.maximum(value, np.finfo(np.float64).tiny))
+        return result
+
     def describe(self, read: np.ndarray) -> dict[str, Any]:
         """The likeliest class, its probability, and those of all."""
         classes, best = self.config.task.classes, int(read.argmax())

@@ -21,7 +21,7 @@ from d2v_fast.finetuning.ctc_loss import Targets, ctc_loss, learnable
 from d2v_fast.finetuning.heads import FinetunedNetwork, FrameHead
 from d2v_fast.finetuning.latent_masks import channel_mask, hide, time_mask
 from d2v_fast.finetuning.tasks.base import Score, SupervisedTask
-from d2v_fast.finetuning.transcribe import BlankWatch, Transcriber
+from d2v_fast.finetuning.transcribe import BlankWatch, Transcriber, Transcript
 from d2v_fast.finetuning.vocabulary import Vocabulary
 from d2v_fast.log import tell
 from d2v_fast.modalities.frames import FramesEmbedding
@@ -44,6 +44,7 @@ class Ctc(SupervisedTask):
     about: ClassVar[str] = "transcripts of recordings (column text); word error rate"
     kind: ClassVar[LabelKind] = "transcript"
     chooses: ClassVar[str] = "wer"
+    per_token: ClassVar[bool] = True
     smaller: ClassVar[frozenset[str]] = frozenset({"loss", "wer", "cer"})
 
     def __init__(self, config: FinetuneConfig) -> None:
@@ -68,6 +69,7 @@ class Ctc(SupervisedTask):
             beam=ctc.beam,
             lm_weight=ctc.lm_weight,
             word_score=ctc.word_score,
+            decoder=ctc.decoder,
         )
         self._watch, self._said = BlankWatch(ctc.blank_evaluations), ""
 
@@ -115,17 +117,21 @@ class Ctc(SupervisedTask):
         return self.vocabulary.decode(self.vocabulary.encode(text)[0])
 
     def answers(self, outputs: Tensor, batch: Batch) -> np.ndarray:
-        """Transcripts with times, [B].
+        """Transcripts with times, [B]; see `answer`."""
+        kept = self.nothing(len(outputs))
+        for i, count in enumerate(self.frames(batch).tolist()):
+            kept[i] = self.answer(outputs[i, :count])
+        return kept
+
+    def answer(self, outputs: Tensor) -> Transcript:
+        """The transcript of the outputs [frames, symbols] of one recording.
 
         Raises:
             RunError: An output is not finite.
         """
         if not torch.isfinite(outputs).all():
             raise RunError("some outputs of the network are not finite: its training has failed")
-        kept = self.nothing(len(outputs))
-        for i, count in enumerate(self.frames(batch).tolist()):
-            kept[i] = self.transcriber(outputs[i, :count].cpu())
-        return kept
+        return self.transcriber(outputs.cpu())
 
     def nothing(self, count: int) -> np.ndarray:
         """None for each."""

@@ -44,6 +44,10 @@ class Regress(SupervisedTask):
         """Values in the unit of the labels."""
         return outputs * self.config.task.std + self.config.task.mean
 
+    def unread(self, value: np.ndarray) -> np.ndarray:
+        """Standardised."""
+        return (value - self.config.task.mean) / self.config.task.std
+
     def describe(self, read: np.ndarray) -> dict[str, Any]:
         """The value."""
         return {"value": float(read[0])}

@@ -49,6 +49,12 @@ class Tag(SupervisedTask):
         result: np.ndarray = 0.5 * (1 + np.tanh(0.5 * outputs))  # never overflows
         return result
 
+    def unread(self, value: np.ndarray) -> np.ndarray:
+        """Logits."""
+        share = np.clip(value, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
+        result: np.ndarray = np.log(share) - np.log1p(-share)
+        return result
+
     def describe(self, read: np.ndarray) -> dict[str, Any]:
         """The classes that are likelier than not, and the probabilities of all."""
         classes = self.config.task.classes

@@ -19,13 +19,14 @@ from d2v_fast.modalities import signals
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import check_frames, check_spans, span_maker
+from d2v_fast.modalities.long import Long, Timing, frame_timing
 from d2v_fast.modalities.npy import checked
 from d2v_fast.modalities.recordings import Recordings
 from d2v_fast.modalities.series import source as files
 from d2v_fast.modalities.series.config import SeriesEmbedding, SeriesInputs
 from d2v_fast.modalities.series.draw import draw
 from d2v_fast.modalities.series.encoder import SeriesEncoder
-from d2v_fast.modalities.series.sampling import SeriesSampling, prepared
+from d2v_fast.modalities.series.sampling import SeriesSampling, long, prepared
 from d2v_fast.modalities.windows import check_budget
 from d2v_fast.models.config import ModelConfig
 
@@ -107,6 +108,14 @@ class Series(Modality):
                 name, f"has {len(whole)} samples; the first frame of this model needs {embedding.receptive_field}"
             )
         return whole[: embedding.seen(len(whole))]
+
+    def timing(self, inputs: Any, embedding: Any) -> Timing:
+        """Frames."""
+        return frame_timing(embedding, inputs.max_seconds, inputs.sample_rate)
+
+    def long(self, source: DataSource, index: int, inputs: Any, embedding: Any) -> Long | None:
+        """See `sampling.long`."""
+        return long(source, index, inputs, embedding)
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """Hours, lengths, channels and rates."""

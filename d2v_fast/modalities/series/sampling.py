@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2v_fast.data.arrays import as_tensor
+from d2v_fast.data.source import DataSource
 from d2v_fast.errors import SampleError
-from d2v_fast.modalities.scaling import check_whole, lengths, matrix, scaled
-from d2v_fast.modalities.series.config import SeriesInputs
+from d2v_fast.modalities.long import Entries, LongRows, Moments, Scale, reach_of, time_axis
+from d2v_fast.modalities.scaling import check_whole, lengths, matrix, scale_of, scaled
+from d2v_fast.modalities.series.config import SeriesEmbedding, SeriesInputs
 from d2v_fast.modalities.windows import WindowPlan, WindowSampling
 
 
@@ -54,3 +57,26 @@ class SeriesSampling(WindowSampling):
             raise SampleError(name, f"has {len(whole)} samples, but the source said {size.tolist()}")
         out[:length] = whole[start : start + length]
         out[length:] = 0
+
+
+def long(source: DataSource, index: int, inputs: SeriesInputs, embedding: SeriesEmbedding) -> LongRows | None:
+    """A long recording, a stretch at a time; None if it makes no frame."""
+    name, channels = source.name(index), embedding.channels
+    length, axis = time_axis(source.sizes[index], channels)
+    entries = Entries(source, index, axis)
+    if (steps := int(embedding.frames(length))) < 1:
+        return None
+
+    def rows(start: int, count: int) -> Tensor:
+        found = as_tensor(entries(start, count))
+        whole = matrix(found.T if axis and found.ndim == 2 else found, channels, name)
+        if len(whole) != count:
+            raise SampleError(name, f"gives {len(whole)} of {count} samples from {start} on")
+        check_whole(whole, inputs.sample_rate, name, begin=start)
+        return whole
+
+    def scale(moments: Moments) -> Scale:
+        mean, deviation, peak = moments.together() if inputs.normalize == "all" else moments.each()
+        return scale_of(mean, deviation, peak, inputs.normalize, name)
+
+    return LongRows(length, steps, reach_of(embedding), rows, scale)

@@ -77,21 +77,43 @@ def _parquet(columns: tuple[str, ...]) -> Reader:
         table: Any = manifest.parquet(BytesIO(store.read(index).data))
         names = _columns(table.schema_arrow.names, columns, label)
         read: Callable[..., Any] = table.read
-        values = read(columns=names)
-        for name in names:
-            kind = str(values.schema.field(name).type)
-            if not kind.startswith(("int", "uint", "float", "double", "halffloat")):
-                raise SampleError(
-                    label, f"column {name!r} holds {kind}, no numbers: name the channels by inputs.channels"
-                )
-        # a null becomes NaN, so that it is a gap like any other
-        parts = [values.column(name).cast("float32").to_numpy() for name in names]
-        found = np.stack(parts, axis=1).astype(np.float32)
+        found = _matrix(read(columns=names), names, label)
         if found.shape != expected:
             raise SampleError(label, f"is {list(found.shape)}, but was {list(expected)} when the data was indexed")
         return found
 
-    return shape, load
+    def part(store: Store, index: int, expected: tuple[int, int], rows: slice, axis: int) -> np.ndarray | None:
+        label = store.label(index)
+        if axis != 0 or store.path(index) is None:
+            return None
+        with store.open(index) as file:
+            table: Any = manifest.parquet(file)
+            names = _columns(table.schema_arrow.names, columns, label)
+            if (there := (table.metadata.num_rows, len(names))) != expected:
+                raise SampleError(label, f"is {list(there)}, but was {list(expected)} when the data was indexed")
+            counts = [table.metadata.row_group(i).num_rows for i in range(table.metadata.num_row_groups)]
+            ends = np.cumsum(counts)
+            groups = [i for i, end in enumerate(ends.tolist()) if end > rows.start and end - counts[i] < rows.stop]
+            before = int(ends[groups[0]]) - counts[groups[0]]
+            values = table.read_row_groups(groups, columns=names)
+            return _matrix(values.slice(rows.start - before, rows.stop - rows.start), names, label)
+
+    return Reader(shape, load, part)
+
+
+def _matrix(values: Any, names: list[str], label: str) -> np.ndarray:
+    """float32 [rows, columns] of a table.
+
+    Raises:
+        SampleError: A column holds no numbers.
+    """
+    for name in names:
+        kind = str(values.schema.field(name).type)
+        if not kind.startswith(("int", "uint", "float", "double", "halffloat")):
+            raise SampleError(label, f"column {name!r} holds {kind}, no numbers: name the channels by inputs.channels")
+    # a null becomes NaN, so that it is a gap like any other
+    parts = [values.column(name).cast("float32").to_numpy() for name in names]
+    return np.stack(parts, axis=1).astype(np.float32)
 
 
 def _columns(there: list[str], wanted: tuple[str, ...], label: str) -> list[str]:

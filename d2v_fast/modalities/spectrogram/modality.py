@@ -19,6 +19,7 @@ from d2v_fast.modalities import recordings, signals
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import check_spans
+from d2v_fast.modalities.long import Long, Timing
 from d2v_fast.modalities.npy import checked
 from d2v_fast.modalities.patches import check_block, check_kept, initialise_head
 from d2v_fast.modalities.recordings import Recordings
@@ -26,7 +27,7 @@ from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, Spectro
 from d2v_fast.modalities.spectrogram.draw import draw
 from d2v_fast.modalities.spectrogram.encoder import SpectrogramEncoder
 from d2v_fast.modalities.spectrogram.masks import mask_maker
-from d2v_fast.modalities.spectrogram.sampling import SpectrogramSampling, frames, prepared
+from d2v_fast.modalities.spectrogram.sampling import SpectrogramSampling, frames, long, prepared
 from d2v_fast.modalities.windows import check_budget
 from d2v_fast.models.config import ModelConfig
 
@@ -129,6 +130,16 @@ class Spectrograms(Modality):
                 name, f"has {len(whole)} frames; the model takes {step} to {embedding.max_frames}: cut it"
             )
         return whole[:seen]
+
+    def timing(self, inputs: Any, embedding: Any) -> Timing:
+        """Columns of patches."""
+        patch = embedding.patch[0]
+        longest = round(inputs.max_seconds * inputs.frame_rate) // patch
+        return Timing(longest, patch / inputs.frame_rate, embedding.bands, embedding.max_frames // patch)
+
+    def long(self, source: DataSource, index: int, inputs: Any, embedding: Any) -> Long | None:
+        """See `sampling.long`."""
+        return long(source, index, inputs, embedding)
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """Hours, lengths and rates."""

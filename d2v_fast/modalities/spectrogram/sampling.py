@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from d2v_fast.data.arrays import as_tensor
+from d2v_fast.data.source import DataSource
 from d2v_fast.errors import SampleError
-from d2v_fast.modalities.scaling import check_whole, lengths, matrix, scaled
+from d2v_fast.modalities.long import Entries, LongRows, Moments, Scale, time_axis
+from d2v_fast.modalities.scaling import check_whole, lengths, matrix, scale_of, scaled
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, SpectrogramInputs
-from d2v_fast.modalities.speech.mel import frame_count, log_mel
+from d2v_fast.modalities.speech.mel import frame_count, log_mel, samples_of
 from d2v_fast.modalities.windows import WindowPlan, WindowSampling
 
 
-def energies(sample: Any, inputs: SpectrogramInputs, embedding: SpectrogramEmbedding, name: str) -> Tensor:
+def energies(
+    sample: Any, inputs: SpectrogramInputs, embedding: SpectrogramEmbedding, name: str, begin: int | None = None
+) -> Tensor:
     """The whole of a sample, not normalised: float32 [frames, bins].
 
     Args:
@@ -25,6 +29,7 @@ def energies(sample: Any, inputs: SpectrogramInputs, embedding: SpectrogramEmbed
         inputs: How sound becomes energies.
         embedding: How many bins there are.
         name: For messages.
+        begin: Of a stretch: the entry of the sample that it begins at.
 
     Raises:
         SampleError: It has another number of bins, gaps, or is nothing of the kind.
@@ -34,12 +39,12 @@ def energies(sample: Any, inputs: SpectrogramInputs, embedding: SpectrogramEmbed
         found = found[:, 0]
     if found.ndim != 1:
         whole = matrix(found, embedding.bins, name, what="bins")
-        check_whole(whole, inputs.frame_rate, name, what="bin")
+        check_whole(whole, inputs.frame_rate, name, what="bin", begin=begin)
         return whole
     if found.numel() == 0 or not (found.dtype == torch.int16 or found.is_floating_point()):
         raise SampleError(name, f"is {found.dtype} {list(found.shape)}; a waveform is int16 or floating point")
     wave = found / 32768 if found.dtype == torch.int16 else found.float()
-    check_whole(wave[:, None], inputs.sample_rate, name)
+    check_whole(wave[:, None], inputs.sample_rate, name, begin=begin)
     made = log_mel(wave.numpy(), inputs.sample_rate, embedding.bins, inputs.frame_rate)
     return torch.from_numpy(made).float()
 
@@ -85,3 +90,32 @@ def frames(sizes: np.ndarray, inputs: SpectrogramInputs, bins: int) -> np.ndarra
     """int64 [N], frames of samples of these shapes, int64 [N, 2]; (samples, 1) is a waveform."""
     made = frame_count(sizes[:, 0], inputs.sample_rate, inputs.frame_rate)
     return np.where(sizes[:, 1] == 1, made, lengths(sizes, bins)).astype(np.int64)
+
+
+def long(source: DataSource, index: int, inputs: SpectrogramInputs, embedding: SpectrogramEmbedding) -> LongRows | None:
+    """A long sample, a stretch at a time; a step is a column of patches. None if it fills no patch."""
+    size, name, patch = np.asarray(source.sizes)[index], source.name(index), embedding.patch[0]
+    sound = int(size[1]) == 1
+    length, axis = (int(size[0]), 0) if sound else time_axis(size, embedding.bins)
+    entries = Entries(source, index, axis)
+    total = int(frames(size[None], inputs, embedding.bins)[0])
+    if total < patch:
+        return None
+
+    def rows(start: int, count: int) -> Tensor:
+        if sound:
+            start, most = samples_of(start, count, inputs.sample_rate, inputs.frame_rate)
+            found = as_tensor(entries(start, min(most, length - start)))
+        else:
+            found = as_tensor(entries(start, count))
+            found = found.T if axis else found
+        made = energies(found, inputs, embedding, name, start)
+        if len(made) != count:
+            raise SampleError(name, f"gives {len(made)} of {count} frames from {start} on")
+        return made
+
+    def scale(moments: Moments) -> Scale:
+        mean, deviation, peak = moments.together() if inputs.normalize == "all" else moments.each()
+        return scale_of(mean, deviation, peak, inputs.normalize, name)
+
+    return LongRows(total, total // patch, lambda first, count: (first * patch, count * patch), rows, scale)

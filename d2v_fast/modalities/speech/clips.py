@@ -1,79 +1,30 @@
-"""Clips of sound, from a folder, a manifest, archives or a table: WAV, FLAC, OGG, and what torchcodec adds."""
+"""Clips of sound, from a folder, a manifest, archives or a table."""
 
 from __future__ import annotations
 
-import math
-import os
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
 
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index, open_index
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError, reading
-from d2v_fast.modalities.speech import compressed
+from d2v_fast.modalities.speech import partial, sound
 from d2v_fast.modalities.speech.config import SpeechInputs
-from d2v_fast.modalities.speech.transforms import LOUDEST
-
-FORMATS = "WAV, FLAC or OGG"
-_NATIVE = (".wav", ".flac", ".ogg", ".oga", ".opus")
-_BY_FORMAT = {
-    ".mp3": "MP3",
-    ".aiff": "AIFF",
-    ".aif": "AIFF",
-    ".aifc": "AIFF",
-    ".au": "AU",
-    ".snd": "AU",
-    ".caf": "CAF",
-    ".w64": "W64",
-    ".rf64": "RF64",
-    ".sph": "NIST",
-    ".nist": "NIST",
-}
-"""Endings of what some versions of libsndfile read, with its name for the format."""
-
-_OTHERS = (*compressed.EXTENSIONS, *_BY_FORMAT, ".amr", ".ape", ".wv", ".3gp")
-_ENDLESS = 1 << 40
-"""A file that claims more frames has an unknown length (a stream that was never finished)."""
-
-_MP3 = "MP3"
-
-_LOWEST_RATE = 100
-"""Hz. No sound is recorded at less; resampled to 16,000 Hz, a file of a few kB that says 1 Hz would fill gigabytes."""
-
-_MAX_SAMPLES = 1 << 28
-"""Longer clips are refused: a clip is normalised as a whole, so it must fit into memory."""
-
-
-def extensions() -> tuple[str, ...]:
-    """Those of the files that can be read here."""
-    known = soundfile.available_formats()
-    native = (*_NATIVE, *(ending for ending, name in _BY_FORMAT.items() if name in known))
-    if compressed.missing() is not None:
-        return native
-    return native + tuple(ending for ending in compressed.EXTENSIONS if ending not in native)
-
-
-def remedies() -> dict[str, str]:
-    """What to do about the files that cannot be read here, by extension."""
-    return {e: compressed.remedy(e) for e in _OTHERS if e not in extensions()}
 
 
 def kind(sample_rate: int = 16000) -> Kind:
     """Speech as the formats see it."""
     return Kind(
         "speech",
-        extensions(),
-        remedies(),
-        FORMATS,
+        sound.extensions(),
+        sound.remedies(),
+        sound.FORMATS,
         ("frames", "rate"),
-        header=read_length,
-        decode=check_decoded,
+        header=sound.read_length,
+        decode=sound.check_decoded,
         amount=lambda sizes: f"{(sizes[:, 0] / sizes[:, 1]).sum() / 3600:,.2f} h of sound",
         feature="Audio",
         segments=True,
@@ -103,13 +54,13 @@ class Clips:
         self.sizes = resampled_length(self.frames, self.rates, sample_rate)
         self._problems = dict(index.problems)
         # a header or a manifest that says a few hertz would ask for gigabytes once the clip is resampled
-        for i in np.flatnonzero((self.rates < _LOWEST_RATE) & (self.rates > 0)).tolist():
-            self._problems.setdefault(i, _too_slow(int(self.rates[i])))
+        for i in np.flatnonzero((self.rates < sound.LOWEST_RATE) & (self.rates > 0)).tolist():
+            self._problems.setdefault(i, sound.too_slow(int(self.rates[i])))
             self.sizes[i] = 0
-        for i in np.flatnonzero((self.sizes > _MAX_SAMPLES) & (self.rates != sample_rate)).tolist():
+        for i in np.flatnonzero((self.sizes > sound.MAX_SAMPLES) & (self.rates != sample_rate)).tolist():
             self._problems[i] = (
                 f"has {self.frames[i]} frames at {self.rates[i]} Hz, which are {self.sizes[i]} at {sample_rate} Hz (at "
-                f"most {_MAX_SAMPLES}): its header is damaged, or cut it"
+                f"most {sound.MAX_SAMPLES}): its header is damaged, or cut it"
             )
             self.sizes[i] = 0
         self.fingerprint = index.fingerprint
@@ -130,14 +81,30 @@ class Clips:
         self._refuse_known(index)
         rate = int(self.rates[index])
         with reading(self._store.label(index)):
-            raw = load(self._store, index, (int(self.frames[index]), rate))
-            small = raw.dtype == np.int16
+            raw = sound.load(self._store, index, (int(self.frames[index]), rate))
             if raw.shape[1] == 1 and rate == self._rate:
                 return raw[:, 0]
-            clip = raw[:, 0].astype(np.float32) if raw.shape[1] == 1 else raw.mean(axis=1, dtype=np.float32)
-            if small:
-                clip /= 32768
+            clip = _mono(raw)
             return clip if rate == self._rate else soxr.resample(clip, rate, self._rate)[: self.sizes[index]]
+
+    def part(self, index: int, start: int, count: int, axis: int = 0) -> np.ndarray | None:
+        """The samples [start, start + count) of `read(index)`, to a rounding; only these are read.
+
+        Returns:
+            None where the format cannot be read in parts.
+
+        Raises:
+            SampleError: See `read`.
+        """
+        self._refuse_known(index)
+        frames, rate = int(self.frames[index]), int(self.rates[index])
+
+        def read(first: int, length: int) -> np.ndarray | None:
+            raw = partial.load(self._store, index, (frames, rate), first, length)
+            return None if raw is None else _mono(raw)
+
+        with reading(self._store.label(index)):
+            return partial.resampled(read, frames, rate, self._rate, start, count)
 
     def encoded(self, index: int) -> bytes:
         """The clip's file as it is; whoever decodes it sees whether it still has the length in the index.
@@ -159,223 +126,15 @@ class Clips:
             raise SampleError(self._store.label(index), self._problems[index])
 
 
-def load(store: Store, index: int, length: tuple[int, int]) -> np.ndarray:
-    """Reads and decodes a clip: [frames, channels], int16, or float32 in [-1, 1].
-
-    Raises:
-        SampleError: The file is gone, truncated, damaged, or not of this length (frames, rate in Hz).
-    """
-    label, path, span = store.label(index), store.path(index), store.span(index)
-    if _by_torchcodec(store.extension(index)):
-        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label, _MAX_SAMPLES)
-        if span is not None:
-            start, frames = _part(span, len(raw), rate, label)
-            raw = raw[start : start + frames]
-    else:
-        try:
-            with _open(store, index, path, whole=True) as file:
-                rate = file.samplerate
-                start, frames = 0, file.frames
-                if span is not None:
-                    start, frames = _part(span, frames, rate, label)
-                if file.format == _MP3:  # may say less or more than it has
-                    frames = length[0]
-                _check_length((frames, rate), length, label)  # before memory is taken for it
-                if file.format == _MP3:  # would be sought to about the place only: what lies before is read with it
-                    _check_most((start + frames) * file.channels, (start + frames) / rate, label)
-                elif start:
-                    _skip(file, start)
-                    start = 0
-                # reading PCM16 as int16 skips libsndfile's slow conversion; dividing later gives the same bits
-                dtype = "int16" if file.subtype == "PCM_16" else "float32"
-                # the number of frames is given: without it a format that cannot seek (GSM 6.10) is refused
-                raw = file.read(start + frames, dtype=dtype, always_2d=True)[start:]
-        except (soundfile.SoundFileError, OSError) as error:
-            raise SampleError(label, _reason(error, path)) from error
-    _check_length((len(raw), rate), length, label)
-    return raw
-
-
-def check_decoded(store: Store, index: int, length: tuple[int, ...]) -> None:
-    """Decodes a clip as `data build --deep` does.
-
-    Raises:
-        SampleError: It cannot be used: see `load`; or its samples, or their squares, are not finite numbers.
-    """
-    raw = load(store, index, (length[0], length[1]))
+def _mono(raw: np.ndarray) -> np.ndarray:
+    """The mean over channels as float32 in [-1, 1], of [frames, channels]."""
+    clip = raw[:, 0].astype(np.float32) if raw.shape[1] == 1 else raw.mean(axis=1, dtype=np.float32)
     if raw.dtype == np.int16:
-        return
-    with np.errstate(over="ignore", invalid="ignore"):
-        peak = float(np.abs(raw.mean(axis=1, dtype=np.float32)).max())
-        if not math.isfinite(peak):
-            raise SampleError(store.label(index), "has samples that are not finite numbers")
-        if peak > LOUDEST:
-            raise SampleError(store.label(index), "has samples too large to be normalised")
-
-
-def _skip(file: soundfile.SoundFile, count: int) -> None:
-    """Goes to a frame; what cannot seek (GSM 6.10) is read up to it."""
-    if file.seekable():
-        file.seek(count)
-        return
-    piece = np.empty((1 << 16, file.channels), dtype=np.float32)
-    while count and (got := len(file.read(out=piece[: min(count, len(piece))]))):
-        count -= got
-
-
-def _part(span: tuple[float, float], frames: int, rate: int, label: str) -> tuple[int, int]:
-    """First frame and frames of a part of a file, which ends with the file at the latest.
-
-    Raises:
-        SampleError: It begins behind the end.
-    """
-    start = round(span[0] * rate)
-    if start >= frames:
-        raise SampleError(label, f"begins at {span[0]:g} s, but the file ends at {frames / max(1, rate):g} s")
-    left = frames - start
-    return start, left if span[1] != span[1] else min(max(1, round(span[1] * rate)), left)
-
-
-def _check_length(found: tuple[int, int], expected: tuple[int, int], label: str) -> None:
-    if found != expected:
-        was = f"{expected[0]} frames at {expected[1]} Hz when the data was indexed"
-        raise SampleError(label, f"gives {found[0]} frames at {found[1]} Hz, but had {was}")
+        clip /= 32768
+    return clip
 
 
 def open_audio(found: Collection, inputs: SpeechInputs, *, run: Path | None, threads: int) -> Clips:
     """Indexes clips; see `open_source`."""
-    index, store = open_index(found, "speech", read_length, run=run, threads=threads)
+    index, store = open_index(found, "speech", sound.read_length, run=run, threads=threads)
     return Clips(store, index, inputs.sample_rate)
-
-
-def read_length(store: Store, index: int) -> tuple[int, int]:
-    """(frames, sample rate in Hz) from the header of an audio file; see `read_header`.
-
-    Raises:
-        SampleError: Also for a rate at which no sound is recorded.
-    """
-    frames, rate, _ = read_header(store, index)
-    if rate < _LOWEST_RATE:
-        raise SampleError(store.label(index), _too_slow(rate))
-    return frames, rate
-
-
-def _too_slow(rate: int) -> str:
-    return f"says {rate} Hz (at least {_LOWEST_RATE} are read): its header is damaged"
-
-
-def read_header(store: Store, index: int) -> tuple[int, int, int]:
-    """(frames, sample rate in Hz, channels) from the header of an audio file; what needs torchcodec is decoded.
-
-    Raises:
-        SampleError: The header cannot be read, there is no sound, or more than fits into memory.
-    """
-    label, path, span = store.label(index), store.path(index), store.span(index)
-    if _by_torchcodec(store.extension(index)):
-        raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label, _MAX_SAMPLES)
-        frames, channels = raw.shape
-    else:
-        try:
-            with _open(store, index, path) as file:
-                frames, rate, channels = file.frames, file.samplerate, file.channels
-                if file.format == _MP3:
-                    frames = _mp3_frames(store, index, file)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise SampleError(label, _reason(error, path)) from error
-    if frames <= 0 or rate <= 0:
-        raise SampleError(label, "has no samples")
-    if frames > _ENDLESS:
-        raise SampleError(label, "does not say how long it is: encode it again")
-    if span is not None:
-        frames = _part(span, frames, rate, label)[1]
-    _check_most(frames * channels, frames / rate, label)
-    return frames, rate, channels
-
-
-def _check_most(samples: int, seconds: float, label: str) -> None:
-    if samples > _MAX_SAMPLES:
-        raise SampleError(label, f"has {samples} samples, {seconds / 3600:.1f} h (at most {_MAX_SAMPLES}): cut it")
-
-
-def _by_torchcodec(extension: str) -> bool:
-    return extension in compressed.EXTENSIONS and not (extension == ".mp3" and _MP3 in soundfile.available_formats())
-
-
-def _open(store: Store, index: int, path: Path | None, whole: bool = False) -> soundfile.SoundFile:
-    """Opens a clip, to look at it or to read the whole of it."""
-    if path is not None:
-        file = soundfile.SoundFile(os.fsencode(path))
-    else:
-        file = soundfile.SoundFile(BytesIO(store.read(index).data) if whole else store.open(index))
-    if whole and file.format == _MP3 and not _has_index(BytesIO(data := store.read(index).data)):
-        file.close()
-        return soundfile.SoundFile(_Longer(data))
-    return file
-
-
-def _mp3_frames(store: Store, index: int, file: soundfile.SoundFile) -> int:
-    """Frames of an MP3: what its index says; if it has none, it is decoded and counted.
-
-    Without an index libsndfile estimates the frames from the size of the file, and reads no more than that. So the file
-    is made to look longer, and read until nothing comes.
-    """
-    with store.open(index) as raw:
-        if _has_index(raw):
-            return int(file.frames)
-    with soundfile.SoundFile(_Longer(store.read(index).data)) as longer:
-        count, piece = 0, np.empty((1 << 16, longer.channels), dtype=np.float32)
-        while (got := len(longer.read(out=piece))) and count * longer.channels <= _MAX_SAMPLES:
-            count += got
-        return count
-
-
-def _has_index(file: BinaryIO) -> bool:
-    """Whether the first frame of an MP3 says how many there are (Xing, LAME, Fraunhofer)."""
-    head = file.read(10)
-    size = 10 + sum(byte << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head.startswith(b"ID3") else 0
-    file.seek(size)
-    first = file.read(_FIRST_FRAME)
-    return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
-
-
-_FIRST_FRAME = 2048
-"""Bytes in which the first frame of an MP3 lies."""
-
-
-class _Longer(BytesIO):
-    """A file that claims to be much longer than it is. Its last bytes, where a tag might be, are zeros."""
-
-    def __init__(self, data: memoryview) -> None:
-        super().__init__(data)
-        self._claimed = len(data) * _TIMES
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return super().seek(self._claimed + offset) if whence == os.SEEK_END else super().seek(offset, whence)
-
-    def readinto(self, buffer: Any) -> int:
-        at = self.tell()
-        if at < self._claimed - _TAG:
-            return super().readinto(buffer)
-        count = min(len(buffer), self._claimed - at)
-        buffer[:count] = bytes(count)
-        return super().seek(at + count) - at
-
-
-_TAG = 128
-"""Bytes of an ID3v1 tag, which is looked for at the end of a file."""
-
-_TIMES = 64
-"""How much: the highest bitrate of an MP3 is 40 times the lowest."""
-
-
-def _reason(error: Exception, path: Path | None = None) -> str:
-    if path is not None:
-        try:
-            with path.open("rb") as file:
-                if not file.read(1):
-                    return "is empty"
-        except FileNotFoundError:
-            return "is gone"
-        except OSError as why:
-            return why.strerror or str(why)
-    return getattr(error, "error_string", None) or str(error)

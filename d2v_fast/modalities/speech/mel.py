@@ -42,6 +42,12 @@ def frame_count(samples: Any, sample_rate: int, frame_rate: float = 100) -> Any:
     return np.where(np.asarray(samples) > 0, (np.maximum(samples, window) - window) // step + 1, 0)
 
 
+def samples_of(first: int, count: int, sample_rate: int, frame_rate: float = 100) -> tuple[int, int]:
+    """Which samples `log_mel` makes the frames [first, first + count) of: the first one, and how many."""
+    window, step = _window(sample_rate, frame_rate)
+    return first * step, (count - 1) * step + window
+
+
 def _window(sample_rate: int, frame_rate: float) -> tuple[int, int]:
     """Samples of a window, and from one to the next."""
     return max(2, round(_WINDOW * sample_rate)), max(1, round(sample_rate / frame_rate))

@@ -19,13 +19,14 @@ from d2v_fast.masking.config import FixedSpanMask, SpanMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import span_maker
+from d2v_fast.modalities.long import Long, Timing, frame_timing
 from d2v_fast.modalities.speech import clips
 from d2v_fast.modalities.speech.check import check
 from d2v_fast.modalities.speech.config import SpeechEmbedding, SpeechInputs
 from d2v_fast.modalities.speech.describe import describe
 from d2v_fast.modalities.speech.draw import draw
 from d2v_fast.modalities.speech.encoder import SpeechEncoder
-from d2v_fast.modalities.speech.prepare import prepare
+from d2v_fast.modalities.speech.prepare import long, prepare
 from d2v_fast.modalities.speech.sampling import ClipSampling
 from d2v_fast.models.config import ModelConfig
 
@@ -95,6 +96,14 @@ class Speech(Modality):
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """See `d2v_fast.modalities.speech.prepare`."""
         return prepare(sample, inputs, embedding, name)
+
+    def timing(self, inputs: Any, embedding: Any) -> Timing:
+        """Frames."""
+        return frame_timing(embedding, inputs.max_seconds, inputs.sample_rate)
+
+    def long(self, source: DataSource, index: int, inputs: Any, embedding: Any) -> Long | None:
+        """See `d2v_fast.modalities.speech.prepare`."""
+        return long(source, index, inputs, embedding)
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """See `d2v_fast.modalities.speech.describe`."""

@@ -23,6 +23,7 @@ from d2v_fast.masking import Masks
 from d2v_fast.masking.config import RandomMask, TokenMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
+from d2v_fast.modalities.long import Long, Timing
 from d2v_fast.modalities.text import documents
 from d2v_fast.modalities.text.check import check
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
@@ -31,7 +32,7 @@ from d2v_fast.modalities.text.draw import draw
 from d2v_fast.modalities.text.encoder import TextEncoder, initialise_text
 from d2v_fast.modalities.text.prepare import prepare, read
 from d2v_fast.modalities.text.sampling import TokenSampling
-from d2v_fast.modalities.text.sequences import TextSequences
+from d2v_fast.modalities.text.sequences import LongText, TextSequences
 from d2v_fast.modalities.text.source import TOKENIZER, open_text
 from d2v_fast.modalities.text.tokenizer import load
 from d2v_fast.models.config import ModelConfig
@@ -149,6 +150,15 @@ class Text(Modality):
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """See `d2v_fast.modalities.text.prepare`."""
         return prepare(sample, inputs, embedding, name)
+
+    def timing(self, inputs: Any, embedding: Any) -> Timing:
+        """Tokens."""
+        longest = min(inputs.block_size, embedding.max_length)
+        return Timing(longest, most=embedding.max_length, overlap=2)
+
+    def long(self, source: DataSource, index: int, inputs: Any, embedding: Any) -> Long | None:
+        """A single text; what a corpus is cut into is used whole."""
+        return LongText(source.whole(index)) if isinstance(source, TextSequences) else None
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """See `d2v_fast.modalities.text.describe`."""

@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from d2v_fast.errors import DataError
 from d2v_fast.log import tell
@@ -42,19 +44,25 @@ class TextSequences:
         encoded = [ids for ids, _ in vocabulary.encode(tokenizer, every)]
         digest = hashlib.blake2b(self.modality.encode(), digest_size=16)
         self._tokens: list[np.ndarray] = []
-        cut, at = 0, 0
+        self._whole: dict[int, np.ndarray] = {}
+        cut: list[int] = []
+        at = 0
         for pair in texts:
             parts = encoded[at : at + len(pair)]
             at += len(pair)
             kept = shortened([len(part) for part in parts], most - 2 * len(parts))
-            cut += kept != [len(part) for part in parts]
+            if kept != [len(part) for part in parts]:
+                cut.append(len(self._tokens))
             ids: list[int] = []
             for part, count in zip(parts, kept, strict=True):
                 ids += [special.end if ids else special.begin, *part[:count], special.end]
             self._tokens.append(np.array(ids, dtype=np.int32))
+            if len(parts) == 1 and kept[0] < len(parts[0]):
+                whole = np.array([special.begin, *parts[0], special.end], dtype=np.int32)
+                self._whole[len(self._tokens) - 1] = whole
             digest.update(len(ids).to_bytes(8, "little") + self._tokens[-1].astype("<i4").tobytes())
-        if cut:
-            tell(f"{cut} of {len(texts)} texts are longer than {most} tokens: their ends are cut off")
+        self._cut = np.array(cut, dtype=np.int64)
+        self._most, self._told = most, False
         self.sizes = np.array([len(ids) for ids in self._tokens], dtype=np.int64)
         self.fingerprint = digest.hexdigest()
 
@@ -66,8 +74,32 @@ class TextSequences:
         return self._names[index]
 
     def read(self, index: int) -> np.ndarray:
-        """One sequence: int64 [sizes[index]]."""
+        """One sequence: int64 [sizes[index]]. The first that is read of those whose end is cut off says so."""
+        if not self._told and index in self._cut:
+            self._told = True
+            tell(f"{len(self._cut)} of {len(self)} texts are longer than {self._most} tokens: their ends are cut off")
         return self._tokens[index].astype(np.int64)
+
+    def whole(self, index: int) -> np.ndarray:
+        """One sequence with nothing cut off, int32; of a pair, as `read` gives it."""
+        return self._whole.get(index, self._tokens[index])
+
+
+class LongText:
+    """A long text, a stretch of tokens at a time, each between a begin and an end token; see `Long`.
+
+    Args:
+        tokens: All of them, the begin token first and the end token last, integers [T].
+    """
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self._tokens, self.steps = tokens, len(tokens)
+
+    def read(self, first: int, count: int) -> Tensor:
+        """See `Long.read`: the first and the last token of a stretch make room for the begin and the end token."""
+        ids = self._tokens[first : first + count].astype(np.int64)
+        ids[0], ids[-1] = self._tokens[0], self._tokens[-1]
+        return torch.from_numpy(ids)
 
 
 def shortened(lengths: Sequence[int], most: int) -> list[int]:

@@ -13,9 +13,10 @@ import torch
 from d2v_fast.data import DataError, SampleError, open_source
 from d2v_fast.data.store import FileStore
 from d2v_fast.modalities.speech import clips as audio
-from d2v_fast.modalities.speech import compressed
-from d2v_fast.modalities.speech.clips import check_decoded, resampled_length
+from d2v_fast.modalities.speech import compressed, sound
+from d2v_fast.modalities.speech.clips import resampled_length
 from d2v_fast.modalities.speech.config import SpeechInputs
+from d2v_fast.modalities.speech.sound import check_decoded
 
 INPUTS = SpeechInputs(min_seconds=0.1)
 
@@ -133,7 +134,7 @@ def test_mp3_is_read_if_libsndfile_can_and_else_refused(tmp_path, monkeypatch):
     else:
         root.mkdir()
         (root / "x.mp3").write_bytes(b"ID3")
-    monkeypatch.setattr(audio.soundfile, "available_formats", lambda: {"WAV": ""})
+    monkeypatch.setattr(sound.soundfile, "available_formats", lambda: {"WAV": ""})
     with pytest.raises(
         DataError, match=r"1 .mp3, which cannot be read. Convert them to FLAC first.*ffmpeg -i \$f \$\{f%.mp3\}.flac"
     ):
