@@ -49,8 +49,14 @@ class ProbeArguments:
     holdout: float = 0.25
     """Share for the test, and of the rest for the choice of a layer."""
 
+    task: Literal["classify", "tag", "regress"] = "classify"
+    """What labels are: a class, any number of classes (mean average precision), or a number (explained variance)."""
+
     neighbours: int = 10
     """Of the kNN probe."""
+
+    temperature: float | None = None
+    """Neighbours vote with exp(cosine / temperature), 0.07 for example; by default with their cosine."""
 
     draws: int = 1000
     """Of the bootstrap, which makes the intervals (95 %)."""
@@ -102,7 +108,9 @@ def main(arguments: list[str], parse: Parse) -> None:
             label=asked.label,
             group=asked.group,
             holdout=asked.holdout,
+            task=asked.task,
             neighbours=asked.neighbours,
+            temperature=asked.temperature,
             **shared,
         )
     _print(found)

@@ -17,11 +17,13 @@ from d2v_fast.data.labels import Labelled, open_labelled
 from d2v_fast.data.loader import hashes
 from d2v_fast.data.splits import hold_out
 from d2v_fast.errors import ConfigError, DataError
-from d2v_fast.evaluation.embed import features_of
 from d2v_fast.evaluation.given import reading_threads
+from d2v_fast.evaluation.knn import knn_correct
+from d2v_fast.evaluation.linear import logistic_correct
+from d2v_fast.evaluation.maker import Maker
 from d2v_fast.evaluation.masked_views import lidar_of_layers
-from d2v_fast.evaluation.probe import knn_correct, logistic_correct
 from d2v_fast.evaluation.probing import without_labels
+from d2v_fast.evaluation.windows import Windows
 from d2v_fast.log import tell
 from d2v_fast.modalities import modality_of
 from d2v_fast.models import Data2Vec, Encoder
@@ -164,7 +166,9 @@ class ProbeDuring:
         """Features [N, C] of the last layer, and classes [N], of the samples that can be read."""
         assert part.labels is not None  # kind="class" has them
         last, numbers = [len(encoder.blocks)], range(len(part))
-        found = features_of(encoder, part.source, numbers, last, "mean", self.batch_size, reading_threads())
+        windows = Windows(encoder, told=True)
+        maker = Maker(encoder, part.source, last, "mean", self.batch_size, reading_threads(), windows)
+        found = maker.of(numbers)
         if not len(found):
             raise DataError("none of its samples can be read")
         return found.features[:, 0], part.labels.numpy()[found.ids]

@@ -113,6 +113,21 @@ def spearman(predictions: ArrayLike, targets: ArrayLike) -> float:
     return pearson(_ranks(x), _ranks(y))
 
 
+def explained(predictions: ArrayLike, targets: ArrayLike) -> float:
+    """The share of the targets' variance that is explained: 1 - squared errors / squared distances from the mean.
+
+    0 is what their mean would reach, and of constant targets there is none.
+
+    Raises:
+        ValueError: See `pearson`; or the targets are constant.
+    """
+    x, y = _paired(predictions, targets)
+    spread = ((y - y.mean()) ** 2).sum()
+    if spread == 0:
+        raise ValueError("all targets are equal: there is nothing to explain")
+    return float(1 - ((x - y) ** 2).sum() / spread)
+
+
 def edits(reference: Sequence[object], hypothesis: Sequence[object]) -> int:
     """Levenshtein's distance: insertions, deletions and substitutions from one sequence to the other."""
     before = list(range(len(hypothesis) + 1))

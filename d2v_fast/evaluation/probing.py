@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from d2v_fast.config import Config
 from d2v_fast.data import Openable
-from d2v_fast.data.labels import Labelled, open_labelled
+from d2v_fast.data.labels import LabelKind, Labelled, open_labelled
 from d2v_fast.data.splits import compare, held_out, hold_out
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.evaluation import label_free
 from d2v_fast.evaluation.given import open_given, reading_threads
+from d2v_fast.evaluation.judging import Judge, Probing, Statistic, share
+from d2v_fast.evaluation.knn import NEIGHBOURS, knn_correct, knn_values
 from d2v_fast.evaluation.layers import Layers, chosen
+from d2v_fast.evaluation.linear import logistic_correct, ridge_values, tag_scores
 from d2v_fast.evaluation.masked_views import lidar_of_layers
-from d2v_fast.evaluation.metrics import bootstrap
-from d2v_fast.evaluation.probe import NEIGHBOURS, knn_correct, logistic_correct
+from d2v_fast.evaluation.metrics import explained, mean_average_precision
 from d2v_fast.evaluation.retrieval import ranks
 from d2v_fast.evaluation.spool import Spool
+from d2v_fast.evaluation.windows import Windows
 from d2v_fast.interop import foreign
 from d2v_fast.log import tell
 from d2v_fast.models import Encoder
@@ -36,80 +38,10 @@ PROBES = ("knn", "linear")
 _ROWS = 5000
 """Samples that the numbers without labels are taken of at most."""
 
-Interval = tuple[float, float]
+Task = Literal["classify", "tag", "regress"]
+"""What labels are, as in a fine-tuning: a class, any number of classes, a number."""
 
-
-@dataclass(frozen=True)
-class Score:
-    """One network's features at one layer."""
-
-    network: str
-    layer: int
-
-    values: dict[str, float]
-    """"knn", "linear": accuracies; or "recall@1", ...: shares of pairs."""
-
-    intervals: dict[str, Interval]
-    """For each of them, by bootstrap over samples, or over groups where there are groups."""
-
-    label_free: dict[str, float]
-    """"rankme", "alpha", "uniformity" of `label_free`, of pairs also "alignment", of a pretraining run "lidar" over its
-    masks; nan where there is none, as of features that are all alike."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two networks on the same samples, each at the layer that a part of the training samples chose."""
-
-    what: str
-    """"knn", ..."""
-
-    first: str
-    second: str
-    layers: tuple[int, int]
-    values: tuple[float, float]
-    interval: Interval
-    """Of the first's value minus the second's; the samples, or the groups, are drawn together."""
-
-    @property
-    def difference(self) -> float:
-        """Of the first minus the second."""
-        return self.values[0] - self.values[1]
-
-    @property
-    def better(self) -> str | None:
-        """The better of the two; None if the interval holds 0."""
-        low, high = self.interval
-        return self.first if low > 0 else self.second if high < 0 else None
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        verdict = "no difference is shown" if self.better is None else f"the {self.better} is better"
-        (a, b), (x, y) = self.values, self.layers
-        return (
-            f"{self.what}: {self.first} {a:.3f} (layer {x}), {self.second} {b:.3f} (layer {y}); "
-            f"difference {self.difference:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict}"
-        )
-
-
-@dataclass(frozen=True)
-class Probing:
-    """What `probe` or `retrieve` found."""
-
-    scores: list[Score]
-    """Network by network, layer by layer."""
-
-    comparisons: list[Comparison]
-    """Teacher against student first, then each against the random start."""
-
-    samples: tuple[int, int]
-    """Of training and of test; pairs of both."""
-
-    chance: float
-    """What naming the most frequent class, or any partner, would reach."""
-
-    groups: int | None
-    """How many the test samples are in; None where each is by itself."""
+_KINDS: dict[Task, LabelKind] = {"classify": "class", "tag": "multi", "regress": "value"}
 
 
 def probe(
@@ -124,14 +56,16 @@ def probe(
     labels: Any = None,
     groups: Any = None,
     holdout: float = 0.25,
+    task: Task = "classify",
     neighbours: int = NEIGHBOURS,
+    temperature: float | None = None,
     draws: int = 1000,
     seed: int = 0,
     batch_size: int = 32,
     device: str | torch.device | None = None,
     allow_roots: Sequence[str] = (),
 ) -> Probing:
-    """How well classes are read off the features, per network and layer, by kNN (cosine) and a linear probe.
+    """How well labels are read off the features, per network and layer, by kNN (cosine) and a linear probe.
 
     The run's random start is measured, too: what training added is what lies above it. A layer is chosen by a part of
     the training samples, never by those of the test; the same samples judge all networks.
@@ -148,7 +82,10 @@ def probe(
         labels: One class for each sample of `data`, for arrays and sources of one's own.
         groups: One group for each sample of `data`, likewise.
         holdout: Share for the test, and of the rest for the choice of a layer.
+        task: What the labels are: "classify", a class for each sample; "tag", any number of classes, measured by the
+            mean average precision; "regress", a number, measured by the share of the variance that is explained.
         neighbours: Of the kNN probe.
+        temperature: Of its votes, see `knn.knn_correct`.
         draws: Of the bootstrap.
         seed: Of the bootstrap.
         batch_size: Samples in a batch at most.
@@ -160,9 +97,14 @@ def probe(
         DataError: The data or its labels cannot be used.
         RunError: The run cannot be read.
     """
+    if task not in _KINDS:
+        raise ConfigError(f"there is no task {task!r} for a probe; there are {', '.join(_KINDS)}")
+    if neighbours < 1 or (temperature is not None and not temperature > 0):
+        raise ConfigError(f"neighbours are 1 or more, a temperature is above 0; got {neighbours} and {temperature}")
+    statistic = _STATISTICS[task]
     setting = _Setting(run, networks, layers, batch_size, device)
     shared: dict[str, Any] = {
-        "kind": "class",
+        "kind": _KINDS[task],
         "label": label,
         "group": group,
         "embedding": setting.encoder.config,
@@ -175,32 +117,29 @@ def probe(
         train, judged = hold_out(every, holdout)
     else:
         train = every.take(every.usable)
-        judged = open_labelled(test, modality, inputs, classes=every.classes, **shared)
+        judged = open_labelled(test, modality, inputs, classes=every.classes or None, **shared)
         judged = judged.take(judged.usable)
         compare(train, judged)
     with tempfile.TemporaryDirectory(prefix="d2v-fast-") as folder:
         spools = setting.spool(Path(folder), {"train": train.source, "test": judged.source})
         good = {part: spools[setting.networks[0], part].good for part in ("train", "test")}
         train, judged = train.take(np.flatnonzero(good["train"])), judged.take(np.flatnonzero(good["test"]))
-        y, z = _classes(train), _classes(judged)
+        y, z = _labels(train), _labels(judged)
         inner = held_out(_groups(train), holdout)  # chooses the layer
         lidar = setting.lidar(train.source)
-        right: dict[tuple[str, str, int], np.ndarray] = {}
+        found: dict[tuple[str, str, int], np.ndarray] = {}
         choice: dict[tuple[str, str, int], float] = {}
         free: dict[tuple[str, int], dict[str, float]] = {}
         for network in setting.networks:
             for layer in setting.layers:
                 a, b = spools[network, "train"].layer(layer), spools[network, "test"].layer(layer)
                 free[network, layer] = without_labels(a) | lidar.get((network, layer), {})
-                for name, correct in _probes(neighbours).items():
-                    right[name, network, layer] = correct(a, y, b, z)
-                    chose = correct(a[~inner], y[~inner], a[inner], y[inner])
-                    choice[name, network, layer] = float(chose.mean())
-    members = judged.groups
-    chance = float((z == np.bincount(y).argmax()).mean())
-    count = None if members is None else len(set(members.tolist()))
-    judge = _Judge(right, choice, free, members, draws, seed)
-    return judge.result(setting, PROBES, (len(y), len(z)), chance, count)
+                for name, made in _probes(task, neighbours, temperature).items():
+                    found[name, network, layer] = made(a, y, b, z)
+                    chose = made(a[~inner], y[~inner], a[inner], y[inner])
+                    choice[name, network, layer] = statistic(chose, y[inner])
+    judge = Judge(found, z, statistic, choice, free, judged.groups, draws, seed)
+    return judge.result(setting.networks, setting.layers, PROBES, (len(y), len(z)), _chance(task, y, z))
 
 
 def retrieve(
@@ -269,9 +208,9 @@ def retrieve(
                 for k, name in zip(at, names, strict=True):
                     right[name, network, layer] = found < k
     choice = {key: float(right[names[0], key[1], key[2]].mean()) for key in right}
-    judge = _Judge(right, choice, free, None, draws, seed)
     count = int(both.sum())
-    return judge.result(setting, names, (count, count), 1 / count, None)
+    judge = Judge(right, np.empty(count), share, choice, free, None, draws, seed)
+    return judge.result(setting.networks, setting.layers, names, (count, count), 1 / count)
 
 
 def without_labels(features: np.ndarray) -> dict[str, float]:
@@ -319,6 +258,7 @@ class _Setting:
         self.encoder: Encoder = load(run, self.networks[0])
         self.layers = chosen(layers, len(self.encoder.blocks))
         self.threads = reading_threads()
+        self.windows = Windows(self.encoder)
 
     def lidar(self, source: Any) -> dict[tuple[str, int], dict[str, float]]:
         """LiDAR over the run's masks, for each network and layer; empty if it has no masks, as a fine-tuning."""
@@ -345,69 +285,37 @@ class _Setting:
                     self.layers,
                     batch_size=self._batch_size,
                     threads=self.threads,
+                    windows=self.windows,
                     what=f"{network}, {part}",
                 )
         return found
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """Which test samples each (probe, network, layer) got right, and what follows."""
-
-    right: dict[tuple[str, str, int], np.ndarray]
-    choice: dict[tuple[str, str, int], float]
-    free: dict[tuple[str, int], dict[str, float]]
-    groups: np.ndarray | None
-    draws: int
-    seed: int
-
-    def result(
-        self, setting: _Setting, names: Sequence[str], samples: tuple[int, int], chance: float, groups: int | None
-    ) -> Probing:
-        scores = [
-            Score(
-                network,
-                layer,
-                {name: float(self.right[name, network, layer].mean()) for name in names},
-                {name: self.interval(self.right[name, network, layer]) for name in names},
-                self.free[network, layer],
-            )
-            for network in setting.networks
-            for layer in setting.layers
-        ]
-        trained = [network for network in setting.networks if network != "initial"]
-        pairs = [("teacher", "student")] if len(trained) == 2 else []
-        pairs += [(network, "initial") for network in trained if "initial" in setting.networks]
-        comparisons = [self.compared(name, a, b, setting.layers) for name in names for a, b in pairs]
-        return Probing(scores, comparisons, samples, chance, groups)
-
-    def compared(self, name: str, first: str, second: str, layers: Sequence[int]) -> Comparison:
-        best = [max(layers, key=lambda layer: self.choice[name, network, layer]) for network in (first, second)]
-        a, b = self.right[name, first, best[0]], self.right[name, second, best[1]]
-        values = (float(a.mean()), float(b.mean()))
-        return Comparison(
-            name, first, second, (best[0], best[1]), values, self.interval(a.astype(np.int8) - b.astype(np.int8))
-        )
-
-    def interval(self, values: np.ndarray) -> Interval:
-        try:
-            return bootstrap(
-                lambda drawn: float(values[drawn].mean()),
-                len(values),
-                groups=self.groups,
-                draws=self.draws,
-                seed=self.seed,
-            )
-        except ValueError as error:
-            raise DataError(f"the test samples are too few for an interval: {error}") from error
+def _probes(task: Task, neighbours: int, temperature: float | None) -> dict[str, Callable[..., np.ndarray]]:
+    """(features, labels, of the training part; those of the test part) -> what the statistic takes, by name."""
+    if task == "classify":
+        return {
+            "knn": lambda a, y, b, z: knn_correct(a, y, b, z, neighbours, temperature=temperature),
+            "linear": logistic_correct,
+        }
+    return {
+        "knn": lambda a, y, b, z: knn_values(a, y, b, neighbours, temperature=temperature),
+        "linear": lambda a, y, b, z: (tag_scores if task == "tag" else ridge_values)(a, y, b),
+    }
 
 
-def _probes(neighbours: int) -> dict[str, Callable[..., np.ndarray]]:
-    return {"knn": lambda a, y, b, z: knn_correct(a, y, b, z, neighbours), "linear": logistic_correct}
+_STATISTICS: dict[Task, Statistic] = {"classify": share, "tag": mean_average_precision, "regress": explained}
 
 
-def _classes(labelled: Labelled) -> np.ndarray:
-    assert labelled.labels is not None  # kind="class" has them
+def _chance(task: Task, y: np.ndarray, z: np.ndarray) -> float:
+    """What is reached without looking at the features."""
+    if task == "classify":
+        return float((z == np.bincount(y).argmax()).mean())
+    return 0.0 if task == "regress" else float(z[:, z.any(0)].mean())
+
+
+def _labels(labelled: Labelled) -> np.ndarray:
+    assert labelled.labels is not None  # no task here has transcripts
     found: np.ndarray = labelled.labels.numpy()
     return found
 

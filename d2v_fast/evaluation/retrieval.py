@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from d2v_fast.evaluation.probe import PIECE, features_of, moments
+from d2v_fast.evaluation.rows import PIECE, Rows
+
+_QUERIES = 1024
+"""Queries that are compared at a time."""
 
 _EQUAL = 1e-12
 """Similarities that differ by less are equal: a product of matrices may round equal rows differently."""
@@ -33,18 +36,21 @@ def ranks(queries: np.ndarray, targets: np.ndarray, *, standardize: bool = True)
     Raises:
         ValueError: The sets are not of one shape [N, C], are empty, or hold values that are not finite.
     """
-    a, b = features_of(queries, "queries"), features_of(targets, "targets")
+    a, b = Rows(queries, "queries"), Rows(targets, "targets")
     if a.shape != b.shape:
         raise ValueError(f"paired sets have one shape [N, C], got {list(a.shape)} and {list(b.shape)}")
-    a, b = (_unit(part, standardize) for part in (a, b))
-    found = np.empty(len(a), dtype=np.int64)
-    step = max(1, PIECE // len(b))
-    room = np.empty((min(step, len(a)), len(b)))
-    for start in range(0, len(a), step):
-        some = a[start : start + step]
-        similarity = np.matmul(some, b.T, out=room[: len(some)])
-        own = similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))]
-        found[start : start + step] = (similarity >= own[:, None] - _EQUAL).sum(1) - 1
+    if standardize:
+        for part in (a, b):
+            part.standardise(*part.moments())
+    found = np.zeros(len(a), dtype=np.int64)
+    step = max(1, PIECE // _QUERIES)
+    for start in range(0, len(a), _QUERIES):
+        some = a.block(start, _QUERIES, unit=True)
+        own = (some * b.block(start, _QUERIES, unit=True)).sum(1, keepdim=True) - _EQUAL
+        for first in range(0, len(b), step):
+            above = (some @ b.block(first, step, unit=True).T >= own).sum(1)
+            found[start : start + len(some)] += above.numpy()
+    found -= 1
     return found
 
 
@@ -69,12 +75,3 @@ def recall(
         raise ValueError(f"recall is taken at 1 or more, got {list(at)}")
     found = ranks(queries, targets, standardize=standardize)
     return {k: float((found < k).mean()) for k in at}
-
-
-def _unit(features: np.ndarray, standardize: bool) -> np.ndarray:
-    """Rows of length one; a row of zeros stays one."""
-    if standardize:
-        mean, scale = moments(features)
-        features = (features - mean) / scale
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(length > 0, length, 1)

@@ -26,6 +26,7 @@ class Spool:
         layers: Numbers of layers.
         batch_size: Samples in a batch at most.
         threads: That read.
+        windows: How long samples are cut.
         what: For the progress bar.
 
     Raises:
@@ -41,13 +42,14 @@ class Spool:
         *,
         batch_size: int,
         threads: int,
+        windows: Windows,
         what: str,
     ) -> None:
         self._layers = list(layers)
         self.good = np.zeros(len(source), dtype=bool)
         """[N], whether a sample could be read."""
         values: np.memmap | None = None
-        maker = Maker(encoder, source, layers, "mean", batch_size, threads, Windows(encoder))
+        maker = Maker(encoder, source, layers, "mean", batch_size, threads, windows)
         with Progress(what, len(source)) as progress:
             for start in range(0, len(source), WINDOW):
                 numbers = range(start, min(start + WINDOW, len(source)))
@@ -65,5 +67,5 @@ class Spool:
 
     def layer(self, number: int) -> np.ndarray:
         """float32 [good samples, C]."""
-        found: np.ndarray = np.asarray(self._values[self._layers.index(number)])[self.good]
-        return found
+        layer: np.ndarray = np.asarray(self._values[self._layers.index(number)])
+        return layer if self.good.all() else layer[self.good]

@@ -73,6 +73,7 @@ class Windows:
         encoder: Of a run.
         window: Seconds of a window, of text tokens; None: the longest input that training has; 0: all is used whole.
         overlap: Of two windows, likewise; None: a fifth of a window.
+        told: Whether a person knows already that long samples are cut.
 
     Attributes:
         count: Steps of a window; 0 where all samples are used whole.
@@ -83,12 +84,14 @@ class Windows:
         ConfigError: They cannot be used.
     """
 
-    def __init__(self, encoder: Encoder, window: float | None = None, overlap: float | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, window: float | None = None, overlap: float | None = None, *, told: bool = False
+    ) -> None:
         self._inputs, self._embedding = encoder.inputs, encoder.config
         self._modality: Any = registry.get(encoder.config.modality)
         timing = None if self._inputs is None else self._modality.timing(self._inputs, self._embedding)
         self.count = self.overlap = 0
-        self.seconds, self.tokens, self._told, self._unit = 1.0, 1, False, "tokens"
+        self.seconds, self.tokens, self._told, self._unit = 1.0, 1, told, "tokens"
         for name, value in (("window", window), ("overlap", overlap)):
             if value is not None and not (np.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} is {value}: seconds (of text: tokens), 0 or more")

@@ -13,7 +13,8 @@ from finetunings import labelled
 from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError, Interrupted
 from d2v_fast.evaluation import ProbeDuring, knn_accuracy
-from d2v_fast.evaluation.embed import features_of
+from d2v_fast.evaluation.maker import Maker
+from d2v_fast.evaluation.windows import Windows
 from d2v_fast.run.weights import load
 from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -103,7 +104,7 @@ def test_the_numbers_are_those_of_the_network_as_it_is(
     for name, field in ((network, "probe_knn"), ("initial", "probe_knn_initial")):
         encoder = load(run, name)
         (x, y), (z, wanted) = (
-            (features_of(encoder, source, range(len(source)), [2], "mean", 32, 1).features[:, 0], labels)
+            (Maker(encoder, source, [2], "mean", 32, 1, Windows(encoder)).of(range(len(source))).features[:, 0], labels)
             for source, labels in parts
         )
         assert read_lines(run)[-1][field] == knn_accuracy(x, y, z, wanted)

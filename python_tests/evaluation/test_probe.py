@@ -1,10 +1,15 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
-from d2v_fast.evaluation import knn_accuracy, knn_correct, logistic_accuracy, logistic_correct, standard_error
-from d2v_fast.evaluation import probe as probe_module
-from d2v_fast.evaluation.probe import PENALTY, fit_logistic
+from d2v_fast.evaluation import knn as knn_module
+from d2v_fast.evaluation import knn_accuracy, knn_correct, logistic_accuracy, logistic_correct, metrics, standard_error
+from d2v_fast.evaluation import rows as rows_module
+from d2v_fast.evaluation.knn import knn_values
+from d2v_fast.evaluation.linear import PENALTY, fit_logistic, ridge_values, tag_scores
+from d2v_fast.evaluation.rows import Rows
 
 FLOAT = np.float32
 
@@ -57,7 +62,7 @@ def test_logistic_regression_agrees_with_scikit_learn(digits):
     train, y, test, z = digits
     a, b = standardised(train.astype(np.float64), test.astype(np.float64))
     model = linear.LogisticRegression(C=1 / (len(y) * PENALTY), tol=1e-8, max_iter=2000).fit(a, y)
-    weight, bias = fit_logistic(torch.from_numpy(a), torch.from_numpy(y), PENALTY)
+    weight, bias = fit_logistic(Rows(a), torch.from_numpy(y), PENALTY)
     np.testing.assert_allclose(weight.T.numpy(), model.coef_, atol=2e-2)
     offset = bias.numpy() - bias.numpy().mean()  # a constant in all biases changes nothing
     np.testing.assert_allclose(offset, model.intercept_ - model.intercept_.mean(), atol=2e-2)
@@ -116,8 +121,68 @@ def test_labels_that_are_no_classes_are_refused(labels, message):
 def test_knn_in_pieces_changes_nothing(digits, monkeypatch):
     train, y, test, z = digits
     whole = knn_correct(train, y, test, z)
-    monkeypatch.setattr(probe_module, "PIECE", 5000)
+    linear = logistic_correct(train, y, test, z)
+    monkeypatch.setattr(knn_module, "PIECE", 5000)
+    monkeypatch.setattr(knn_module, "_QUERIES", 100)
+    monkeypatch.setattr(rows_module, "PIECE", 5000)
     np.testing.assert_array_equal(knn_correct(train, y, test, z), whole)
+    assert (logistic_correct(train, y, test, z) == linear).mean() > 0.995
+
+
+def test_a_million_samples_are_gone_through_in_blocks(monkeypatch):
+    """No matrix holds more similarities than a piece, all pairs are compared once, and features are not copied."""
+    train = np.random.default_rng(0).standard_normal((1, 16)).astype(FLOAT).repeat(1_000_000, axis=0)
+    train[::2, 0] += 5
+    held, original = [], torch.mm
+
+    def counted(a, b, out=None):
+        held.append(a.shape[0] * b.shape[1])
+        return original(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", counted)
+    labels = np.arange(1_000_000) % 2
+    tracemalloc.start()
+    right = knn_correct(train, labels, train[:50], labels[:50], k=3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert right.all()
+    assert sum(held) == 50 * 1_000_000
+    assert max(held) <= knn_module.PIECE
+    assert peak < 8 * train.size + 64e6  # as float64 the features alone would be 128 MB, twice that standardised
+
+
+def test_temperature_sharpens_the_votes():
+    train = np.array([[1, 0], [0.7, 0.7], [0.7, -0.7], [-2.4, 0], [0, 2.4], [0, -2.4]], FLOAT)
+    names = np.array([0, 1, 1, 2, 3, 3])
+    for temperature, wanted in ((None, 1), (0.07, 0), (100.0, 1)):
+        found = knn_correct(train, names, np.array([[1, 0.0]], FLOAT), np.array([wanted]), 3, temperature=temperature)
+        assert found.tolist() == [True]
+    with pytest.raises(ValueError, match="temperature is 0; it is a number above 0"):
+        knn_correct(train, names, train, names, temperature=0)
+
+
+def test_tags_and_values_agree_with_scikit_learn():
+    linear = pytest.importorskip("sklearn.linear_model")
+    random = np.random.default_rng(1)
+    x, z = random.standard_normal((300, 6)), random.standard_normal((80, 6))
+    weight = random.standard_normal((6, 3))
+    tags, values = (x @ weight + random.standard_normal((300, 3)) > 0).astype(FLOAT), x @ weight[:, 0] * 7 + 3
+    a, b = standardised(x, z)
+    found = tag_scores(x, tags, z)
+    for k in range(3):
+        model = linear.LogisticRegression(C=1 / (300 * PENALTY), tol=1e-8, max_iter=2000).fit(a, tags[:, k])
+        np.testing.assert_allclose(found[:, k], model.decision_function(b), atol=2e-2)
+    expected = linear.Ridge(alpha=300 * PENALTY).fit(a, values).predict(b)
+    np.testing.assert_allclose(ridge_values(x, values, z), expected, rtol=1e-8)
+    assert metrics.explained(ridge_values(x, values, z), z @ weight[:, 0] * 7 + 3) > 0.99
+    shares = knn_values(x, tags, z, 5)
+    assert shares.shape == (80, 3)
+    assert shares.min() >= 0
+    assert shares.max() <= 1 + 1e-9
+    truth = (z @ weight > 0).astype(int)
+    assert metrics.mean_average_precision(shares, truth) > truth.mean() + 0.2
+    near = knn_values(x, values, x[:9], 1)
+    np.testing.assert_allclose(near, values[:9])
 
 
 def test_knn_of_many_samples_needs_little_memory(run_python):

@@ -135,12 +135,34 @@ def test_groups_stay_together(run_of):
         assert high - low >= 1 / 3
 
 
+@pytest.mark.parametrize("task", ["tag", "regress"])
+def test_several_classes_and_numbers(run_of, task):
+    """How bright a picture is, and which half of it is: read off the features, far above chance."""
+    random = np.random.default_rng(3)
+    levels, left = random.uniform(0, 200, 60), random.integers(0, 2, 60)
+    made = [np.full((16, 16, 3), int(level), dtype=np.uint8) for level in levels]
+    for picture, side in zip(made, left, strict=True):
+        picture[:, :8] = picture[:, :8] // 2 + 100 * side
+    tags = [["bright"] * int(level > 100) + ["left"] * int(side) for level, side in zip(levels, left, strict=True)]
+    labels = levels.tolist() if task == "regress" else tags
+    data = ArraySource("vision", made)
+    found = d2v_fast.probe(run_of("vision"), data, labels=labels, task=task, layers="last", draws=50, temperature=0.1)
+    assert found.chance == (0 if task == "regress" else pytest.approx(0.5, abs=0.25))
+    for score in found.scores:
+        for name in ("knn", "linear"):
+            low, high = score.intervals[name]
+            assert low <= score.values[name] <= high <= 1
+    assert max(score.values["linear"] for score in found.scores) > found.chance + 0.3
+    with pytest.raises(ConfigError, match="there is no task 'ctc' for a probe"):
+        d2v_fast.probe(run_of("vision"), data, labels=labels, task="ctc")
+
+
 def test_the_layer_is_not_chosen_by_the_test_samples(run_of, monkeypatch):
     from d2v_fast.evaluation import probing
 
     sizes = []
 
-    def probes(neighbours):
+    def probes(*_):
         def fake(a, y, b, z):
             sizes.append(len(z))
             # on the test samples the first layer asked is the best one; on those that choose it is the last
