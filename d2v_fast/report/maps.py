@@ -18,9 +18,10 @@ from d2v_fast.data.scan import Progress
 from d2v_fast.data.splits import held_out
 from d2v_fast.data.subset import Subset
 from d2v_fast.errors import DataError
-from d2v_fast.evaluation.embed import features_of
 from d2v_fast.evaluation.given import open_given, reading_threads
-from d2v_fast.evaluation.probe import knn_correct
+from d2v_fast.evaluation.knn import knn_correct
+from d2v_fast.evaluation.maker import Maker
+from d2v_fast.evaluation.windows import Windows
 from d2v_fast.models import Encoder
 from d2v_fast.report.markup import text
 from d2v_fast.report.scatter import legend, principal, scatter
@@ -135,7 +136,8 @@ def _card(title: str, encoder: Encoder, points: Points) -> str:
     encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     source, last = points.source, [len(encoder.blocks)]
     with Progress(f"map, {title}", len(source)) as progress:
-        found = features_of(encoder, source, range(len(source)), last, "mean", 32, reading_threads(), progress.advance)
+        maker = Maker(encoder, source, last, "mean", 32, reading_threads(), Windows(encoder, told=True))
+        found = maker.of(range(len(source)), progress.advance)
     if len(found) < 2:
         raise DataError("fewer than two samples of --data can be read")
     features = found.features[:, 0]

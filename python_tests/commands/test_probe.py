@@ -29,7 +29,7 @@ def test_it_answers_teacher_or_student(make_config, train, labelled, tmp_path, c
     main(["probe", str(run), "--data", str(labelled), "--draws", "100", "--out", str(tmp_path / "numbers.json")])
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["network", "layer", "knn", "linear", "rankme", "alpha", "uniformity"]
+    assert lines[0] == ["network", "layer", "knn", "linear", "rankme", "alpha", "uniformity", "lidar"]
     assert [line[0] for line in lines if line and line[0] in ("student", "teacher", "initial")] == [
         "student",
         "teacher",

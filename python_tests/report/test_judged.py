@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from d2v_fast.evaluation.probing import Comparison, Probing, Score
+from d2v_fast.evaluation.judging import Comparison, Probing, Score
 from d2v_fast.finetuning.predict import Evaluation
 from d2v_fast.report.results import tables
 
