@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 from finetunings import labelled
+from tiny_runs import _second
 
 from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError, Interrupted
@@ -91,6 +92,20 @@ def test_interrupted_and_continued_with_the_same_bits(
     whole = Data2VecTrainer(config, data=data, out=tmp_path / "whole", probe=make_probe("vision")).fit()
     assert read_lines(out) == read_lines(whole)
     assert without(read_lines(whole)) == read_lines(plain)
+
+
+@pytest.mark.parametrize("modality", ["vision", "speech"])
+def test_no_bit_of_the_second_method_changes(
+    modality, make_config, make_data, train, make_probe, read_lines, read_weights, tmp_path
+):
+    config = make_config(modality, steps=4, **_second(modality))
+    plain = train(config, tmp_path / "plain")
+    probe = make_probe(modality)
+    probed = Data2VecTrainer(config, data=make_data(modality), out=tmp_path / "probed", probe=probe).fit()
+    first, second = read_weights(plain, 4), read_weights(probed, 4)
+    assert [name for name in first if first[name].numpy().tobytes() != second[name].numpy().tobytes()] == []
+    assert without(read_lines(probed)) == read_lines(plain)
+    assert all(read_lines(probed)[-1][name] is not None for name in NUMBERS)
 
 
 @pytest.mark.parametrize("network", ["student", "teacher"])
