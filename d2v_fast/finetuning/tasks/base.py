@@ -209,7 +209,7 @@ class SupervisedTask(ABC):
             frames = self.network.encoder.token_lengths(batch.lengths)
             size = (local.shape[0], local.shape[1])
             time = time_mask(config.augment.time_spans, frames, size, config.seed, step, micro_batch)
-            return hide(local, time, None, self.network.encoder.embedding.get_parameter("mask_token"))
+            return hide(local, time, None, self.mask_token(local))
 
         outputs = self.network(
             batch.inputs,
@@ -220,6 +220,12 @@ class SupervisedTask(ABC):
             change=masked if config.augment.mask_probability and not config.encoder.frozen else None,
         )
         return {self.name: Loss(self.loss(outputs, batch.labels), len(batch.sample_ids))}
+
+    def mask_token(self, local: Tensor) -> Tensor:
+        """[C], what stands at masked frames of [B, T, C]; data2vec 2.0 has no mask token, the released code puts 0."""
+        if self.config.model.encodes_kept:
+            return local.new_zeros(local.shape[2])
+        return self.network.encoder.embedding.get_parameter("mask_token")
 
     def monitors(self, step: int) -> Metrics:
         """None."""

@@ -213,11 +213,7 @@ class Ctc(SupervisedTask):
             channels = channel_mask(
                 config.ctc.channel_spans, (local.shape[0], local.shape[2]), config.seed, step, micro_batch
             )
-            if config.model.encodes_kept:  # data2vec 2.0 has no mask token; the released code puts zeros
-                token = local.new_zeros(local.shape[2])
-            else:
-                token = self.network.encoder.embedding.get_parameter("mask_token")
-            return hide(local, time, channels, token)
+            return hide(local, time, channels, self.mask_token(local))
 
         outputs = self.network(
             batch.inputs,
