@@ -53,6 +53,11 @@ class FramesEmbedding(EmbeddingConfig):
         check.at_least(1, "position_depth", "position_kernel", "position_groups")
         check.at_least(0, "gradient_scale")
 
+    @property
+    def biases(self) -> bool:
+        """See `EmbeddingConfig.biases`."""
+        return self.alibi
+
     def frames(self, samples: Any) -> Any:
         """Frames of `samples` samples (an int, a numpy array or a tensor), 0 or less if the signal is too short."""
         for _, kernel, stride in self.conv_layers:

@@ -20,6 +20,11 @@ class EmbeddingConfig(Section):
     modality: ClassVar[str]
     """Name of the modality that the embedding belongs to."""
 
+    @property
+    def biases(self) -> bool:
+        """Whether positions are a bias on the attention scores, which not every kernel takes."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(Section):

@@ -103,6 +103,8 @@ def check_attention(config: Any, device: torch.device) -> None:
             DTYPES[precision.autocast],
             network.dim // network.heads,
             dropout=network.attention_dropout > 0,
+            # Of data2vec 1.0 only sequences without a bias are ever packed.
+            bias=config.model.encodes_kept and config.model.embedding.biases,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -9,7 +9,7 @@ from d2v_fast.report.dry_run import _one, dry_run
 from d2v_fast.training.trainer import Data2VecTrainer
 
 
-@pytest.mark.parametrize("modality", ["speech", "vision", "text"])
+@pytest.mark.parametrize("modality", ["speech", "vision", "text", "speech2", "vision2", "text2"])
 def test_what_a_run_would_be(make_config, make_data, tmp_path, modality, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = make_config(modality)
@@ -21,7 +21,7 @@ def test_what_a_run_would_be(make_config, make_data, tmp_path, modality, monkeyp
     own, shared = int(words[3]), int(words[8])
     assert int(words[1]) == student
     assert own + shared == teacher
-    assert (shared == 0) == (modality == "vision")
+    assert (shared == 0) == modality.startswith("vision")
     assert "activations" in lines["memory"]
     source = open_data(make_data(modality), config, None)
     assert lines["samples"] == str(len(source))
@@ -32,6 +32,10 @@ def test_what_a_run_would_be(make_config, make_data, tmp_path, modality, monkeyp
     assert lines["first batch: mask"] == f"bool {list(batch.mask.shape)}"
     assert lines["first batch: rows"] == f"int64 {list(batch.rows.shape)}"
     assert ("first batch: masked_inputs" in lines) == (modality == "text")
+    if modality.endswith("2"):
+        assert lines["first batch: kept"] == f"int64 {list(batch.kept.shape)}"
+        assert lines["first batch: views"].startswith("2 of each sample")
+        assert lines["first batch: encoded"].startswith(f"{len(batch.kept) / batch.mask.numel():.1%}")
     assert list(tmp_path.iterdir()) == []
 
 

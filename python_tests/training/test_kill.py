@@ -55,8 +55,8 @@ def flags(values: dict, prefix: str = "") -> list[str]:
 class Process:
     """`d2v-fast pretrain` in a process of its own."""
 
-    def __init__(self, data: Path, out: Path) -> None:
-        arguments = ["pretrain", "vision-tiny", "--data", str(data), "--out", str(out), "--no-scale", *flags(OVERRIDES)]
+    def __init__(self, data: Path, out: Path, preset: str = "vision-tiny") -> None:
+        arguments = ["pretrain", preset, "--data", str(data), "--out", str(out), "--no-scale", *flags(OVERRIDES)]
         self.metrics = out / "metrics.jsonl"
         self.process = subprocess.Popen(
             [sys.executable, "-c", MAIN, *arguments],
@@ -81,20 +81,21 @@ class Process:
         return self.process.returncode, errors
 
 
-def test_killed_terminated_and_finished(pictures, tmp_path, assert_same_run):
+@pytest.mark.parametrize("preset", ["vision-tiny", "vision2-tiny"])
+def test_killed_terminated_and_finished(pictures, tmp_path, assert_same_run, preset):
     out = tmp_path / "run"
     checkpoints = out / "checkpoints"
 
-    first = Process(pictures, out)
+    first = Process(pictures, out, preset)
     first.wait_for(lambda: first.lines() >= 5 and list(checkpoints.glob(".writing_*/*")))
     code, _ = first.end(signal.SIGKILL)  # while a checkpoint is written, or just after
     assert code == -signal.SIGKILL
     lines = first.lines()
     assert 5 <= lines < STEPS
 
-    second = Process(pictures, out)
+    second = Process(pictures, out, preset)
     second.wait_for(lambda: second.lines() >= lines + 5)
-    config = with_overrides(presets.vision_tiny(), OVERRIDES)
+    config = with_overrides(presets.preset(preset), OVERRIDES)
     with pytest.raises(RunError, match=rf"is in use by process {second.process.pid} on "):
         Data2VecTrainer(config, data=pictures, out=out, device="cpu").fit()
     code, errors = second.end(signal.SIGTERM)
@@ -105,13 +106,13 @@ def test_killed_terminated_and_finished(pictures, tmp_path, assert_same_run):
     assert (checkpoints / f"step_{step:08d}" / "state.json").exists()
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == step
 
-    third = Process(pictures, out)
+    third = Process(pictures, out, preset)
     third.wait_for(lambda: third.lines() >= step + 3)
     code, errors = third.end(signal.SIGINT)
     assert code == 128 + signal.SIGINT
     assert "Traceback" not in errors
 
-    code, errors = Process(pictures, out).end()
+    code, errors = Process(pictures, out, preset).end()
     assert code == 0, errors
     whole = Data2VecTrainer(config, data=pictures, out=tmp_path / "whole", device="cpu").fit()
     assert_same_run(whole, out, STEPS)

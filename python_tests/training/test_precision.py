@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,3 +51,15 @@ def test_a_kernel_for_attention_that_does_not_work_is_refused(make_config):
     check_attention(make_config("speech", precision={"attention": "sdpa"}), CPU)
     with pytest.raises(ConfigError, match=r"precision\.attention is 'varlen', which does not work here: it "):
         check_attention(make_config("speech", precision={"attention": "varlen"}), CPU)
+    wanted = {"attention": "varlen"}
+    for modality, positions in (("speech2", {}), ("vision2", {"positions": "relative"})):  # a bias in a packed row
+        config = make_config(modality, model={"embedding": positions}, precision=wanted)
+        with pytest.raises(ConfigError, match="'varlen', which does not work here: it takes no bias on the scores"):
+            check_attention(replace(config, model=without_dropout(config.model)), CPU)
+    config = make_config("vision2", precision=wanted)
+    with pytest.raises(ConfigError, match="'varlen', which does not work here: it needs a GPU"):
+        check_attention(replace(config, model=without_dropout(config.model)), CPU)
+
+
+def without_dropout(model):
+    return replace(model, transformer=replace(model.transformer, attention_dropout=0.0))

@@ -32,8 +32,8 @@ def check(config: Config) -> None:
         )
     if embedding.positions == "relative" and config.model.transformer.extra_tokens:
         raise ConfigError(
-            f"model.transformer.extra_tokens is {config.model.transformer.extra_tokens}, but relative positions know one "
-            "class token only: set model.embedding.positions to sincos"
+            f"model.transformer.extra_tokens is {config.model.transformer.extra_tokens}, but relative positions know "
+            "one class token only: set model.embedding.positions to sincos"
         )
     side = embedding.image_size // embedding.patch_size
     if isinstance(config.mask, BlockMask):

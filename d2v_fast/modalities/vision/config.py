@@ -89,3 +89,8 @@ class VisionEmbedding(EmbeddingConfig):
         check.at_least(1, "image_size", "patch_size", "channels")
         whole = self.image_size % self.patch_size == 0
         check.require(whole, "image_size", f"a multiple of {check.name}.patch_size, which is {self.patch_size}")
+
+    @property
+    def biases(self) -> bool:
+        """See `EmbeddingConfig.biases`."""
+        return self.positions == "relative"
