@@ -2,9 +2,8 @@
 
 python examples/convert_trusted.py checkpoint.pt checkpoint.safetensors --trust
 
-A pickle may be a program, and this runs it: use it for files whose maker you trust only, best on a machine or in a
-container where it may do anything. It needs torch and safetensors, not d2v_fast. Empty classes stand for those that the
-file names and that are not installed, so fairseq need not be there.
+A pickle may be a program, and this runs it: only where you trust its maker, best in a container. Needs torch and
+safetensors; empty classes stand for those that are not installed.
 """
 
 import json
@@ -49,9 +48,8 @@ def main() -> None:
         sys.exit(__doc__)
     reader = SimpleNamespace(Unpickler=Unpickler, load=pickle.load, __name__="pickle")
     content = torch.load(sys.argv[1], map_location="cpu", weights_only=False, pickle_module=reader)
-    found = tensors(content.get("model", content))
-    if isinstance(content.get("model_ema"), dict):
-        found |= tensors(content["model_ema"], "_ema.")
+    ema = content.get("model_ema")
+    found = tensors(content.get("model", content)) | (tensors(ema, "_ema.") if isinstance(ema, dict) else {})
     settings = json.dumps(plain(content.get("cfg") or content.get("args") or {}))
     with open(sys.argv[2], "xb"):  # an error if it is there already
         save_file({name: value.contiguous() for name, value in found.items()}, sys.argv[2], {"settings": settings})
