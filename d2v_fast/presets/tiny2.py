@@ -141,7 +141,7 @@ def series2_tiny() -> Config:
     """
     return Config(
         model=ModelConfig(
-            embedding=SeriesEmbedding(position_depth=2, position_groups=8, alibi=True),
+            embedding=SeriesEmbedding(channels=4, position_depth=2, position_groups=8, alibi=True),
             transformer=TransformerConfig(dim=128, depth=4, heads=4, ffn_dim=512, dropout=0.05, attention_dropout=0.05),
             head=DecoderConfig(dim=128, layers=2, kernel=5, groups=8, input_dropout=0.05),
             target=TargetConfig(top_k=3),

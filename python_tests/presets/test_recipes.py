@@ -201,6 +201,9 @@ ABSENT = {
     "model.transformer.input_dropout": None,
     "model.loss.class_token": 0.0,
     "mask.views": 1,
+    # What only fine-tuning has.
+    "inputs.randaugment": 0,
+    "inputs.erase": 0.0,
 }
 # What a run of one's own chooses; no recipe says anything about it.
 OWN = ("numerics", "loader.", "checkpoint.", "log.", "seed", "precision.", "monitor.", "optim.hold")
@@ -225,6 +228,7 @@ def test_every_number_is_the_published_one(name):
         "model.embedding.gradient_scale",
         "inputs.tokenizer",
         "inputs.background",
+        "inputs.randaugment_magnitude",
     }
 
 
