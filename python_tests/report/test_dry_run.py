@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from d2v_fast.masking import InverseBlockMask
 from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.models import Encoder
 from d2v_fast.report.dry_run import _one, dry_run
@@ -41,10 +44,7 @@ def test_what_a_run_would_be(make_config, make_data, tmp_path, modality, monkeyp
 
 def test_activation_checkpoints_need_less_memory(make_config, make_data):
     def activations(**overrides) -> float:
-        config = make_config("vision", **overrides)
-        lines = dict(dry_run(Data2VecTrainer(config, data=make_data("vision"), out="nowhere", device="cpu")))
-        value, unit = lines["memory"].split("activations ")[1].split(",")[0].split()
-        return float(value) * {"kB": 1e3, "MB": 1e6}[unit]
+        return _activations(make_config("vision", **overrides), make_data)
 
     kept = activations(model={"transformer": {"depth": 6, "layer_drop": 0.0}})
     recomputed = activations(
@@ -61,6 +61,30 @@ def test_the_first_sample_of_a_batch_is_whole(make_config, make_data):
     assert one.inputs.shape == (1, 16)
     assert torch.equal(one.masked_inputs, batch.masked_inputs[:1])
     assert torch.equal(one.rows, one.mask.flatten().nonzero().flatten())
+
+
+def test_views_are_counted(make_config, make_data, tmp_path):
+    decoder = {"kind": "DecoderConfig", "dim": 32, "layers": 1, "kernel": 3, "groups": 4}
+    mask = InverseBlockMask(ratio=0.6, block=2, views=3)
+    config = make_config("vision", **{"model.head": decoder, "mask": mask})
+    lines = dict(dry_run(Data2VecTrainer(config, data=make_data("vision"), out=tmp_path / "run", device="cpu")))
+    assert lines["first batch: views"] == "3 of each sample, for one pass of the teacher"
+    assert lines["first batch: encoded"] == "37.5% of the positions of each view"  # 6 of 16
+    assert lines["first batch: kept"] == f"int64 [{3 * 3 * 6}]"
+    assert lines["first batch: masked"].startswith("62.5%")
+    with open_loader(config, open_data(make_data("vision"), config, None)) as loader:
+        one = _one(loader.step(0)[0])
+    assert torch.equal(one.kept, (~one.mask).flatten().nonzero().flatten())
+    assert one.mask.shape == (3, 16)
+    more = replace(config, mask=replace(mask, views=6))
+    assert _activations(more, make_data) > 1.5 * _activations(config, make_data)
+
+
+def _activations(config, make_data) -> float:
+    """Bytes that the dry run expects."""
+    memory = dict(dry_run(Data2VecTrainer(config, data=make_data("vision"), out="nowhere", device="cpu")))["memory"]
+    value, unit = memory.split("activations ")[1].split(",")[0].split()
+    return float(value) * {"kB": 1e3, "MB": 1e6}[unit]
 
 
 def test_all_micro_batches_that_the_loader_holds_are_counted(make_config, make_data):
