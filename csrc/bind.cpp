@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+
 #include "cpu/ctc.h"
 #include "cpu/kernels.h"
 #include "cpu/masks.h"
@@ -144,13 +146,43 @@ void bind_ema_and_loss(py::module_& m) {
 void bind_layer_targets(py::module_& m) {
   m.def("layer_targets", [](const std::vector<uintptr_t>& layers, const std::vector<int64_t>& strides, uintptr_t rows, uintptr_t lengths,
                             uintptr_t out, int64_t batch, int64_t frames, int64_t channels, int64_t count, int64_t dtype,
-                            int64_t layer_norm, int64_t final_norm, double eps, int threads) {
+                            int64_t layer_norm, int64_t final_norm, double eps, int threads, int64_t views) {
     static_assert(sizeof(uintptr_t) == sizeof(void*), "addresses are passed as numbers");
     const d2v::LayerTargets x = {reinterpret_cast<const void* const*>(layers.data()), strides.data(), pointer<const int64_t>(rows),
                                  pointer<const int64_t>(lengths), pointer<void>(out), static_cast<int64_t>(layers.size()), batch, frames,
-                                 channels, count, dtype, layer_norm, final_norm, eps};
+                                 channels, count, dtype, layer_norm, final_norm, views, eps};
     if (!d2v::kernels().layer_targets(x, d2v::usable_threads(threads))) throw std::bad_alloc();
-  }, py::call_guard<py::gil_scoped_release>());
+  },
+     py::call_guard<py::gil_scoped_release>(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
+     py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg("views") = 1);
+}
+
+// restore, decoder_layer and distance_attention: tensors and sizes in the order of the structs; checked in d2v_fast/ops.
+void bind_views(py::module_& m) {
+  using nogil = py::call_guard<py::gil_scoped_release>;
+  m.def("restore", [](uintptr_t tokens, uintptr_t kept, uintptr_t noise, uintptr_t out, int64_t count, int64_t places, int64_t row_bytes,
+                      int threads) {
+    d2v::kernels().restore({pointer<const char>(tokens), pointer<const char>(noise), pointer<const int64_t>(kept), pointer<char>(out), count,
+                            places, row_bytes}, d2v::usable_threads(threads));
+  }, nogil());
+  m.def("decoder_layer", [](bool backward, const std::array<uintptr_t, 10>& t, const std::array<int64_t, 10>& n, double eps, int threads) {
+    const d2v::DecoderLayer x = {pointer<const void>(t[0]), pointer<const void>(t[1]), pointer<const void>(t[2]), pointer<void>(t[3]),
+                                 pointer<void>(t[4]), pointer<const void>(t[5]), pointer<void>(t[6]), pointer<void>(t[7]),
+                                 pointer<void>(t[8]), pointer<void>(t[9]), n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], eps};
+    const auto run = backward ? d2v::kernels().decoder_layer_backward : d2v::kernels().decoder_layer_forward;
+    if (!run(x, d2v::usable_threads(threads))) throw std::bad_alloc();
+  }, nogil());
+  m.def("distance_attention", [](bool backward, const std::array<uintptr_t, 14>& t, const std::array<int64_t, 8>& strides,
+                                 const std::array<int64_t, 5>& n, uint64_t seed, double dropout, int threads) {
+    const double limit = dropout * 4294967296.0;
+    const d2v::DistanceAttention x = {pointer<const void>(t[0]), pointer<const void>(t[1]), pointer<const void>(t[2]), &strides[0], &strides[2],
+                                      &strides[4], pointer<const int32_t>(t[3]), pointer<const int64_t>(t[4]), pointer<const uint8_t>(t[5]),
+                                      pointer<const void>(t[6]), pointer<void>(t[7]), pointer<void>(t[8]), pointer<const void>(t[9]),
+                                      &strides[6], pointer<void>(t[10]), pointer<void>(t[11]), pointer<void>(t[12]), pointer<double>(t[13]),
+                                      n[0], n[1], n[2], n[3], n[4], seed, static_cast<uint32_t>(limit), dropout};
+    const auto run = backward ? d2v::kernels().distance_attention_backward : d2v::kernels().distance_attention_forward;
+    if (!run(x, d2v::usable_threads(threads))) throw std::bad_alloc();
+  }, nogil());
 }
 
 }  // namespace
@@ -164,6 +196,7 @@ PYBIND11_MODULE(_C, m) {
   bind_ctc(m);
   bind_ema_and_loss(m);
   bind_layer_targets(m);
+  bind_views(m);
   m.attr("instruction_sets") = d2v::instruction_sets();
   d2v::kernels();  // a wrong D2V_FAST_ISA fails here, at import, not in the middle of a run
 }

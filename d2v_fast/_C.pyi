@@ -151,6 +151,23 @@ def layer_targets(
     final_norm: int,
     eps: float,
     threads: int,
+    views: int = 1,
+    /,
+) -> None: ...
+def restore(
+    tokens: int, kept: int, noise: int, out: int, count: int, places: int, row_bytes: int, threads: int, /
+) -> None: ...
+def decoder_layer(
+    backward: bool, tensors: Sequence[int], sizes: Sequence[int], eps: float, threads: int, /
+) -> None: ...
+def distance_attention(
+    backward: bool,
+    tensors: Sequence[int],
+    strides: Sequence[int],
+    sizes: Sequence[int],
+    seed: int,
+    dropout: float,
+    threads: int,
     /,
 ) -> None: ...
 

@@ -24,6 +24,10 @@ LARGEST_ROW = 8192
 """Channels up to which `row_targets`, and `column_targets` with a final norm, can hold a row in registers."""
 
 
+LARGEST_HEAD = 128
+"""Channels of a head up to which the attention kernels serve."""
+
+
 class EmaTensor(NamedTuple):
     """One tensor of the moving average: addresses (shadow 0 without one), elements, and the names of the formats."""
 
@@ -48,6 +52,15 @@ class Tile(NamedTuple):
     """Rows (or frames) and channels of the tile of one program, and its warps."""
 
     rows: int
+    channels: int
+    warps: int
+
+
+class AttentionTile(NamedTuple):
+    """Queries, keys and channels of the tiles of the attention kernels, and warps."""
+
+    queries: int
+    keys: int
     channels: int
     warps: int
 
@@ -118,6 +131,24 @@ def column_tile(channels: int, *, final_norm: bool) -> Tile:
         return Tile(32, 128, 8)
     block = _whole_row(channels)
     return Tile(max(1, 8192 // block), block, 16)
+
+
+def restore_tile() -> Tile:
+    """Places and channels of a program of `restore`; one bisection serves all its places."""
+    return Tile(16, 128, 4)
+
+
+def attention_tile(element_size: int, dim: int) -> AttentionTile:
+    """Queries, keys and channels of the attention kernels; float32 products are made of four bytes each, on fewer rows.
+
+    Raises:
+        ValueError: the head does not fit.
+    """
+    if dim > LARGEST_HEAD:
+        raise ValueError(f"a head of {dim} channels is too wide for the attention kernels; at most {LARGEST_HEAD} are")
+    channels = max(16, 1 << (dim - 1).bit_length())
+    side = 32 if element_size == 4 or channels > 64 else 64
+    return AttentionTile(side, side, channels, 4)
 
 
 def clamped_inverse(beta: float) -> float:

@@ -49,11 +49,55 @@ enum Norm : int64_t { NORM_NONE = 0, NORM_INSTANCE = 1, NORM_LAYER = 2, NORM_BAT
 struct LayerTargets {
   const void* const* layers;  // [layer_count]: tensors [batch, frames, channels], the channels side by side
   const int64_t* strides;     // [layer_count][2]: elements from sample to sample and from frame to frame
-  const int64_t* rows;        // [count]: ascending, unique, of batch * frames; or null for all
+  const int64_t* rows;        // [count]: ascending, unique, of batch * views * frames; or null for all of batch * frames
   const int64_t* lengths;     // [batch]: frames that count, 1 or more; or null for all
   void* out;                  // [count, channels], F64 if the layers are, else F32
-  int64_t layer_count, batch, frames, channels, count, dtype, layer_norm, final_norm;
+  int64_t layer_count, batch, frames, channels, count, dtype, layer_norm, final_norm, views;
   double eps;
+};
+
+// Kept tokens to their places, and rows of noise, in order, to all others.
+struct Restore {
+  const char *tokens, *noise;  // [count] and [places - count] rows
+  const int64_t* kept;         // [count]: ascending, unique, of `places`
+  char* out;                   // [places] rows
+  int64_t count, places, row_bytes;
+};
+
+// y = (x +) gelu(norm(convolution of x)). Tensors have one DType, are contiguous, and their channels come last; over time `height` is the
+// number of frames and `width` is 1. Without `weight` the convolution is the caller's: z is given.
+struct DecoderLayer {
+  const void* x;       // [samples, height, width, channels]
+  const void* weight;  // [out_channels, channels / groups, kernel_height, kernel_width], or null
+  const void* bias;    // [out_channels]
+  void* z;             // [samples, height, width, out_channels]: before the norm
+  void* y;
+  const void* gradient;  // of y; from here on for the backward pass
+  void* z_gradient;
+  void* bias_gradient;
+  void *x_gradient, *weight_gradient;  // null: not wanted
+  int64_t samples, height, width, channels, out_channels, groups, kernel_height, kernel_width, residual, dtype;
+  double eps;
+};
+
+// Attention over packed sequences: softmax(q k / sqrt(dim) - factor * |i - j|) v for each head, arithmetic in F64 for F64, else in F32.
+struct DistanceAttention {
+  const void *query, *key, *value;                       // [tokens, heads, dim]: channels side by side, strides in elements
+  const int64_t *query_strides, *key_strides, *value_strides;
+  const int32_t* starts;      // [samples + 1]
+  const int64_t* positions;   // [tokens], below 0: the token has none
+  const uint8_t* visible;     // [tokens]: whether it may be attended to; or null
+  const void* factors;        // [heads], F64 or F32 as the arithmetic; or null
+  void* out;                  // [tokens, heads, dim], contiguous
+  void* logs;                 // [heads, tokens], F64 or F32: the logarithm of each row's sum
+  const void* gradient;       // of out; from here on for the backward pass
+  const int64_t* gradient_strides;
+  void *query_gradient, *key_gradient, *value_gradient;  // as out
+  double* factor_gradients;                              // [samples, heads]
+  int64_t samples, tokens, heads, dim, dtype;
+  uint64_t seed;
+  uint32_t limit;  // dropout * 2^32
+  double dropout;
 };
 
 struct Kernels {
@@ -65,6 +109,12 @@ struct Kernels {
   void (*smooth_l1_backward)(const SmoothL1Gradient& x, int threads);
   // False when memory is short.
   bool (*layer_targets)(const LayerTargets& x, int threads);
+  void (*restore)(const Restore& x, int threads);
+  // False when memory is short, all of them.
+  bool (*decoder_layer_forward)(const DecoderLayer& x, int threads);
+  bool (*decoder_layer_backward)(const DecoderLayer& x, int threads);
+  bool (*distance_attention_forward)(const DistanceAttention& x, int threads);
+  bool (*distance_attention_backward)(const DistanceAttention& x, int threads);
   // Index of the first row that is not above its predecessor or not in [0, limit), or -1.
   int64_t (*first_bad_row)(const int64_t* rows, int64_t count, int64_t limit);
   // The fastest copy through memory, for the benchmarks.

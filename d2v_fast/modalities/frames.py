@@ -101,7 +101,11 @@ class FramesEncoder(Encoder):
         super().__init__(config, frames, norm=True)
         self.config: FramesEmbedding = embedding
         self.positions = PositionConvolutions(
-            dim, embedding.position_depth, embedding.position_kernel, embedding.position_groups
+            dim,
+            embedding.position_depth,
+            embedding.position_kernel,
+            embedding.position_groups,
+            fused=config.encodes_kept,
         )
         self.alibi = Alibi(config.transformer.heads) if embedding.alibi else None
         # BERT's initialisation, in the context network only; convolutions and projection keep their own as released.

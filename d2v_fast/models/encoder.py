@@ -175,7 +175,7 @@ class Encoder(SampleFeatures):
             x,
             lengths,
             kept,
-            kernel=lambda: self._kernel(x, bias),
+            kernel=lambda subset: self._kernel(x, bias, subset),
             extra=0 if (extra := self.extra()) is None else len(extra),
             padding=padding,
             views=views,
@@ -361,13 +361,14 @@ class Encoder(SampleFeatures):
             block.path = torch.compiler.disable(block.drop_path_factor)
             block.compile(dynamic=True)
 
-    def _kernel(self, x: Tensor, bias: bool) -> str:
+    def _kernel(self, x: Tensor, bias: bool, subset: bool) -> str:
         """The kernel for attention over packed tokens of x [N, T, C]."""
         dtype = x.dtype
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
         dropout = self.training and self.attention_dropout > 0
-        return choose(self.attention, x.device, dtype, x.shape[2] // self.heads, dropout=dropout, bias=bias).name
+        width = x.shape[2] // self.heads
+        return choose(self.attention, x.device, dtype, width, dropout=dropout, bias=bias, subset=subset).name
 
     def _block(
         self, block: nn.Module, x: Tensor, scores: Tensor | Packing | Distances | None, rows: Tensor | None

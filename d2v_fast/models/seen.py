@@ -19,7 +19,7 @@ def seen_tokens(
     lengths: Tensor | None,
     kept: Tensor | None,
     *,
-    kernel: Callable[[], str],
+    kernel: Callable[[bool], str],
     extra: int,
     padding: bool,
     views: int = 1,
@@ -30,7 +30,8 @@ def seen_tokens(
         x: [N / views, T, C].
         lengths: int64 [N].
         kept: int64 [K].
-        kernel: gives the name of the kernel for packed tokens; only asked where there are any.
+        kernel: gives the name of the kernel for packed tokens, told whether they are a subset; only asked where there
+            are any.
         extra: tokens put before every sequence.
         padding: whether padded positions are computed, too.
         views: rows of the blocks for each row of x.
@@ -44,13 +45,17 @@ def seen_tokens(
             return visible if lengths is None else visible & valid_tokens(lengths, x)
         if not padding and lengths is not None and keeps_padding(kept, lengths, width):
             _refuse_padding(kept, lengths, width)
-        return plan_kept(kept, samples, width, x.device, KERNELS[kernel()], extra)
+        name = kernel(True)
+        packing = plan_kept(kept, samples, width, x.device, KERNELS[name], extra)
+        if name == "blocks" and min(packing.lengths) == max(packing.lengths):  # one call for all, and nothing to pad
+            return replace(packing, kernel=KERNELS["sdpa"])
+        return packing
     if lengths is None:
         return None
     if lengths.is_cpu and not compiling:  # known without waiting
         if lengths.numel() and lengths.min() >= width:
             return None
-        name = "sdpa" if padding else kernel()
+        name = "sdpa" if padding else kernel(False)
         if name != "sdpa":
             return plan_packing(lengths, width, x.device, KERNELS[name], extra)
     return valid_tokens(lengths, x)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2v_fast import ops
 from d2v_fast.ops.distances import Distances
 
 
@@ -117,8 +118,10 @@ class PositionConvolutions(nn.Module):
     The stack's output is added to its input by the encoder; padding is not treated between the layers, as released.
     """
 
-    def __init__(self, dim: int, depth: int, kernel: int, groups: int) -> None:
+    def __init__(self, dim: int, depth: int, kernel: int, groups: int, *, fused: bool = False) -> None:
+        """`fused` computes a layer by `ops.decoder_layer`; runs of data2vec 1.0 have begun with torch's bits."""
         super().__init__()
+        self.fused, self.groups = fused, groups
         self.convolutions = nn.ModuleList(
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups, dtype=torch.float32) for _ in range(depth)
         )
@@ -127,6 +130,10 @@ class PositionConvolutions(nn.Module):
         """[B, T, C] to [B, T, C]."""
         frames, dim = x.shape[1:]
         for convolution in self.convolutions:
+            if self.fused:
+                weight, bias = convolution.get_parameter("weight"), convolution.get_parameter("bias")
+                x = ops.decoder_layer(x, weight, bias, self.groups, residual=False)
+                continue
             x = convolution(x.transpose(1, 2)).transpose(1, 2)[:, :frames]  # an even kernel makes one frame too many
             x = F.gelu(F.layer_norm(x, (dim,)))
         return x

@@ -7,6 +7,7 @@ Over a packed row (`d2v_fast.ops.packing`) one of these kernels keeps the sequen
 * "blocks": scaled dot product attention of one sequence after the other: any device, dropout and bias.
 * "sdpa": scaled dot product attention over padded rows, the padding masked: any device, dropout and bias. Where the
   padding alone could be left out, the encoder then does not pack at all.
+* "fused": our own (`d2v_fast.ops.distance_attention`), with dropout; a bias by distances is always its.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2v_fast.ops._library import Backend, serve
+from d2v_fast.ops.distance_attention import distance_attention
 from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Kernel, Packing, plan_packing
 
@@ -49,13 +51,46 @@ def attention(
         [N, S, heads, D].
     """
     if isinstance(bias, Packing):
+        if bias.distances is not None and _fusible(query):
+            return fused(query.squeeze(0), key.squeeze(0), value.squeeze(0), bias, dropout).unsqueeze(0)
         return bias.kernel(query.squeeze(0), key.squeeze(0), value.squeeze(0), bias, dropout).unsqueeze(0)
     if isinstance(bias, Distances):
+        if _fusible(query):
+            return _fused_whole(query, key, value, bias, dropout)
         bias = bias.dense(query.shape[1])
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(query.dtype)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout).transpose(1, 2)
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
+    """Our own kernel, which keeps nothing of the size of the scores; see `Kernel`."""
+    if packing.bias is not None:
+        raise ValueError("the fused kernel takes no bias but distances: use blocks or sdpa")
+    factors = None if packing.distances is None else packing.distances.factors
+    positions = packing.positions()
+    longest = max(packing.lengths)
+    return distance_attention(query, key, value, packing.starts, positions, factors, longest, dropout=dropout)
+
+
+def _fused_whole(query: Tensor, key: Tensor, value: Tensor, distances: Distances, dropout: float) -> Tensor:
+    """The same over whole sequences [N, S, heads, D]."""
+    samples, length = query.shape[:2]
+    number = torch.arange(samples * length, dtype=torch.int64, device=query.device)
+    starts = torch.arange(samples + 1, dtype=torch.int32, device=query.device) * length
+    visible = distances.visible
+    if visible is not None:
+        visible = visible.expand(samples, length).flatten()
+    q, k, v = (x.flatten(0, 1) for x in (query, key, value))
+    positions = number % length - distances.extra
+    mixed = distance_attention(q, k, v, starts, positions, distances.factors, length, visible=visible, dropout=dropout)
+    return mixed.view(query.shape)
+
+
+def _fusible(query: Tensor) -> bool:
+    """Whether our own kernel serves; a program for others has torch's operators only."""
+    return query.device.type in ("cpu", "cuda") and not torch.compiler.is_exporting()
 
 
 def blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
@@ -138,7 +173,13 @@ def block_diagonal_mask(packing: Packing) -> Any:
     return mask
 
 
-KERNELS: dict[str, Kernel] = {"varlen": varlen, "xformers": xformers, "blocks": blocks, "sdpa": padded}
+KERNELS: dict[str, Kernel] = {
+    "varlen": varlen,
+    "xformers": xformers,
+    "blocks": blocks,
+    "sdpa": padded,
+    "fused": fused,
+}
 _PREFERRED = {"cuda": ("varlen", "xformers"), "cpu": ("blocks",)}
 _FOR_GPUS = ("varlen", "xformers")
 
@@ -154,7 +195,14 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    wanted: Choice, device: torch.device, dtype: torch.dtype, head_dim: int, *, dropout: bool, bias: bool = False
+    wanted: Choice,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    *,
+    dropout: bool,
+    bias: bool = False,
+    subset: bool = False,
 ) -> Chosen:
     """The kernel for tensors of this kind: with "auto" the first that works, in the order of this module.
 
@@ -165,6 +213,7 @@ def choose(
         head_dim: channels of a head.
         dropout: whether attention weights are dropped.
         bias: whether a bias is added to the scores.
+        subset: whether tokens are left out that are no padding (the views of data2vec 2.0).
 
     Raises:
         ValueError: a kernel was asked for by name that does not work here.
@@ -176,6 +225,10 @@ def choose(
         if fault:
             raise ValueError(f"precision.attention is {wanted!r}, which does not work here: {fault}. Use 'auto'")
         return Chosen(wanted, "it was asked for")
+    if subset and device.type == "cpu" and dropout and not bias:
+        # With dropout SDPA writes all scores and masks to memory. Where padding alone is left out it serves all the
+        # same: runs have begun with its noise.
+        return Chosen("fused", "dropped weights are drawn again in the backward pass instead of being kept")
     faults: list[str] = []
     for name in _PREFERRED.get(device.type, ()):
         fault = _fault(name, device, dtype, head_dim, dropout, bias)

@@ -71,11 +71,7 @@ def layer_targets(
             eps=eps,
             views=views,
         )
-    if views > 1 and rows is not None:
-        whole = _layer_targets(layers, None, lengths, layer_norms, final_norms, eps)
-        frames = layers[0].shape[1]
-        return whole.flatten(0, 1).index_select(0, rows // (views * frames) * frames + rows % frames)
-    return _layer_targets(layers, rows, lengths, layer_norms, final_norms, eps)
+    return _layer_targets(layers, rows, lengths, layer_norms, final_norms, eps, views)
 
 
 def _norms(name: str, value: str | Sequence[str] | None) -> list[str]:
@@ -133,6 +129,7 @@ def _layer_targets_fake(
     layer_norms: list[str],
     final_norms: list[str],
     eps: float,
+    views: int = 1,
 ) -> Tensor:
     return _empty(layers[0], rows)
 
@@ -144,24 +141,25 @@ def _layer_targets_cpu(
     layer_norms: list[str],
     final_norms: list[str],
     eps: float,
+    views: int = 1,
 ) -> Tensor:
     batch, frames, _ = layers[0].shape
     if rows is not None:
         rows = rows.contiguous()
-        check_rows(rows, batch * frames)
+        check_rows(rows, batch * views * frames)
     if lengths is not None:
         lengths = lengths.contiguous()
         check_lengths(lengths, frames)
     # One call of the kernel takes one norm of the layers, and a layer norm of their mean. Whatever else is asked for is
     # done by further calls: on each layer before, and on the mean after, which then must have all of its rows.
     for norm in layer_norms[:-1]:
-        layers = [_call([layer], None, lengths, norm, None, eps) for layer in layers]
+        layers = [_call([layer], None, lengths, norm, None, eps, 1) for layer in layers]
     fused = final_norms[:1] == ["layer"]
     later = final_norms[1:] if fused else final_norms
     last = layer_norms[-1] if layer_norms else None
-    mean = _call(layers, None if later else rows, lengths, last, "layer" if fused else None, eps)
+    mean = _call(layers, None if later else rows, lengths, last, "layer" if fused else None, eps, views)
     for index, norm in enumerate(later):
-        mean = _call([mean], rows if index + 1 == len(later) else None, lengths, norm, None, eps)
+        mean = _call([mean], rows if index + 1 == len(later) else None, lengths, norm, None, eps, views)
     return mean
 
 
@@ -172,6 +170,7 @@ def _call(
     layer_norm: str | None,
     final_norm: str | None,
     eps: float,
+    views: int,
 ) -> Tensor:
     """One call of the kernel."""
     out = _empty(layers[0], rows)
@@ -195,13 +194,14 @@ def _call(
         _NORM_CODES[final_norm],
         eps,
         torch.get_num_threads(),
+        *([views] if views > 1 else []),
     )
     return out
 
 
 _layer_targets = register(
-    "layer_targets(Tensor[] layers, Tensor? rows, Tensor? lengths, str[] layer_norms, str[] final_norms, float eps) "
-    "-> Tensor",
+    "layer_targets(Tensor[] layers, Tensor? rows, Tensor? lengths, str[] layer_norms, str[] final_norms, float eps, "
+    "SymInt views=1) -> Tensor",
     cpu=_layer_targets_cpu,
     cuda=device.layer_targets,
     fake=_layer_targets_fake,

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2v_fast.ops._library import Backend, check_rows, dtype_code, library, register, serve
+from d2v_fast import _C, reference
+from d2v_fast.ops._library import check_rows, compiled, dtype_code, library, register, serve
+from d2v_fast.ops.device import restore as device
 
 
 def restore(tokens: Tensor, kept: Tensor, noise: Tensor, samples: int, width: int) -> Tensor:
@@ -58,16 +60,22 @@ def _check(tokens: Tensor, kept: Tensor, noise: Tensor, samples: int, width: int
         )
 
 
-def _plainly(tokens: Tensor, kept: Tensor, noise: Tensor, samples: int, width: int) -> Tensor:
-    hidden = torch.ones(samples * width, dtype=torch.bool, device=kept.device).index_fill_(0, kept, False)
-    out = tokens.new_empty(samples * width, tokens.shape[1])
-    out.masked_scatter_(hidden.unsqueeze(1), noise)
-    return out.index_copy_(0, kept, tokens).view(samples, width, -1)
-
-
 def _restore_cpu(tokens: Tensor, kept: Tensor, noise: Tensor, samples: int, width: int) -> Tensor:
-    check_rows(kept.contiguous(), samples * width, "kept")
-    return _plainly(tokens, kept, noise, samples, width)
+    tokens, kept, noise = tokens.contiguous(), kept.contiguous(), noise.contiguous()
+    places, count = samples * width, tokens.shape[0]
+    check_rows(kept, places, "kept")
+    out = tokens.new_empty(samples, width, tokens.shape[1])
+    _C.restore(
+        tokens.data_ptr(),
+        kept.data_ptr(),
+        noise.data_ptr(),
+        out.data_ptr(),
+        count,
+        places,
+        tokens.shape[1] * tokens.element_size(),
+        torch.get_num_threads(),
+    )
+    return out
 
 
 def _restore_fake(tokens: Tensor, kept: Tensor, noise: Tensor, samples: int, width: int) -> Tensor:
@@ -88,16 +96,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | Non
     return grad.index_select(0, kept), None, of_noise, None, None
 
 
-def _backend() -> Backend:
-    return Backend("plain torch", "no kernel yet")
-
-
 _restore = register(
     "restore(Tensor tokens, Tensor kept, Tensor noise, SymInt samples, SymInt width) -> Tensor",
     cpu=_restore_cpu,
-    cuda=_plainly,
-    other=_plainly,
+    cuda=device.restore,
+    other=reference.restore,
     fake=_restore_fake,
 )
 torch.library.register_autograd("d2v_fast::restore", _backward, setup_context=_save, lib=library)
-serve("restore", cpu=_backend, cuda=_backend)
+serve("restore", cpu=compiled, cuda=device.backend)

@@ -212,7 +212,7 @@ void test_layer_targets() {
               Buffer out(dtype == d2v::F64 ? d2v::F64 : d2v::F32, count * channels, 1), serial = out;
               d2v::LayerTargets x = {addresses.data(), strides.data(), variant & 1 ? rows.data() : nullptr,
                                      variant & 2 ? lengths.data() : nullptr, out.data(), layer_count, batch, frames, channels, count,
-                                     dtype, layer_norm, final_norm, 1e-5};
+                                     dtype, layer_norm, final_norm, 1, 1e-5};
               CHECK(kernels.layer_targets(x, 2));
               x.out = serial.data();
               CHECK(kernels.layer_targets(x, 1));

@@ -11,13 +11,22 @@ from pathlib import Path
 import launches
 import pytest
 import torch
-from d2v_fast.kernels import ema, layer_targets, smooth_l1
+from d2v_fast.kernels import decoder_layer, distance_attention, ema, layer_targets, restore, smooth_l1
+from d2v_fast.kernels.launch import AttentionTile
 from triton.runtime.errors import InterpreterError
 
 from d2v_fast import reference
+from d2v_fast.ops.distance_attention import distance_attention as distance_attention_on_cpu
 
 ROWS = torch.tensor([0, 3, 36, 37, 48, 49, 74, 75])
-KERNELS = {"ema": ema, "smooth_l1": smooth_l1, "layer_targets": layer_targets}
+KERNELS = {
+    "ema": ema,
+    "smooth_l1": smooth_l1,
+    "layer_targets": layer_targets,
+    "restore": restore,
+    "decoder_layer": decoder_layer,
+    "distance_attention": distance_attention,
+}
 FAULTS = {
     "ema": [
         ("at < count", "at <= count"),
@@ -60,6 +69,46 @@ FAULTS = {
         ("total = tl.where(wanted[:, None], total, 0.0)\n", ""),
         ("mask=there[:, None] & inside[None, :]", "mask=inside[None, :]"),
         ("range(1, len(layers))", "range(1, len(layers) - 1)"),
+    ],
+    "restore": [
+        ("< start)", "<= start)"),
+        ("mask=number < count", "mask=number < count - 1"),
+        ("(near[None, :] < row[:, None])", "(near[None, :] <= row[:, None])"),
+        ("(near[None, :] >= 0) & ", ""),
+        ("(row < places)", "(row <= places)"),
+        ("mask=inside & found[:, None]", "mask=inside"),
+        ("(row - before)", "row"),
+    ],
+    "decoder_layer": [
+        ("tl.where(inside, z - mean, 0.0)", "z - mean"),
+        ("tl.sum(away * away, 0) / channels", "tl.sum(away * away, 0) / (channels - 1)"),
+        (" + added", ""),
+        ("(below + u * density)", "(below + density)"),
+        ("slope - shift - u * tilt", "slope - u * tilt"),
+        ("slope - shift - u * tilt", "slope - shift"),
+        ("-0.5 * u * u", "-u * u"),
+        ("inside = at < channels\n    added", "inside = at <= channels\n    added"),
+    ],
+    "distance_attention": [
+        (
+            "there = other < end\n        k = _rows(key + head * key_head, other, there, "
+            "key_stride, channel, dim)\n        where_k",
+            "there = other <= end\n        k = _rows(key + head * key_head, other, there, "
+            "key_stride, channel, dim)\n        where_k",
+        ),
+        ("mixed * before[:, None]", "mixed"),
+        ("total * before + tl.sum", "total + tl.sum"),
+        ("- factor * _apart", "+ factor * _apart"),
+        ("(where_q >= 0)[:, None] & ", ""),
+        ("(total * scale)", "total"),
+        ("(total_key * scale)", "total_key"),
+        ("share -= ", "share += "),
+        ("weights * (slopes - mean[:, None])\n        share", "weights * slopes\n        share"),
+        ("weights * (slopes - mean[:, None])\n        total_value", "weights * slopes\n        total_value"),
+        ("shares = weights * drawn", "shares = weights"),
+        ("own = start + tl.program_id(0) * KEYS", "own = start + tl.program_id(0) * QUERIES"),
+        ("(channel < dim)[None, :], other=0.0)", "(channel <= dim)[None, :], other=0.0)"),
+        ("other - start, own - start, limit", "own - start, other - start, limit"),
     ],
 }
 
@@ -104,7 +153,53 @@ def check_layer_targets():
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-CHECKS = {"ema": check_ema, "smooth_l1": check_smooth_l1, "layer_targets": check_layer_targets}
+def check_restore():
+    tokens, noise = torch.randn(5, 37), torch.randn(29, 37)
+    for kept in ([0, 3, 16, 17, 33], [2, 15, 16, 31, 32]):
+        out, _ = launches.run_restore(tokens, torch.tensor(kept), noise)
+        torch.testing.assert_close(out, reference.restore(tokens, torch.tensor(kept), noise, 1, 34)[0])
+
+
+def check_decoder_layer():
+    z, x, gradient = torch.randn(3, 4, 37)
+    z = (z * 2 + 1).requires_grad_()
+    y = torch.nn.functional.gelu(torch.nn.functional.layer_norm(z, (37,)))
+    torch.testing.assert_close(launches.run_finish(z.detach(), x)[0], (y + x).detach(), rtol=1e-5, atol=1e-6)
+    (expected,) = torch.autograd.grad(y, z, gradient)
+    torch.testing.assert_close(launches.run_unfinish(z.detach(), gradient)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def check_distance_attention():
+    """Beside the CPU's kernel, which draws the same weights to drop."""
+    tile, launches.launch.attention_tile = launches.launch.attention_tile, lambda *_: AttentionTile(16, 32, 16, 4)
+    try:
+        starts = torch.tensor([0, 35, 52], dtype=torch.int32)
+        positions = torch.cat([torch.arange(35) * 2 - 1, torch.arange(17) - 1])
+        torch.manual_seed(7)
+        seed = int(torch.randint(2**62, ()))
+        qkv, factors = torch.randn(52, 3, 2, 12).requires_grad_(), torch.tensor([0.05, 0.3]).requires_grad_()
+        gradient = torch.randn(52, 2, 12)
+        ours = launches.run_attention(
+            qkv.detach(), starts, positions, factors.detach(), gradient, seed=seed, dropout=0.3
+        )
+        torch.manual_seed(7)
+        out = distance_attention_on_cpu(*qkv.unbind(1), starts, positions, factors, 35, dropout=0.3)
+        torch.testing.assert_close(ours[0], out.detach(), rtol=1e-4, atol=1e-5)
+        of_qkv, of_factors = torch.autograd.grad(out, (qkv, factors), gradient)
+        torch.testing.assert_close(ours[2], of_qkv, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours[3], of_factors, rtol=1e-4, atol=1e-2)
+    finally:
+        launches.launch.attention_tile = tile
+
+
+CHECKS = {
+    "ema": check_ema,
+    "smooth_l1": check_smooth_l1,
+    "layer_targets": check_layer_targets,
+    "restore": check_restore,
+    "decoder_layer": check_decoder_layer,
+    "distance_attention": check_distance_attention,
+}
 
 
 @pytest.fixture(autouse=True)

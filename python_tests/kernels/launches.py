@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import triton.language as tl
 import triton_interpreter
-from d2v_fast.kernels import ema, launch, layer_targets, smooth_l1
+from d2v_fast.kernels import decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
 from torch import Tensor
 from triton_interpreter import Traffic
 
@@ -122,3 +122,64 @@ def run_layer_targets(
     tensors = layers, rows, lengths, means, scales, out
     done.append(start(layer_targets.column_targets, grid, *tensors, *sizes, *constants))
     return out, done
+
+
+def run_restore(tokens: Tensor, kept: Tensor, noise: Tensor) -> tuple[Tensor, Traffic]:
+    """[places, C], and the bytes."""
+    places, channels = len(tokens) + len(noise), tokens.shape[1]
+    out = torch.full((places, channels), torch.nan, dtype=tokens.dtype)
+    tile, count = launch.restore_tile(), len(kept)
+    grid = (launch.cells(places, tile.rows), launch.cells(channels, tile.channels))
+    sizes = places, count, channels, count.bit_length(), tile.rows, tile.channels
+    return out, triton_interpreter.launch(restore.restore, grid, tokens, noise, kept, out, *sizes)
+
+
+def run_finish(z: Tensor, x: Tensor | None) -> tuple[Tensor, Traffic]:
+    """Norm, GELU and residual of rows [M, C], and the bytes."""
+    y, tile = torch.full_like(z, torch.nan), launch.row_tile(z.shape[1])
+    arguments = z, x, y, z.shape[1], 1e-5, tile.channels
+    return y, triton_interpreter.launch(decoder_layer.finish, (len(z),), *arguments)
+
+
+def run_unfinish(z: Tensor, gradient: Tensor) -> tuple[Tensor, Traffic]:
+    """The gradient of z, and the bytes."""
+    of_z, tile = torch.full_like(z, torch.nan), launch.row_tile(z.shape[1])
+    arguments = z, gradient, of_z, z.shape[1], 1e-5, tile.channels
+    return of_z, triton_interpreter.launch(decoder_layer.unfinish, (len(z),), *arguments)
+
+
+def run_attention(
+    qkv: Tensor,
+    starts: Tensor,
+    positions: Tensor,
+    factors: Tensor,
+    gradient: Tensor,
+    *,
+    visible: Tensor | None = None,
+    seed: int = 0,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """qkv [S, 3, heads, D]: the result, its logarithms, the gradient of qkv and that of the factors."""
+    tokens, _, heads, dim = qkv.shape
+    query, key, value = qkv.unbind(1)
+    samples, longest = len(starts) - 1, int(starts.diff().max())
+    tile = launch.attention_tile(qkv.element_size(), dim)
+    drawn = torch.tensor([seed]) if dropout else None
+    shown = None if visible is None else visible.view(torch.uint8)
+    strides = [stride for x in (query, key, value) for stride in x.stride()[:2]]
+    numbers = tokens, dim, *strides, dim**-0.5, int(dropout * 2**32), 1 / (1 - dropout)
+    sizes = tile.queries, tile.keys, tile.channels
+    out, of_query, of_key, of_value = (torch.full((tokens, heads, dim), torch.nan, dtype=qkv.dtype) for _ in range(4))
+    logs = torch.full((heads, tokens), torch.nan)
+    start, programs = triton_interpreter.launch, launch.cells(longest, tile.queries)
+    given = query, key, value, starts, positions, shown, factors, drawn
+    start(distance_attention.attend, (programs, heads, samples), *given, out, logs, *numbers, *sizes, memory=[qkv])
+    means = (out.float() * gradient.float()).sum(-1).t().contiguous()
+    shares = torch.full((samples, heads, programs), torch.nan)
+    given = query, key, value, gradient, starts, positions, shown, factors, drawn, logs, means
+    grid = programs, heads, samples
+    queries, keys = distance_attention.attend_backward_queries, distance_attention.attend_backward_keys
+    start(queries, grid, *given, of_query, shares, *numbers, *sizes, memory=[qkv])
+    grid = launch.cells(longest, tile.keys), heads, samples
+    start(keys, grid, *given, of_key, of_value, *numbers, *sizes, memory=[qkv])
+    return out, logs, torch.stack([of_query, of_key, of_value], 1), shares.sum((0, 2))

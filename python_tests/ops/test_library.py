@@ -136,8 +136,8 @@ def test_other_devices_get_shapes_and_errors():
 
 def test_backends_name_the_code_and_the_reason():
     backends = ops.backends()
-    compiled = {"ema_update_", "layer_targets", "masked_smooth_l1"}
-    assert set(backends) == compiled | {"attention", "decoder_layer", "restore", "strided_convolution"}
+    compiled = {"ema_update_", "layer_targets", "masked_smooth_l1", "restore", "decoder_layer", "distance_attention"}
+    assert set(backends) == compiled | {"attention", "strided_convolution"}
     for name, devices in backends.items():
         assert devices["cpu"].implementation
         assert devices["cuda"].implementation

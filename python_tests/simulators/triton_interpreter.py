@@ -146,7 +146,7 @@ _watch: _Watch | None = None
 # --- the interpreter's own operations, corrected ---
 
 _builder = interpreter.InterpreterBuilder
-_load, _store = _builder.create_masked_load, _builder.create_masked_store
+_load, _store, _dot = _builder.create_masked_load, _builder.create_masked_store, _builder.create_dot
 _binary, _convert, _set_attribute = _builder.binary_op, interpreter._convert_float, interpreter.TensorHandle.set_attr
 
 
@@ -200,6 +200,18 @@ def _checked_attribute(self: Any, key: str, values: Any) -> None:
     _set_attribute(self, key, values)
 
 
+def _dot_in_float32(self: Any, a: Any, b: Any, d: Any, *how: Any) -> Any:
+    """Products of 16-bit numbers are exact in float32, in which a GPU sums them; numpy would see bit patterns."""
+    wide = [
+        interpreter.TensorHandle(_exact_convert(x.data, tl.bfloat16, tl.float32, None).view(np.float32), tl.float32)
+        if x.dtype.scalar == tl.bfloat16
+        else x
+        for x in (a, b)
+    ]
+    return _dot(self, *wide, d, *how)
+
+
 _builder.create_masked_load, _builder.create_masked_store = _checked_load, _checked_store
+_builder.create_dot = _dot_in_float32
 _builder.binary_op, interpreter._convert_float = _binary_without_bfloat16, _exact_convert
 interpreter.TensorHandle.set_attr = _checked_attribute

@@ -45,6 +45,13 @@ static inline Real inverse_deviation(Real squares, Real count, Real eps) {
   return 1 / sqrt(variance + eps);
 }
 
+// Of several views: the frames that any view wants, each made once, and the rows of the result that it goes to.
+struct Shared {
+  int64_t* rows;  // [count], of batch * frames, ascending
+  int64_t *starts, *to;  // row i goes to rows to[starts[i]] ... to[starts[i + 1] - 1] of the result
+  int64_t count;
+};
+
 // A stretch of one layer's row, and its mean and scale: one of each, or one per channel.
 template <typename T>
 struct Normalised {
@@ -91,11 +98,14 @@ static inline void add_layers(const Normalised<T>* of, bool first, bool last, co
 // Each sample's instance-normalised rows, mean over the layers: one pass over memory, if what a thread works on stays in the cache. With
 // samples_fit it does, and every thread has its share.
 void instance_samples(const LayerTargets& x, int threads);
+// The same for several views; `x.rows` are those of `shared`, and a final layer norm is done. False when memory is short.
+bool instance_views(const LayerTargets& x, const Shared& shared, int threads);
 bool samples_fit(const LayerTargets& x, int threads);
 // The statistics alone, for instance norm where samples don't fit, and for the batch norm.
 template <typename T> void column_statistics(const LayerTargets& x, ColumnStatistics<RealOf<T>> statistics, int threads);
 // Row by row: none or layer norm of each layer, or the columns' statistics if given; mean; then none or layer norm.
-template <typename T> void target_rows(const LayerTargets& x, const ColumnStatistics<RealOf<T>>* statistics, int threads);
+template <typename T>
+void target_rows(const LayerTargets& x, const ColumnStatistics<RealOf<T>>* statistics, int threads, const Shared* shared = nullptr);
 
 }  // namespace D2V_ISA
 }  // namespace d2v

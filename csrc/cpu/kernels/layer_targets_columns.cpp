@@ -111,15 +111,16 @@ static void moments_of(const T* x, int64_t stride, int64_t frames, Moments<RealO
   }
 }
 
+// `result` is where row `base` of the result would stand.
 template <typename T>
-static void instance_sample(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width) {
+static void instance_sample(const LayerTargets& x, int64_t sample, int64_t channel, int64_t width, RealOf<T>* result, int64_t base) {
   typedef RealOf<T> Real;
   const int64_t frames = valid_frames(x, sample), start = sample * x.frames;
-  Real* out = static_cast<Real*>(x.out) + channel;
+  Real* out = result + channel;
   const int64_t first_row = first_row_of(x, sample), end_row = first_row_of(x, sample + 1);
   int64_t padded = end_row;  // rows are ascending: those past the valid frames are the last ones
   while (padded > first_row && row_index(x, padded - 1) - start >= frames) --padded;
-  for (int64_t i = padded; i < end_row; ++i) memset(out + i * x.channels, 0, static_cast<size_t>(width) * sizeof(Real));
+  for (int64_t i = padded; i < end_row; ++i) memset(out + (i - base) * x.channels, 0, static_cast<size_t>(width) * sizeof(Real));
   if (padded == first_row) return;
 
   Moments<Real> moments[kPair];
@@ -139,7 +140,7 @@ static void instance_sample(const LayerTargets& x, int64_t sample, int64_t chann
       Normalised<T> of[kPair];
       for (int64_t j = 0; j < pair; ++j)
         of[j] = {frame_of<T>(x, k + j, sample, row_index(x, i) - start) + channel, moments[j].mean, scale[j], nullptr};
-      Real* const sums = out + i * x.channels;
+      Real* const sums = out + (i - base) * x.channels;
       if (pair == kPair) add_layers<kPair, true>(of, first, last, bias, x.layer_count, sums, width);
       else add_layers<1, true>(of, first, last, bias, x.layer_count, sums, width);
     }
@@ -154,8 +155,59 @@ static void run_samples(const LayerTargets& x, int threads) {
   for (int64_t sample = 0; sample < x.batch; ++sample)
     for (int64_t channel = 0; channel < x.channels; channel += kMaxWidth) {
       const int64_t left = x.channels - channel;
-      instance_sample<T>(x, sample, channel, left < kMaxWidth ? left : kMaxWidth);
+      instance_sample<T>(x, sample, channel, left < kMaxWidth ? left : kMaxWidth, static_cast<RealOf<T>*>(x.out), 0);
     }
+}
+
+// A sample's rows are made in memory of the thread's own and copied to every view that wants them.
+template <typename T>
+static bool run_views(const LayerTargets& x, const Shared& shared, int threads) {
+  typedef RealOf<T> Real;
+  const size_t row_bytes = static_cast<size_t>(x.channels) * sizeof(Real);
+  int64_t most = 0;
+  for (int64_t sample = 0; sample < x.batch; ++sample) {
+    const int64_t rows = first_row_of(x, sample + 1) - first_row_of(x, sample);
+    most = rows > most ? rows : most;
+  }
+  int failed = 0;
+#pragma omp parallel num_threads(threads)
+  {
+    Real* const own = static_cast<Real*>(malloc(static_cast<size_t>(most) * row_bytes + 1));
+    if (!own) {
+#pragma omp atomic write
+      failed = 1;
+    }
+#pragma omp barrier
+    if (!failed) {
+#pragma omp for schedule(dynamic)
+      for (int64_t sample = 0; sample < x.batch; ++sample) {
+        const int64_t first = first_row_of(x, sample), end = first_row_of(x, sample + 1);
+        for (int64_t channel = 0; channel < x.channels; channel += kMaxWidth) {
+          const int64_t left = x.channels - channel;
+          instance_sample<T>(x, sample, channel, left < kMaxWidth ? left : kMaxWidth, own, first);
+        }
+        if (x.final_norm == NORM_LAYER) {
+          const void* const layer = own;
+          const int64_t strides[2] = {0, x.channels};
+          const LayerTargets again = {&layer, strides, nullptr, nullptr, own, 1, 1, end - first, x.channels, end - first,
+                                      sizeof(Real) == 8 ? F64 : F32, NORM_LAYER, NORM_NONE, 1, x.eps};
+          target_rows<Real>(again, nullptr, 1);
+        }
+        for (int64_t i = first; i < end; ++i)
+          for (int64_t k = shared.starts[i]; k < shared.starts[i + 1]; ++k)
+            memcpy(static_cast<Real*>(x.out) + shared.to[k] * x.channels, own + (i - first) * x.channels, row_bytes);
+      }
+    }
+    free(own);
+  }
+  return !failed;
+}
+
+bool instance_views(const LayerTargets& x, const Shared& shared, int threads) {
+  if (x.dtype == F32) return run_views<float>(x, shared, threads);
+  if (x.dtype == F64) return run_views<double>(x, shared, threads);
+  if (x.dtype == BF16) return run_views<bf16>(x, shared, threads);
+  return run_views<f16>(x, shared, threads);
 }
 
 void instance_samples(const LayerTargets& x, int threads) {

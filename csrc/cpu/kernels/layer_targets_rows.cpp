@@ -114,16 +114,22 @@ static void target_row(const LayerTargets& x, const ColumnStatistics<RealOf<T>>*
 }
 
 template <typename T>
-void target_rows(const LayerTargets& x, const ColumnStatistics<RealOf<T>>* statistics, int threads) {
-  RealOf<T>* out = static_cast<RealOf<T>*>(x.out);
+void target_rows(const LayerTargets& x, const ColumnStatistics<RealOf<T>>* statistics, int threads, const Shared* shared) {
+  typedef RealOf<T> Real;
+  Real* out = static_cast<Real*>(x.out);
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < x.count; ++i) target_row<T>(x, statistics, i, out + i * x.channels);
+  for (int64_t i = 0; i < x.count; ++i) {
+    Real* const row = out + (shared ? shared->to[shared->starts[i]] : i) * x.channels;
+    target_row<T>(x, statistics, i, row);
+    for (int64_t k = shared ? shared->starts[i] + 1 : 0; shared && k < shared->starts[i + 1]; ++k)
+      memcpy(out + shared->to[k] * x.channels, row, static_cast<size_t>(x.channels) * sizeof(Real));
+  }
 }
 
-template void target_rows<float>(const LayerTargets&, const ColumnStatistics<float>*, int);
-template void target_rows<double>(const LayerTargets&, const ColumnStatistics<double>*, int);
-template void target_rows<bf16>(const LayerTargets&, const ColumnStatistics<float>*, int);
-template void target_rows<f16>(const LayerTargets&, const ColumnStatistics<float>*, int);
+template void target_rows<float>(const LayerTargets&, const ColumnStatistics<float>*, int, const Shared*);
+template void target_rows<double>(const LayerTargets&, const ColumnStatistics<double>*, int, const Shared*);
+template void target_rows<bf16>(const LayerTargets&, const ColumnStatistics<float>*, int, const Shared*);
+template void target_rows<f16>(const LayerTargets&, const ColumnStatistics<float>*, int, const Shared*);
 
 }  // namespace D2V_ISA
 }  // namespace d2v

@@ -46,7 +46,7 @@ def start(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int) -> No
     kernel[grid](*arguments, num_warps=warps)
 
 
-def check_indices(rows: Tensor | None, lengths: Tensor | None, batch: int, frames: int) -> None:
+def check_indices(rows: Tensor | None, lengths: Tensor | None, batch: int, frames: int, views: int = 1) -> None:
     """In debug mode, checks the values of rows and lengths on the host; not while a graph is captured.
 
     Raises:
@@ -56,6 +56,6 @@ def check_indices(rows: Tensor | None, lengths: Tensor | None, batch: int, frame
     if os.environ.get(DEBUG) != "1" or capturing():
         return
     if rows is not None:
-        check_rows(rows.cpu().contiguous(), batch * frames)
+        check_rows(rows.cpu().contiguous(), batch * views * frames)
     if lengths is not None:
         check_lengths(lengths, frames)

@@ -31,6 +31,7 @@ def layer_targets(
     layer_norms: list[str],
     final_norms: list[str],
     eps: float,
+    views: int = 1,
 ) -> Tensor:
     """The operation, with checked arguments.
 
@@ -41,6 +42,7 @@ def layer_targets(
         layer_norms: norms of each layer, in order.
         final_norms: norms of the mean, in order.
         eps: added to the variance.
+        views: V, of which the rows count positions in B * V * T.
 
     Returns:
         [M, C], or [B, T, C] without rows; float64 for float64 layers, else float32.
@@ -53,7 +55,10 @@ def layer_targets(
     first = layers[0]
     batch, frames, channels = first.shape
     with launching.on(first.device):
-        launching.check_indices(rows, lengths, batch, frames)
+        launching.check_indices(rows, lengths, batch, frames, views)
+        if rows is not None and views > 1:
+            # The samples' own positions: no longer ascending within a sample, which no kernel asks for.
+            rows = rows // (views * frames) * frames + rows % frames
         shape = first.shape if rows is None else (rows.shape[0], channels)
         out = first.new_empty(shape, dtype=torch.float64 if first.dtype == torch.float64 else torch.float32)
         if out.numel() == 0:

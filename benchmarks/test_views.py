@@ -1,0 +1,283 @@
+"""Masked views of data2vec 2.0: what one more costs beside a step of 1.0, beside its FLOPs and fairseq's arrangement.
+
+A step is the forward and backward pass with the teacher and its moving average, without the optimizer, on one thread;
+figures are medians of the process's CPU time over rounds in which all steps run in turn. The 1.0 step is that of the
+same encoder on the same samples. FLOPs are counted by torch's counter, with formulas for our operators; those that are
+not matrix products are not counted. Peak memory is that of a process of its own, above what it had before the step.
+
+    OMP_NUM_THREADS=1 pytest benchmarks/test_views.py --benchmark-only        # --quick: tiny shapes, one round
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.append(str(Path(__file__).parent))
+
+from fairseq_views import fairseq_loss
+
+from d2v_fast import masking, presets
+from d2v_fast.batch import Batch
+from d2v_fast.config import Config
+from d2v_fast.models import Data2Vec
+from d2v_fast.training.heap import keep_freed_memory
+
+VIEWS = (1, 2, 4, 8, 16)
+CASES = ("ViT-S/16", "speech small", "text small")
+FAIRSEQ = (1, 4, 8)
+"""Views that fairseq's arrangement is timed with, too."""
+
+PER_VIEW = 1.15
+"""A cost may be this many times what its FLOPs say."""
+
+
+def configs(case: str, quick: bool) -> tuple[Config, Config, Any]:
+    """1.0, 2.0, and the shape of the inputs."""
+    old, new = {
+        "ViT-S/16": (presets.vision_base, presets.vision2_base),
+        "speech small": (presets.speech_base, presets.speech2_base),
+        "text small": (presets.text_base, presets.text2_base),
+    }[case]
+    one, two = old(), new()
+    dim, depth, heads = (384, 12, 6) if "ViT" in case else (256, 4, 4)
+    if quick:
+        dim, depth, heads = 32, 2, 2
+    shape: Any = {"ViT-S/16": (2, 3, 224, 224), "speech small": (2, 80_000), "text small": (4, 256)}[case]
+    if quick:
+        shape = {"ViT-S/16": (1, 3, 224, 224), "speech small": (1, 16_000), "text small": (2, 32)}[case]
+
+    def smaller(config: Config) -> Config:
+        model = config.model
+        prenet = min(model.transformer.prenet, depth - 1)
+        transformer = replace(
+            model.transformer,
+            dim=dim, depth=depth, heads=heads, ffn_dim=4 * dim, layer_drop=0.0, drop_path=0.0, prenet=prenet,
+        )  # fmt: skip
+        embedding = model.embedding
+        if "text" in case:
+            embedding = replace(embedding, vocab_size=8000, max_length=512)
+        target = replace(model.target, top_k=min(model.target.top_k, depth - prenet))
+        model = replace(
+            model, transformer=transformer, embedding=embedding, target=target, loss=replace(model.loss, **_loss(model))
+        )
+        if config is two:
+            width = {"ViT-S/16": dim, "speech small": 384 if not quick else 32, "text small": dim}[case]
+            model = replace(model, head=replace(model.head, dim=width))
+        return replace(config, model=model)
+
+    return smaller(one), smaller(two), shape
+
+
+def _loss(model: Any) -> dict[str, float]:
+    """No loss of the class token, which 1.0 has not."""
+    return {"class_token": 0.0} if hasattr(model.loss, "class_token") else {}
+
+
+def make_batch(case: str, config: Config, shape: tuple[int, ...], views: int) -> Batch:
+    """Random samples with the masks of the configuration."""
+    generator = torch.Generator().manual_seed(0)
+    samples, ids = shape[0], np.arange(shape[0])
+    key: dict[str, Any] = {"seed": 0, "epoch": 0, "sample_ids": ids, "views": views}
+    mask, embedding = config.mask, config.model.embedding
+    if case == "text small":
+        inputs = torch.randint(4, 8000, shape, generator=generator)
+    else:
+        inputs = torch.randn(shape, generator=generator)
+    if isinstance(mask, masking.RandomMask):
+        masks = masking.random_masks(mask, [shape[1]] * samples, width=shape[1], **key)
+    elif isinstance(mask, masking.TokenMask):
+        masks = masking.token_masks(mask, inputs, None, mask_id=3, vocab_size=8000, special_ids=(0, 1, 2), **key)
+    elif "ViT" in case:
+        side = shape[2] // 16
+        if isinstance(mask, masking.InverseBlockMask):
+            masks = masking.inverse_block_masks(mask, (side, side), **key)
+        else:
+            masks = masking.block_masks(mask, (side, side), **key)
+    else:
+        width = embedding.frames(shape[1])
+        make = masking.fixed_span_masks if isinstance(mask, masking.FixedSpanMask) else masking.span_masks
+        masks = make(mask, [width] * samples, width=width, **key)
+    kept = masks.kept if config.model.encodes_kept else None
+    return Batch(
+        inputs=inputs, masked_inputs=masks.inputs, sample_ids=torch.from_numpy(ids), mask=masks.mask, rows=masks.rows,
+        views=views, kept=kept,
+    )  # fmt: skip
+
+
+class Steps:
+    """The steps of one case, each a function without arguments."""
+
+    def __init__(self, case: str, quick: bool) -> None:
+        one, two, shape = configs(case, quick)
+        torch.manual_seed(0)
+        self.case, self.one, self.two, self.shape = case, one, two, shape
+        self.old, self.new = Data2Vec(one.model).train(), Data2Vec(two.model).train()
+        self.batches: dict[Any, Batch] = {0: make_batch(case, one, shape, 1)}
+
+    def batch(self, views: int) -> Batch:
+        if views not in self.batches:
+            self.batches[views] = make_batch(self.case, self.two, self.shape, views)
+        return self.batches[views]
+
+    def _step(self, model: Data2Vec, loss: Callable[[], Tensor]) -> None:
+        model.zero_grad(set_to_none=True)
+        loss().backward()
+        model.update_teacher(0.999)
+
+    def first(self) -> None:
+        """A step of 1.0."""
+        self._step(self.old, lambda: self.old(self.batches[0]).loss)
+
+    def ours(self, views: int) -> None:
+        self._step(self.new, lambda: self.new(self.batch(views)).loss)
+
+    def fairseq(self, views: int) -> None:
+        count = self.batch(views).rows.numel()
+        self._step(self.new, lambda: fairseq_loss(self.new, self.batch(views)) / count)
+
+
+def _convolved(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+    places = torch.Size(out_shape[0][:-1]).numel() if isinstance(out_shape[0], torch.Size) else 0
+    return 2 * places * torch.Size(weight).numel()
+
+
+def _convolved_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) -> int:
+    return 4 * torch.Size(grad[:-1]).numel() * torch.Size(weight).numel()
+
+
+def _strided(x: Any, weight: Any, stride: Any, out_shape: Any = None, **options: Any) -> int:
+    return 2 * torch.Size(out_shape[:-1]).numel() * torch.Size(weight).numel()
+
+
+def _strided_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) -> int:
+    return 4 * torch.Size(grad[:-1]).numel() * torch.Size(weight).numel()
+
+
+def _attended(query: Any, key: Any, value: Any, starts: Any, positions: Any, visible: Any, factors: Any, longest: int,
+              *rest: Any, **options: Any) -> int:  # fmt: skip
+    return 4 * torch.Size(query).numel() * longest  # sequences of one length
+
+
+def _attended_back(grad: Any, *rest: Any, **options: Any) -> int:
+    return 10 * torch.Size(grad).numel() * rest[9]
+
+
+def _sdpa(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    return 4 * torch.Size(query).numel() * key[2]
+
+
+def _sdpa_back(grad: Any, query: Any, key: Any, *rest: Any, **options: Any) -> int:
+    return 10 * torch.Size(query).numel() * key[2]
+
+
+def flops(step: Callable[[], None]) -> float:
+    """Of the matrix products of a step."""
+    ours, aten = torch.ops.d2v_fast, torch.ops.aten
+    formulas = {
+        ours.decoder_layer: _convolved,
+        ours.decoder_layer_backward: _convolved_back,
+        ours.strided_convolution: _strided,
+        ours.strided_convolution_backward: _strided_back,
+        ours.distance_attention: _attended,
+        ours.distance_attention_backward: _attended_back,
+        aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_back,
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def in_turn(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Medians of the CPU time of the process."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def check_equal(steps: Steps) -> None:
+    """The two arrangements compute the same loss."""
+    model, batch = steps.new.eval(), steps.batch(2)
+    noise, model.student.decoder.noise = model.student.decoder.noise, 0.0
+    with torch.no_grad():
+        ours = model(batch).losses["regression"].sum
+        theirs = fairseq_loss(model, batch)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
+    model.student.decoder.noise = noise
+    model.train()
+
+
+def peak(case: str, which: str, views: int, quick: bool) -> float:
+    """Bytes of the second step above those before the first, in a process of its own."""
+    command = [sys.executable, __file__, case, which, str(views), str(int(quick))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+@pytest.mark.benchmark(group="views")
+@pytest.mark.parametrize("case", CASES)
+def test_views(case, quick, benchmark, note):
+    if torch.get_num_threads() != 1 and not quick:
+        pytest.skip("shares are counted on one thread: set OMP_NUM_THREADS=1")
+    steps = Steps(case, quick)
+    check_equal(steps)
+    views, plain = ((1, 2), (2,)) if quick else (VIEWS, FAIRSEQ)
+    arms: dict[str, Callable[[], None]] = {"1.0": steps.first}
+    for m in views:
+        arms[f"2.0, {m}"] = lambda m=m: steps.ours(m)
+    for m in plain:
+        arms[f"fairseq, {m}"] = lambda m=m: steps.fairseq(m)
+    counted = {name: flops(step) for name, step in arms.items()}
+    seconds = benchmark.pedantic(in_turn, args=(arms, 1 if quick else 3), rounds=1, iterations=1)
+    one, needed = seconds["1.0"], counted["1.0"]
+    note(f"{case}: 1.0, {needed / 1e9:.1f} GFLOP, {needed / one / 1e9:.0f} a second", one)
+    for name in arms:
+        if name == "1.0":
+            continue
+        cost, said = seconds[name] / one, counted[name] / needed
+        text = f"{case}: {name} view(s), {cost:.2f} of a 1.0 step; FLOPs say {said:.2f} ({cost / said:.2f})"
+        note(text, seconds[name])
+    most, least = views[-1], views[0]
+    more = (seconds[f"2.0, {most}"] - seconds[f"2.0, {least}"]) / (most - least)
+    said = (counted[f"2.0, {most}"] - counted[f"2.0, {least}"]) / (most - least) / needed
+    note(f"{case}: one more view, {more / one:.3f} of a 1.0 step; FLOPs say {said:.3f}", more)
+    for m in plain:
+        ratio = seconds[f"fairseq, {m}"] / seconds[f"2.0, {m}"]
+        ours, theirs = peak(case, "ours", m, quick), peak(case, "fairseq", m, quick)
+        memory = f"peak memory {ours / 2**20:.0f} of {theirs / 2**20:.0f} MiB ({ours / max(theirs, 1):.2f})"
+        note(f"{case}: {m} view(s), {ratio:.2f}x fairseq's arrangement, {memory}", seconds[f"2.0, {m}"])
+
+
+def _measure_peak(case: str, which: str, views: int, quick: bool) -> int:
+    keep_freed_memory()
+    steps = Steps(case, quick)
+    steps.batch(views)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = steps.ours if which == "ours" else steps.fairseq
+    for _ in range(2):
+        step(views)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+if __name__ == "__main__":
+    print(_measure_peak(sys.argv[1], sys.argv[2], int(sys.argv[3]), bool(int(sys.argv[4]))))
