@@ -31,6 +31,7 @@ OVERRIDES = {
               "target": {"top_k": 2}},
     "monitor": {"warmup_steps": 10_000},
 }  # fmt: skip
+PRESETS = ["vision-tiny", "vision2-tiny"]
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def flags(values: dict, prefix: str = "") -> list[str]:
 class Process:
     """`d2v-fast pretrain` in a process of its own."""
 
-    def __init__(self, data: Path, out: Path, preset: str = "vision-tiny") -> None:
+    def __init__(self, data: Path, out: Path, preset: str) -> None:
         arguments = ["pretrain", preset, "--data", str(data), "--out", str(out), "--no-scale", *flags(OVERRIDES)]
         self.metrics = out / "metrics.jsonl"
         self.process = subprocess.Popen(
@@ -77,11 +78,11 @@ class Process:
     def end(self, signum: int | None = None) -> tuple[int, str]:
         if signum is not None:
             self.process.send_signal(signum)
-        _, errors = self.process.communicate(timeout=120)
+        _, errors = self.process.communicate(timeout=600)
         return self.process.returncode, errors
 
 
-@pytest.mark.parametrize("preset", ["vision-tiny", "vision2-tiny"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_killed_terminated_and_finished(pictures, tmp_path, assert_same_run, preset):
     out = tmp_path / "run"
     checkpoints = out / "checkpoints"
