@@ -70,7 +70,7 @@ def default_config(run: str | Path, task: str, recipe: str | None = None) -> Fin
     config = FinetuneConfig(
         task=TaskConfig(name=task),  # type: ignore[arg-type]
         model=model,
-        inputs=modality.for_features(inputs, where),
+        inputs=modality.for_labels(modality.for_features(inputs, where), model.embedding),
         loader=LoaderConfig(batch_size=32, holdout=0.1, pad=modality.pads),
     )
     source = str(Path(run).expanduser().resolve())

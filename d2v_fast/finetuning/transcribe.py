@@ -9,12 +9,13 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.errors import ConfigError
+from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.finetuning.ctc import BeamSearch, Hypothesis, Stretch, align, greedy, spans, stretches
 from d2v_fast.finetuning.ctc_config import Decoder
 from d2v_fast.finetuning.flashlight import FlashlightSearch
-from d2v_fast.finetuning.ngram import read_arpa
+from d2v_fast.finetuning.ngram import BEGIN, END, UNKNOWN, NGram, read_arpa
 from d2v_fast.finetuning.vocabulary import DELIMITER, Vocabulary
+from d2v_fast.log import tell
 
 LONGEST = 3000
 """Frames that a search goes through at once: a minute at 20 ms. What it needs grows with the frames times the text."""
@@ -61,7 +62,7 @@ class Transcriber:
 
     Raises:
         ConfigError: A language model without a beam, or a decoder that is not installed.
-        DataError: The file is no language model.
+        DataError: The file is no language model, or is one of words where it should be of letters, or the reverse.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Transcriber:
     ) -> None:
         if language_model is not None and beam < 2:
             raise ConfigError(f"a language model needs a beam, but beam is {beam}: set it to 50, say")
+        model = None if language_model is None else _fitting(Path(language_model), vocabulary)
         self.vocabulary, self.frame_seconds = vocabulary, frame_seconds
         self._delimiter = -1 if vocabulary.delimiter is None else vocabulary.symbols.index(vocabulary.delimiter)
         self._search: Search | None = None
@@ -88,7 +90,7 @@ class Transcriber:
             self._search = BeamSearch(
                 vocabulary.symbols,
                 beam=beam,
-                language_model=None if language_model is None else read_arpa(Path(language_model)),
+                language_model=model,
                 delimiter=vocabulary.delimiter,
                 lm_weight=lm_weight,
                 word_score=word_score,
@@ -152,6 +154,39 @@ class Transcriber:
                 begin = begin if letters else start * self.frame_seconds
                 letters, end = letters + symbol, stop * self.frame_seconds
         return words
+
+
+def _fitting(file: Path, vocabulary: Vocabulary) -> NGram:
+    """The language model of a file, which scores something that a recogniser with this vocabulary can write.
+
+    Raises:
+        DataError: It cannot be read, or every word of it would be unknown.
+    """
+    model = read_arpa(file)
+    words = [word for word in model.words if word not in (BEGIN, END, UNKNOWN, "<UNK>")]
+    letters = {symbol for symbol in vocabulary.symbols[1:] if len(symbol) == 1 and symbol != DELIMITER}
+    shown = " ".join(words[:3])
+    shown = f"words such as {shown!r}" if words else "no words"
+    if vocabulary.delimiter is None:
+        why = f"this recogniser has no symbol {DELIMITER!r} between words, as no transcript of its training had a space"
+        remedy = (
+            "Make a model of the transcripts with a space between all letters, or fine-tune with a vocabulary "
+            f"(ctc.vocabulary) that has {DELIMITER!r}"
+        )
+        if letters.isdisjoint(words):
+            raise DataError(f"{file} has no letters as words, but {shown}, and {why}: no letter is known. {remedy}")
+        longer = sum(len(word) > 1 for word in words)
+        if 2 * longer > len(words):
+            tell(
+                f"{file} looks like a model of words, but {why}: each letter is scored as a word, and {longer} of "
+                f"{len(words)} words never are. {remedy}"
+            )
+    elif not any(letters.issuperset(word) for word in words):
+        raise DataError(
+            f"no word of {file}, which has {shown}, can be written with the letters of this recogniser, "
+            f"{''.join(sorted(letters))[:40]!r}: are they of the other case, upper or lower? Make a model of such words"
+        )
+    return model
 
 
 class BlankWatch:

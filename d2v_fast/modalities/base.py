@@ -169,6 +169,15 @@ class Modality(ABC):
         """
         return inputs
 
+    def for_labels(self, inputs: Any, embedding: Any) -> Any:
+        """The inputs of a run for training on samples with labels: none that the model takes is too short for it.
+
+        Args:
+            inputs: Those that `for_features` gave.
+            embedding: What the model takes.
+        """
+        return inputs
+
     def read(self, given: Any, inputs: Any, embedding: Any, *, name: str = "sample") -> Any:
         """A sample as a `DataSource` of this modality reads it, from what a person has at hand.
 

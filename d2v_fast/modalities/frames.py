@@ -16,7 +16,7 @@ from d2v_fast.data.stages import MaskMaker
 from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import FixedSpanMask, MaskConfig, SpanMask
-from d2v_fast.modalities.windows import WindowInputs
+from d2v_fast.modalities.windows import WindowInputs, shortened
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 from d2v_fast.models.encoder import Encoder
 from d2v_fast.modules.convolution import Frames
@@ -171,6 +171,11 @@ def spans(
     return masking.span_masks(mask, frames, width=width, **key)
 
 
+def for_labels(inputs: WindowInputs, embedding: FramesEmbedding) -> WindowInputs:
+    """See `Modality.for_labels`: whatever makes a frame takes part."""
+    return shortened(inputs, embedding.receptive_field)
+
+
 def check_frames(embedding: FramesEmbedding, inputs: WindowInputs, dim: int) -> None:
     """The position convolutions fit the width, and the shortest clip makes a frame.
 
@@ -182,7 +187,7 @@ def check_frames(embedding: FramesEmbedding, inputs: WindowInputs, dim: int) -> 
         raise ConfigError(
             f"model.embedding.position_groups is {groups}, but it must divide model.transformer.dim, which is {dim}"
         )
-    shortest = int(inputs.min_seconds * inputs.sample_rate)
+    shortest = round(inputs.min_seconds * inputs.sample_rate)
     if shortest < field:
         raise ConfigError(
             f"inputs.min_seconds is {inputs.min_seconds}: {shortest} samples are too few for one frame of the model, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,11 @@ class WindowSampling(ABC):
         """How many clips are too short."""
         short = len(sizes) - used
         return [f"left out {short} of {len(sizes)} clips, shorter than inputs.min_seconds"] if short else []
+
+
+def shortened(inputs: WindowInputs, samples: int) -> WindowInputs:
+    """The inputs with clips of so many samples at `inputs.sample_rate`, and with longer ones, used."""
+    return replace(inputs, min_seconds=min(inputs.min_seconds, samples / inputs.sample_rate))
 
 
 def check_budget(loader: LoaderConfig, inputs: WindowInputs) -> None:

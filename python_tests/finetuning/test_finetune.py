@@ -19,6 +19,7 @@ from tiny_runs import _config
 
 import d2v_fast
 from d2v_fast import presets, registry
+from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.finetuning.config import FinetuneConfig
 from d2v_fast.finetuning.sets import LabelledData
@@ -322,3 +323,34 @@ def test_a_model_of_hugging_face_is_tuned(tmp_path, make_finetuning, pretrained)
         make_finetuning(tmp_path / "x", source=alone)
     with pytest.raises(RunError, match="shape"):
         make_finetuning(tmp_path / "x", source=folder, **{"model.transformer.ffn_dim": 128})
+
+
+@pytest.mark.parametrize("task", ["classify", "regress", "tag"])
+@pytest.mark.parametrize("modality", ["speech", "series", "spectrogram"])
+def test_labelled_samples_too_short_for_pretraining_take_part(tmp_path, make_finetuning, modality, task, caplog):
+    """Down to those that make one frame, or one patch; one that makes none is left out, and that is said."""
+    samples, classes = labelled(modality)
+    short = {"speech": 325, "series": 25, "spectrogram": 100 + 7 * 40}[modality]
+    made = [samples.read(i)[: (short, 3 * short, None)[i % 3]] for i in range(len(samples))]
+    made[0] = made[0][: short - 1]
+    labels = {
+        "classify": [CLASSES[k] for k in classes],
+        "regress": (classes * 2.5).tolist(),
+        "tag": [[CLASSES[k]] for k in classes],
+    }[task]
+    given = LabelledData(data=ArraySource(modality, made), labels=labels)
+    settings = {"loader.holdout": 0.0, "steps": 6 if task == "classify" else 1}  # 6: an epoch
+    finetuning = make_finetuning(tmp_path / "run", task, modality, given=given, **settings)
+    loader = finetuning.open_loader(finetuning.sets, 0)
+    assert loader.left_out == 1
+    assert "left out 1 of 48 clips, shorter than inputs.min_seconds" in caplog.text
+    run = finetuning.fit()
+    assert all(np.isfinite(line["loss"]) and line["skipped_samples"] == 0 for line in lines(run))
+
+
+@pytest.mark.parametrize(("name", "samples"), [("speech_tiny", 325), ("series_tiny", 25), ("spectrogram_tiny", 2800)])
+def test_the_shortest_labelled_sample_fits_the_presets(name, samples):
+    config = getattr(presets, name)()
+    inputs = registry.get(config.model.modality).for_labels(config.inputs, config.model.embedding)
+    assert round(inputs.min_seconds * inputs.sample_rate) == samples
+    assert registry.get(config.model.modality).for_labels(inputs, config.model.embedding) == inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from d2v_fast.errors import ConfigError
+from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.finetuning import transcribe as module
 from d2v_fast.finetuning.ctc import align, greedy, spans, stretches
 from d2v_fast.finetuning.transcribe import BlankWatch, Transcriber, Word
@@ -53,6 +53,37 @@ def test_a_language_model_decides_between_likely_words(tmp_path):
     assert Transcriber(VOCABULARY, 0.02, beam=20, language_model=arpa).text(logits) == "ac"
     with pytest.raises(ConfigError, match="a language model needs a beam, but beam is 1"):
         Transcriber(VOCABULARY, 0.02, language_model=arpa)
+
+
+def arpa(file, *words):
+    """A language model of 1-grams."""
+    lines = "".join(f"-1 {word}\n" for word in ("<s>", "</s>", *words))
+    file.write_text(f"\\data\\\nngram 1={len(words) + 2}\n\n\\1-grams:\n{lines}\n\\end\\\n")
+    return file
+
+
+def test_a_model_of_words_is_not_for_a_recogniser_without_a_delimiter(tmp_path, caplog):
+    """It would be scored letter by letter, all of them unknown."""
+    letters = Vocabulary(("<pad>", *"abc"))
+    words = arpa(tmp_path / "words.arpa", "ab", "ac")
+    with pytest.raises(
+        DataError, match=r"has no letters as words, but words such as 'ab ac', .*no symbol '\|'.*ctc.vocab"
+    ):
+        Transcriber(letters, 0.02, beam=8, language_model=words)
+    assert not caplog.records
+    Transcriber(letters, 0.02, beam=8, language_model=arpa(tmp_path / "mixed.arpa", "a", "ab", "ac"))
+    assert "looks like a model of words" in caplog.text
+    assert "2 of 3 words never are" in caplog.text
+    caplog.clear()
+    Transcriber(letters, 0.02, beam=8, language_model=arpa(tmp_path / "letters.arpa", "a", "b"))
+    assert not caplog.records
+
+
+def test_a_model_without_a_word_that_can_be_written_is_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"no word of .*upper.arpa, which has words such as 'AB C', .* 'abc': are they of"
+    ):
+        Transcriber(VOCABULARY, 0.02, beam=8, language_model=arpa(tmp_path / "upper.arpa", "AB", "C"))
 
 
 @pytest.mark.parametrize("beam", [1, 8])

@@ -75,7 +75,7 @@ class Ctc(SupervisedTask):
 
     @classmethod
     def defaults(cls, config: FinetuneConfig) -> Mapping[str, Any]:
-        """Short words and long sentences take part, the convolutions stay as they are, the head is one linear map.
+        """Long sentences take part, the convolutions stay as they are, the head is one linear map.
 
         Gradients are clipped, which the released recipes do not: the first ones, of sums over utterances, are so large
         that Adam would take tiny steps for long, and small recognisers then stay at blanks.
@@ -84,7 +84,6 @@ class Ctc(SupervisedTask):
         if not hasattr(inputs, "max_seconds"):
             return {}
         return {
-            "inputs.min_seconds": min(inputs.min_seconds, 0.1),
             "inputs.max_seconds": max(inputs.max_seconds, 40.0),
             "encoder.frozen_embedding": True,
             "head.norm": False,

@@ -18,7 +18,7 @@ from d2v_fast.masking.config import FixedSpanMask, SpanMask
 from d2v_fast.modalities import signals
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
-from d2v_fast.modalities.frames import check_frames, check_spans, span_maker
+from d2v_fast.modalities.frames import check_frames, check_spans, for_labels, span_maker
 from d2v_fast.modalities.long import Long, Timing, frame_timing
 from d2v_fast.modalities.npy import checked
 from d2v_fast.modalities.recordings import Recordings
@@ -108,6 +108,10 @@ class Series(Modality):
                 name, f"has {len(whole)} samples; the first frame of this model needs {embedding.receptive_field}"
             )
         return whole[: embedding.seen(len(whole))]
+
+    def for_labels(self, inputs: Any, embedding: Any) -> Any:
+        """Whatever makes a frame takes part."""
+        return for_labels(inputs, embedding)
 
     def timing(self, inputs: Any, embedding: Any) -> Timing:
         """Frames."""

@@ -28,7 +28,8 @@ from d2v_fast.modalities.spectrogram.draw import draw
 from d2v_fast.modalities.spectrogram.encoder import SpectrogramEncoder
 from d2v_fast.modalities.spectrogram.masks import mask_maker
 from d2v_fast.modalities.spectrogram.sampling import SpectrogramSampling, frames, long, prepared
-from d2v_fast.modalities.windows import check_budget
+from d2v_fast.modalities.speech.mel import samples_of
+from d2v_fast.modalities.windows import check_budget, shortened
 from d2v_fast.models.config import ModelConfig
 
 
@@ -130,6 +131,11 @@ class Spectrograms(Modality):
                 name, f"has {len(whole)} frames; the model takes {step} to {embedding.max_frames}: cut it"
             )
         return whole[:seen]
+
+    def for_labels(self, inputs: Any, embedding: Any) -> Any:
+        """Whatever makes a patch takes part."""
+        samples = samples_of(0, embedding.patch[0], inputs.sample_rate, inputs.frame_rate)[1]
+        return shortened(inputs, samples)
 
     def timing(self, inputs: Any, embedding: Any) -> Timing:
         """Columns of patches."""

@@ -18,7 +18,7 @@ from d2v_fast.data.protocol import DaliGraph
 from d2v_fast.masking.config import FixedSpanMask, SpanMask
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
-from d2v_fast.modalities.frames import span_maker
+from d2v_fast.modalities.frames import for_labels, span_maker
 from d2v_fast.modalities.long import Long, Timing, frame_timing
 from d2v_fast.modalities.speech import clips
 from d2v_fast.modalities.speech.check import check
@@ -96,6 +96,10 @@ class Speech(Modality):
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """See `d2v_fast.modalities.speech.prepare`."""
         return prepare(sample, inputs, embedding, name)
+
+    def for_labels(self, inputs: Any, embedding: Any) -> Any:
+        """Whatever makes a frame takes part."""
+        return for_labels(inputs, embedding)
 
     def timing(self, inputs: Any, embedding: Any) -> Timing:
         """Frames."""
