@@ -1,7 +1,7 @@
 """Masks of a batch against the published algorithms in their own style: one generator and Python loops for each row.
 
 The baseline is python_tests/masking/restatement.py, which gives the published code's masks bit for bit; it returns
-masks only, ours the flat rows as well. The six cases are the published settings: speech of 5 s and 15.6 s, the speech
+masks only, ours the flat rows as well. The cases are the published settings: speech of 5 s and 15.6 s, the speech
 and image clones of data2vec 2.0, the vision recipe's batch, and text in spans. A time is that of many batches in a
 row, so that both sides run from warm caches, as in a loader that prepares batches ahead.
 """
@@ -19,10 +19,12 @@ import torch
 
 from d2v_fast.masking import (
     BlockMask,
+    FixedSpanMask,
     InverseBlockMask,
     SpanMask,
     TokenMask,
     block_masks,
+    fixed_span_masks,
     inverse_block_masks,
     span_masks,
     token_masks,
@@ -94,6 +96,16 @@ def test_inverse_blocks(compare_batches, restatement):
         "inverse block masks, [16 x 16, 14 x 14], 39 kept",
         lambda: inverse_block_masks(config, (14, 14), seed=1, epoch=0, sample_ids=ids, views=16),
         lambda: [restatement.inverse_block_masks(16, 14, 0.8, 3, 0.07) for _ in range(16)],
+    )
+
+
+@pytest.mark.benchmark(group="masks")
+def test_fixed_spans(compare_batches, restatement):
+    config, ids = FixedSpanMask(), np.arange(8)
+    compare_batches(
+        "spans of a fixed share with what is kept, [8 x 8, 780], 390 masked",
+        lambda: fixed_span_masks(config, [780] * 8, seed=1, epoch=0, sample_ids=ids, views=8).kept,
+        lambda: [restatement.fixed_span_masks(8, 780, 0.5, 5, 0.05) for _ in range(8)],
     )
 
 
