@@ -21,6 +21,7 @@ def write_tables(out: Path) -> None:
         _labels(cells),
         _labels(cells, "longer-"),
         _recognition(cells),
+        _recognition(cells, "longer-"),
         _probes(cells),
         _teacher(cells),
         f"Processor time: {hours:.2f} hours.",
@@ -54,7 +55,7 @@ def _shares(cells: dict[str, Any], kind: str) -> list[str]:
 
 
 def _labels(cells: dict[str, Any], budget: str = "") -> str:
-    """Accuracies over labels; `budget` is "longer-" for four times the steps."""
+    """Accuracies over labels; `budget` is "longer-" for more steps."""
     lines = []
     for kind, name in KINDS.items():
         for share in _shares(cells, kind):
@@ -69,12 +70,12 @@ def _labels(cells: dict[str, Any], budget: str = "") -> str:
     return _table(["", "labels", *STARTS.values(), "pretrained - random"], lines)
 
 
-def _recognition(cells: dict[str, Any]) -> str:
+def _recognition(cells: dict[str, Any], budget: str = "") -> str:
     """A line for each seed: a recogniser leaves the blanks or does not, and a mean would be of neither."""
     lines = []
     for key, cell in cells.items():
-        if key.startswith("recognition-"):
-            _, _, start, seed = key.split("-")
+        if key.startswith(f"{budget}recognition-"):
+            start, seed = key.split("-")[-2:]
             values = [f"{100 * cell[part][m]:.1f}" for part in ("test", "lm") for m in ("wer", "cer")]
             lines.append([STARTS[start], seed, *values])
     return _table(["", "seed", "WER, greedy", "CER", "WER, beam and language model", "CER"], lines)
