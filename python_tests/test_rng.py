@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from random_numbers import GOLDEN, WORD, Stream, key, mix, text
 
 from d2v_fast import rng
-from random_numbers import GOLDEN, WORD, Stream, key, mix, text
 
 
 def test_uniform_is_the_stream_restated_in_python():
