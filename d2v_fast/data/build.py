@@ -19,6 +19,7 @@ import numpy as np
 
 from d2v_fast import registry
 from d2v_fast.data.formats import Kind, archives, find, manifest, tables
+from d2v_fast.data.formats.entries import check_encoding, entries
 from d2v_fast.data.formats.find import expand
 from d2v_fast.data.formats.write import check_target, named_root, write
 from d2v_fast.data.listing import Listing, list_files
@@ -152,10 +153,10 @@ def _extensions(path: Path) -> Counter[str]:
         return _members(path.parent, path.name)
     if path.suffix.lower() in manifest.EXTENSIONS and path.is_file():
         kinds = _kinds()
-        manifest.check_encoding(path)
+        check_encoding(path)
         if not all(manifest.is_manifest(path, kind) for kind in kinds):
             return Counter({path.suffix.lower(): 1})
-        names = [entry.path for _, entry in manifest.entries(path, kinds[0]) if not isinstance(entry, str)]
+        names = [entry.path for _, entry in entries(path, kinds[0]) if not isinstance(entry, str)]
         return Counter(os.path.splitext(name)[1].lower() for name in names)
     return Counter({path.suffix.lower(): 1})
 

@@ -6,10 +6,10 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +18,12 @@ from torch import Tensor
 from d2v_fast.data import label_values
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.formats.beside import Fields
-from d2v_fast.data.formats.texts import texts as read_texts
+from d2v_fast.data.labelled import LabelKind, Labelled
 from d2v_fast.data.own import DOCUMENT
-from d2v_fast.data.protocol import modality_of
-from d2v_fast.data.source import DataSource, Openable, collect, open_source
-from d2v_fast.data.subset import Subset
+from d2v_fast.data.samples import names_of, open_samples
+from d2v_fast.data.source import DataSource, Openable
 from d2v_fast.errors import DataError
 from d2v_fast.log import report, tell
-
-LabelKind = Literal["class", "multi", "value", "transcript"]
-"""One class, any number of classes, a number, or a transcript."""
 
 COLUMNS: dict[LabelKind, tuple[str, ...]] = {
     "class": ("label", "folder"),
@@ -38,135 +34,14 @@ COLUMNS: dict[LabelKind, tuple[str, ...]] = {
 """Where labels are looked for if nobody says: the first of these that any sample has. "folder" is the first folder
 below the one that was given, or in an archive."""
 
+
 _SEPARATORS = ("|", ";", ",")
+
 _SPAN = re.compile(r" \[(?:from )?[^\[\]]+ s(?: \+ [^\[\]]+ s)?\]$")
 """What the name of a part of a file ends in."""
 
+
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A source and what is known about each of its N samples, in its order."""
-
-    source: DataSource
-    kind: LabelKind
-
-    labels: Tensor | None = None
-    """Classes int64 [N], -1 where there is none; several classes float32 [N, classes] of 0 and 1; values float32 [N],
-    nan where there is none. None for transcripts."""
-
-    texts: list[str] | None = None
-    """Transcripts, "" where there is none."""
-
-    classes: tuple[str, ...] = ()
-    """Their names: class i is classes[i]."""
-
-    groups: np.ndarray | None = None
-    """str [N], what belongs together, such as a speaker: samples of one group are never on both sides of a split."""
-
-    problems: Mapping[int, str] | None = None
-    """Why a sample has no label that can be used, by its number."""
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def usable(self) -> np.ndarray:
-        """int64, the samples with a label, ascending."""
-        return np.array([i for i in range(len(self)) if i not in (self.problems or {})], dtype=np.int64)
-
-    def take(self, samples: np.ndarray | Sequence[int]) -> Labelled:
-        """Some of the samples as a source of their own, with their labels.
-
-        Args:
-            samples: int64, numbers of samples, in the order that is wanted.
-        """
-        ids = np.asarray(samples, dtype=np.int64)
-        problems = self.problems or {}
-        return replace(
-            self,
-            source=Subset(self.source, ids),
-            labels=None if self.labels is None else self.labels[torch.from_numpy(ids)],
-            texts=None if self.texts is None else [self.texts[i] for i in ids.tolist()],
-            groups=None if self.groups is None else self.groups[ids],
-            problems={new: problems[old] for new, old in enumerate(ids.tolist()) if old in problems},
-        )
-
-    def counts(self) -> dict[str, int]:
-        """How many samples each class has."""
-        if self.labels is None or not self.classes:
-            return {}
-        if self.kind == "multi":
-            found = self.labels.sum(0).long()
-        else:
-            found = torch.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
-        return dict(zip(self.classes, found.tolist(), strict=True))
-
-    def left_out(self) -> dict[str, int]:
-        """How many samples have no usable label, by the reason, without what is particular to one of them."""
-        return dict(Counter((self.problems or {}).values()).most_common())
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples and what stands beside each of them, without any label having been read."""
-
-    source: DataSource
-
-    rows: list[Fields] | None = None
-    """The columns of each sample; None where there are none, or none were asked for."""
-
-    problems: dict[int, str] = field(default_factory=dict)
-    """Why a sample cannot be used, by its number, as far as that is known before it is read."""
-
-
-def open_samples(
-    data: Openable,
-    modality: str,
-    inputs: InputsConfig,
-    *,
-    text: str = DOCUMENT,
-    text_pair: str = "text_pair",
-    columns: bool = False,
-    embedding: Any | None = None,
-    run: Path | None = None,
-    threads: int = 2,
-    allow_roots: Sequence[str] = (),
-) -> Samples:
-    """Opens samples one by one: those of `open_source`; but of texts, each is a sample of its own.
-
-    Args:
-        data: See `open_labelled`, as for all that follows.
-        modality: Name of the modality.
-        inputs: How files become inputs.
-        text: Texts only: the column of the text.
-        text_pair: Texts only: the column of the second text of a pair.
-        columns: Whether the columns are wanted, too.
-        embedding: What the model takes.
-        run: Folder for the index; None keeps it in memory.
-        threads: Threads that read headers.
-        allow_roots: Folders that a manifest may name besides those below its own.
-
-    Raises:
-        DataError: See `open_source`; or no row has a text.
-    """
-    opens = modality_of(modality)
-    rows: list[Fields] | None = None
-    if _reads_texts(data, opens, inputs):
-        named = read_texts(data, opens.kind(inputs))
-        rows = [fields for _, fields in named]
-        pairs = [_pair(fields, text, text_pair) for fields in rows]
-        bad = {i: f"has no text (column {text!r})" for i, pair in enumerate(pairs) if not pair[0].strip()}
-        if len(bad) == len(rows):
-            raise DataError(f"data: no row has a text in a column {text!r}; there are {_names(rows)}")
-        return Samples(opens.open_texts([name for name, _ in named], pairs, inputs, embedding), rows, bad)
-    found = collect(data, modality, inputs, run=run, allow_roots=allow_roots)
-    source = open_source(data, modality, inputs, embedding=embedding, run=run, threads=threads, allow_roots=allow_roots)
-    if columns and found is not None and found.fields is not None:
-        about = found.fields()
-        rows = [about.get(source.name(i), {}) for i in range(len(source))]
-    return Samples(source, rows)
 
 
 def open_labelled(
@@ -236,23 +111,6 @@ def open_labelled(
     return result
 
 
-def _reads_texts(data: Any, opens: Any, inputs: InputsConfig) -> bool:
-    """Whether the samples are texts that have to be read one by one, not a source that is ready."""
-    if isinstance(data, (np.ndarray, Tensor)) or all(hasattr(data, name) for name in ("sizes", "fingerprint", "read")):
-        return False
-    try:
-        return bool(opens.kind(inputs).documents)
-    except DataError:  # a modality without files
-        return False
-
-
-def _pair(fields: Fields, text: str, text_pair: str) -> tuple[str, ...]:
-    first, second = fields.get(text), fields.get(text_pair)
-    if not isinstance(first, str):
-        return ("",)
-    return (first, second) if isinstance(second, str) else (first,)
-
-
 def _given(values: Any, count: int, what: str) -> list[Any] | None:
     if values is None:
         return None
@@ -271,14 +129,9 @@ def _column(rows: list[Fields] | None, label: str | None, kind: LabelKind) -> li
         if any(name in row for row in rows):
             return [row.get(name) for row in rows]
     raise DataError(
-        f"data: no sample has a {' or '.join(repr(name) for name in wanted)}; there are {_names(rows)}. Name the "
+        f"data: no sample has a {' or '.join(repr(name) for name in wanted)}; there are {names_of(rows)}. Name the "
         "column of labels (label)"
     )
-
-
-def _names(rows: Iterable[Fields]) -> str:
-    found = sorted({name for row in rows for name in row})
-    return ", ".join(found[:20]) if found else "no columns, no folders, and no .cls, .txt or .json beside the samples"
 
 
 def _labelled(
@@ -359,7 +212,7 @@ def _groups(
         else:
             given = [row.get(str(group)) for row in rows or ()]
             if all(label_values.missing(value) for value in given):
-                raise DataError(f"group: no sample has a {group!r}; there are {_names(rows or ())}")
+                raise DataError(f"group: no sample has a {group!r}; there are {names_of(rows or ())}")
     alone = [i for i, value in enumerate(given) if label_values.missing(value)]
     if alone:
         tell(
@@ -385,6 +238,3 @@ def _tell(result: Labelled) -> None:
         tell(f"{len(problems)} of {len(result)} samples have no label that can be used: {reasons}")
     if result.classes:
         tell(f"{len(result.classes)} classes: {', '.join(result.classes[:10])}", logging.INFO)
-
-
-__all__ = ["COLUMNS", "LabelKind", "Labelled", "open_labelled", "open_samples"]

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from d2v_fast.data.arrays import plain
-from d2v_fast.data.labels import Labelled
+from d2v_fast.data.labelled import Labelled
 from d2v_fast.data.loader import hashes
 from d2v_fast.data.source import DataSource
 from d2v_fast.errors import DataError, SampleError
@@ -87,7 +87,7 @@ def compare(train: Labelled, test: Labelled) -> None:
     same = same_content(train.source, test.source)
     if same:
         shown = ", ".join(f"{train.source.name(i)} = {test.source.name(j)}" for i, j in same[:3])
-        tell(f"{len(same)} samples of validation are in training, too, under another name ({shown}): leave them out")
+        tell(f"{len(same)} samples of validation are in training, too ({shown}): leave them out")
 
 
 def same_content(first: DataSource, second: DataSource) -> list[tuple[int, int]]:

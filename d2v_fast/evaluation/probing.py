@@ -12,7 +12,8 @@ import torch
 
 from d2v_fast.config import Config
 from d2v_fast.data import Openable
-from d2v_fast.data.labels import LabelKind, Labelled, open_labelled
+from d2v_fast.data.labelled import LabelKind, Labelled
+from d2v_fast.data.labels import open_labelled
 from d2v_fast.data.splits import compare, held_out, hold_out
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.evaluation import label_free

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from d2v_fast.data.labels import Labelled
+from d2v_fast.data.labelled import Labelled
 from d2v_fast.finetuning.data import labels_of
 
 

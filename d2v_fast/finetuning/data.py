@@ -14,7 +14,7 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.batch import Batch
 from d2v_fast.data import Loader, Stage
-from d2v_fast.data.labels import Labelled
+from d2v_fast.data.labelled import Labelled
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.finetuning.config import FinetuneConfig
 from d2v_fast.finetuning.whole import whole_batches

@@ -15,7 +15,8 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.config_json import with_overrides
 from d2v_fast.data import DataSource, Openable
-from d2v_fast.data.labels import Samples, open_labelled, open_samples
+from d2v_fast.data.labels import open_labelled
+from d2v_fast.data.samples import Samples, open_samples
 from d2v_fast.errors import ConfigError, DataError, RunError, SampleError
 from d2v_fast.evaluation import metrics
 from d2v_fast.evaluation.given import open_given

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from d2v_fast.data import Openable
-from d2v_fast.data.labels import Labelled, open_labelled
+from d2v_fast.data.labelled import Labelled
+from d2v_fast.data.labels import open_labelled
 from d2v_fast.data.splits import compare, hold_out
 from d2v_fast.errors import DataError
 from d2v_fast.finetuning.config import FinetuneConfig, TaskConfig

@@ -81,7 +81,7 @@ def test_the_same_sample_on_both_sides_is_named(caplog):
     samples[5] = samples[1].copy()
     found = labelled(6, samples=samples)
     compare(found.take([0, 1, 2]), found.take([3, 4, 5]))
-    assert "1 samples of validation are in training, too, under another name (1 = 5)" in caplog.text
+    assert "1 samples of validation are in training, too (1 = 5)" in caplog.text
 
 
 def test_only_samples_of_one_size_are_read():

@@ -45,6 +45,27 @@ def named(count, seed=0, prefix="s"):
     return ArraySource("vision", pictures(count, seed), [f"{prefix}{i}" for i in range(count)])
 
 
+def test_neighbours_in_a_batch_change_no_score(run_of):
+    """Clips of different lengths, one at a time and eight at a time."""
+    random = np.random.default_rng(0)
+    clips = [
+        (
+            np.sin(np.arange(3000 + 97 * (i // 2)) * (0.05 + 0.3 * (i % 2)))
+            + random.standard_normal(3000 + 97 * (i // 2))
+        )
+        for i in range(24)
+    ]
+    source = ArraySource("speech", [clip.astype(np.float32) for clip in clips])
+    labels = np.arange(24) % 2
+    alone, together = (
+        d2v_fast.probe(run_of("speech"), source, labels=labels, layers=(2,), neighbours=3, draws=20, batch_size=size)
+        for size in (1, 8)
+    )
+    assert [score.values for score in together.scores] == [score.values for score in alone.scores]
+    for a, b in zip(alone.scores, together.scores, strict=True):
+        assert b.label_free["rankme"] == pytest.approx(a.label_free["rankme"], rel=1e-3)
+
+
 def test_scores_are_those_of_the_probes_on_embedded_features(run_of, tmp_path):
     run, train, test = run_of("vision"), named(40, 0), named(30, 1, "t")
     labels = np.arange(40) % 2

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from finetunings import labelled
 
-from d2v_fast.data.labels import Labelled
+from d2v_fast.data.labelled import Labelled
 from d2v_fast.finetuning.balance import class_weights, sample_weights
 
 

@@ -82,11 +82,14 @@ def test_it_is_the_best_checkpoint(tuned):
 def test_neighbours_in_a_batch_change_nothing(tuned, modality):
     """Samples of different lengths: one at a time, eight at a time and in another order."""
     loaded = finetuning.load(tuned(modality=modality), device="cpu")
-    samples, _ = ragged(modality)
+    samples, classes = ragged(modality)
     alone = loaded.predict(samples, batch_size=1).values
     np.testing.assert_allclose(loaded.predict(samples, batch_size=8).values, alone, rtol=0, atol=1e-6)
     same = loaded.predict([*samples[::-1], *samples], batch_size=8).values
     np.testing.assert_allclose(same, np.concatenate([alone[::-1], alone]), rtol=0, atol=1e-6)
+    names = [CLASSES[k] for k in classes]
+    judged = [loaded.evaluate(samples, labels=names, batch_size=size).metrics for size in (1, 8)]
+    assert judged[0] == pytest.approx(judged[1], rel=0, abs=1e-5)
 
 
 def test_files(tmp_path, tuned):

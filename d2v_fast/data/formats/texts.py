@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from d2v_fast.data.formats import beside, manifest, tables
+from d2v_fast.data.formats import beside, entries, manifest, parquet, tables
 from d2v_fast.data.formats.find import find
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.listing import Listing
@@ -79,11 +79,11 @@ def _table(file: Path, name: str) -> Iterator[tuple[str, beside.Fields]]:
     extension = file.suffix.lower()
     try:
         if extension == ".parquet":
-            table = manifest.parquet(file)
-            for number, row in enumerate(manifest.parquet_rows(table, file, table.schema_arrow.names), 1):
+            table = parquet.table(file)
+            for number, row in enumerate(parquet.rows(table, file, table.schema_arrow.names), 1):
                 yield f"{name}, row {number}", row
             return
-        manifest.check_encoding(file)
+        entries.check_encoding(file)
         if file.stat().st_size > MAX_BYTES * 16:
             raise DataError(f"data: {file} is too large for texts with labels, which are kept in memory")
         with file.open(encoding="utf-8-sig", newline="") as lines:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from d2v_fast.batch import Batch
 from d2v_fast.data import Stage, label_stage
-from d2v_fast.data.labels import LabelKind, Labelled
+from d2v_fast.data.labelled import LabelKind, Labelled
 from d2v_fast.errors import ConfigError
 from d2v_fast.finetuning.balance import class_weights
 from d2v_fast.finetuning.config import FinetuneConfig

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast.batch import Batch
-from d2v_fast.data.labels import LabelKind, Labelled
+from d2v_fast.data.labelled import LabelKind, Labelled
 from d2v_fast.data.stages import Stage
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.evaluation import metrics

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from d2v_fast.data.labels import LabelKind
+from d2v_fast.data.labelled import LabelKind
 from d2v_fast.evaluation import metrics
 from d2v_fast.finetuning.tasks.base import Score, SupervisedTask
 

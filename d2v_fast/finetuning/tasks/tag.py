@@ -9,7 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.data.labels import LabelKind
+from d2v_fast.data.labelled import LabelKind
 from d2v_fast.evaluation import metrics
 from d2v_fast.finetuning.tasks.base import Score, SupervisedTask
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from d2v_fast.data.formats import manifest
+from d2v_fast.data.formats import parquet
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.store import Store
@@ -65,7 +65,7 @@ def _parquet(columns: tuple[str, ...]) -> Reader:
 
     def shape(store: Store, index: int) -> tuple[int, int]:
         with store.open(index) as file:
-            table = manifest.parquet(file)
+            table = parquet.table(file)
             names = _columns(table.schema_arrow.names, columns, store.label(index))
             rows = table.metadata.num_rows
         if rows == 0 or rows * len(names) > npy.MOST:
@@ -74,7 +74,7 @@ def _parquet(columns: tuple[str, ...]) -> Reader:
 
     def load(store: Store, index: int, expected: tuple[int, int]) -> np.ndarray:
         label = store.label(index)
-        table: Any = manifest.parquet(BytesIO(store.read(index).data))
+        table: Any = parquet.table(BytesIO(store.read(index).data))
         names = _columns(table.schema_arrow.names, columns, label)
         read: Callable[..., Any] = table.read
         found = _matrix(read(columns=names), names, label)
@@ -87,7 +87,7 @@ def _parquet(columns: tuple[str, ...]) -> Reader:
         if axis != 0 or store.path(index) is None:
             return None
         with store.open(index) as file:
-            table: Any = manifest.parquet(file)
+            table: Any = parquet.table(file)
             names = _columns(table.schema_arrow.names, columns, label)
             if (there := (table.metadata.num_rows, len(names))) != expected:
                 raise SampleError(label, f"is {list(there)}, but was {list(expected)} when the data was indexed")

@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from d2v_fast.data.formats import parquet
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.formats.manifest import parquet, parquet_rows
 from d2v_fast.data.formats.tables import TextStore
 from d2v_fast.data.own import HEAD, is_own_list
 from d2v_fast.data.store import Store
@@ -155,13 +155,13 @@ def _table_rows(store: Store, index: int) -> Iterator[str | None]:
     label = store.label(index)
     try:
         with store.open(index) as file:
-            table = parquet(file)
+            table = parquet.table(file)
             if "text" not in table.schema_arrow.names:
                 if HEAD.encode() in (table.schema_arrow.metadata or {}):
                     raise OwnFile(label, "was written by d2v-fast")
                 have = ", ".join(table.schema_arrow.names)
                 raise SampleError(label, f'has no column "text", only {have}')
-            for row in parquet_rows(table, label, ["text"]):
+            for row in parquet.rows(table, label, ["text"]):
                 yield row["text"] if isinstance(row["text"], str) else None
     except DataError as error:
         raise SampleError(label, str(error)) from error
