@@ -323,8 +323,16 @@ class D2vFastForCTC(_WithHead):
     def __init__(self, config: D2vFastConfig) -> None:
         super().__init__(config, config.vocab_size, frames=True)
 
-    def forward(self, attention_mask: Tensor | None = None, **given: Any) -> CausalLMOutput:
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **unused: Any,
+    ) -> CausalLMOutput:
         """Arguments as `D2vFastModel` takes them; there is no loss."""
+        given = {"input_values": input_values, "pixel_values": pixel_values, "input_ids": input_ids}
         return CausalLMOutput(logits=self.logits(attention_mask, given))
 
 
@@ -334,6 +342,14 @@ class D2vFastForClassification(_WithHead):
     def __init__(self, config: D2vFastConfig) -> None:
         super().__init__(config, config.num_labels, frames=False)
 
-    def forward(self, attention_mask: Tensor | None = None, **given: Any) -> SequenceClassifierOutput:
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **unused: Any,
+    ) -> SequenceClassifierOutput:
         """Arguments as `D2vFastModel` takes them; there is no loss."""
+        given = {"input_values": input_values, "pixel_values": pixel_values, "input_ids": input_ids}
         return SequenceClassifierOutput(logits=self.logits(attention_mask, given))

@@ -288,6 +288,16 @@ def test_the_loss_of_transformers_is_ours(tuned, tmp_path):
         torch.testing.assert_close(model(inputs, labels=labels).loss, wanted)
 
 
+def test_our_own_head_takes_its_input_by_place(tuned, tmp_path):
+    run = tuned("classify", "series")
+    out = d2v_fast.export(run, "hf", tmp_path / "model")
+    model = transformers.AutoModelForAudioClassification.from_pretrained(out, trust_remote_code=True).eval()
+    inputs, mask = batch_of(run)[0], torch.ones(batch_of(run)[0].shape[:2], dtype=torch.int64)
+    with torch.no_grad():
+        by_name, by_place = model(input_values=inputs, attention_mask=mask), model(inputs, attention_mask=mask)
+    torch.testing.assert_close(by_place.logits, by_name.logits, rtol=0, atol=0)
+
+
 def test_the_card_names_task_classes_and_metric(tuned, tmp_path):
     run, out = exported(tuned, "sounds", tmp_path / "model")
     text = (out / "README.md").read_text()
