@@ -235,7 +235,7 @@ void test_layer_targets() {
     const void* address = layer.data();
     const int64_t strides[2] = {frames * channels, channels};
     CHECK(kernels.layer_targets({&address, strides, nullptr, nullptr, out.data(), 1, batch, frames, channels, batch * frames, d2v::F32,
-                                 d2v::NORM_INSTANCE, d2v::NORM_NONE, 1e-5}, 2));
+                                 d2v::NORM_INSTANCE, d2v::NORM_NONE, 1, 1e-5}, 2));
     for (int64_t c = 0; c < channels; ++c) {
       double mean = 0, square = 0;
       for (int64_t t = 0; t < frames; ++t) {
