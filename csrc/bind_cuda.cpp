@@ -66,7 +66,7 @@ PYBIND11_MODULE(_cuda, m) {
                             int device, uintptr_t stream) {
     const d2v::LayerTargets x = {reinterpret_cast<const void* const*>(layers.data()), strides.data(), pointer<const int64_t>(rows),
                                  pointer<const int64_t>(lengths), pointer<void>(out), static_cast<int64_t>(layers.size()), batch, frames,
-                                 channels, count, dtype, d2v::NORM_INSTANCE, d2v::NORM_NONE, eps};
+                                 channels, count, dtype, d2v::NORM_INSTANCE, d2v::NORM_NONE, 1, eps};
     raise_if(d2v::cuda::use_device(device), "layer_targets");
     raise_if(d2v::cuda::layer_targets(x, pointer<void>(stream)), "layer_targets");
   }, nogil());

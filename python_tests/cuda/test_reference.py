@@ -22,7 +22,7 @@ class Targets(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("layers", "strides", "rows", "lengths", "out")],
         *[(name, ctypes.c_int64) for name in ("layer_count", "batch", "frames", "channels", "count")],
-        *[(name, ctypes.c_int64) for name in ("dtype", "layer_norm", "final_norm")],
+        *[(name, ctypes.c_int64) for name in ("dtype", "layer_norm", "final_norm", "views")],
         ("eps", ctypes.c_double),
     ]
 
@@ -76,7 +76,7 @@ def targets(library):
             None if lengths is None else lengths.data_ptr(),
             out.data_ptr(),
             *(len(layers), batch, frames, channels, count),
-            *(CODES[dtype or layers[0].dtype], layer_norm, final_norm),
+            *(CODES[dtype or layers[0].dtype], layer_norm, final_norm, 1),
             1e-5,
         )
         error = library.layer_targets(ctypes.byref(given))
