@@ -316,18 +316,19 @@ def test_every_option_of_a_preset_is_known_when_it_is_given(monkeypatch):
     seen = []
     monkeypatch.setattr("d2v_fast.commands.pretrain._start", lambda preset, run, fields: seen.append(fields))
     for preset in ("speech-tiny", "vision-tiny", "text-tiny"):
-        config = presets.NAMES[preset]()
-        for name, value in fields_of(config):
-            option = f"--{name.replace('_', '-')}"
-            values = np.ravel(value).tolist() if isinstance(value, tuple) and value else [value]
+        options, wanted = [], {}
+        for name, value in fields_of(presets.NAMES[preset]()):
             if value == ():
                 continue
-            given = [option] if value is True else [option, *map(str, values)]
-            if value is False:
-                section, _, field = option[2:].rpartition(".")
-                given = [f"--{section}.no-{field}" if section else f"--no-{field}"]
-            main(["pretrain", preset, "--data", "x", "--out", "a", *given])
-            assert seen.pop() == {name: value}, option
+            option = f"--{name.replace('_', '-')}"
+            section, _, field = option[2:].rpartition(".")
+            if isinstance(value, bool):
+                options.append(option if value else f"--{section}.no-{field}" if section else f"--no-{field}")
+            else:
+                options += [option, *map(str, np.ravel(value).tolist() if isinstance(value, tuple) else [value])]
+            wanted[name] = value
+        main(["pretrain", preset, "--data", "x", "--out", "a", *options])
+        assert seen.pop() == wanted
 
 
 def test_a_folder_in_use_is_refused_before_anything_heavy_is_imported(tmp_path, fails):
