@@ -100,8 +100,11 @@ def share_of(part: Part, share: float, seed: int) -> Part:
     return part.take(sorted(chosen))
 
 
-def vision(folder: Path, quick: bool) -> Data:
-    """10,000 pictures of clothes, 5,000 of them with labels; 1,000 others for dev, and 2,000 of the test files."""
+def clothes() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Fashion-MNIST: uint8 [N, 28, 28] and uint8 [N] of the training files, and of the test files.
+
+    Of equal pictures the first one is left, and of the test files those that no training file has.
+    """
 
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.frombuffer(
@@ -118,19 +121,25 @@ def vision(folder: Path, quick: bool) -> Data:
     unique = {picture.tobytes(): i for i, picture in reversed(list(enumerate(pixels)))}
     order = sorted(unique.values())
     new = [i for i in range(len(other)) if other[i].tobytes() not in unique]
+    return (pixels[order], labels[order]), (other[new], wanted[new])
+
+
+def vision(folder: Path, quick: bool) -> Data:
+    """10,000 pictures of clothes, 5,000 of them with labels; 1,000 others for dev, and 2,000 of the test files."""
+    (pixels, labels), (other, wanted) = clothes()
     size = 20 if quick else 1000
 
-    def part(images: np.ndarray, classes: np.ndarray, chosen: list[int]) -> Part:
-        return Part([images[i] for i in chosen], [str(classes[i]) for i in chosen])
+    def part(images: np.ndarray, classes: np.ndarray) -> Part:
+        return Part(list(images), [str(label) for label in classes])
 
     def raw(*parts: Part) -> tuple[Any, ...]:
         return tuple(np.stack(one.inputs).reshape(len(one), -1) / 255 for one in parts)
 
     return Data(
-        corpus=[pixels[i] for i in order[: 10 * size]],
-        train=part(pixels, labels, order[: 5 * size]),
-        dev=part(pixels, labels, order[-size:]),
-        test=part(other, wanted, new[: 2 * size]),
+        corpus=list(pixels[: 10 * size]),
+        train=part(pixels[: 5 * size], labels[: 5 * size]),
+        dev=part(pixels[-size:], labels[-size:]),
+        test=part(other[: 2 * size], wanted[: 2 * size]),
         raw=raw,
     )
 

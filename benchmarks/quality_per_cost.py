@@ -1,6 +1,7 @@
-"""Accuracy against CPU seconds of data2vec 1.0 and 2.0, trained on the data of the demos.
+"""Accuracy against CPU seconds of data2vec 1.0 and 2.0, trained on the data of a demo or on a larger set.
 
     python benchmarks/quality_per_cost.py vision --out /tmp/quality        # or speech, text
+    python benchmarks/quality_per_cost.py vision --data fashion --out /tmp/quality
 
 The two tiny presets of a modality have encoders of the same width and depth. Each is trained at several lengths, every
 one with the whole schedule (a checkpoint in the middle of a longer run would be worse), so that both methods show their
@@ -9,7 +10,7 @@ split: a quarter of the labelled training part. Then three seeds are trained wit
 nothing was chosen on. "Reaches" means: the mean over the seeds.
 
 CPU seconds are those of the process, all threads, from the making of the trainer to the last checkpoint; loading,
-masks, the log and checkpoints are included, imports, the synthesis of the demo's data and the probes are not. Features
+masks, the log and checkpoints are included, imports, the making of the data and the probes are not. Features
 are the student's, as in the demo, and so are the probes.
 
 Every run leaves a file in the folder; the same command again goes on with what is missing. `--minutes` begins no run
@@ -24,12 +25,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from quality_data import SETS
 
 from d2v_fast import presets
 from d2v_fast.config import Config
@@ -75,16 +76,21 @@ class Study:
 
     Args:
         modality: "vision", "speech" or "text".
+        data: Name of the set, a key of `SETS[modality]`.
         folder: For the results.
         quick: A few steps of a few samples: that everything runs.
         minutes: CPU minutes after which no run is begun.
         threads: Threads to compute with.
     """
 
-    def __init__(self, modality: str, folder: Path, *, quick: bool, minutes: float, threads: int) -> None:
-        self.task: Task = import_module(f"d2v_fast.demo.{modality}").task()
-        self.folder, self.modality = folder, modality
-        self.recipes = {method: presets.preset(name.format(modality)) for method, name in METHODS.items()}
+    def __init__(self, modality: str, data: str, folder: Path, *, quick: bool, minutes: float, threads: int) -> None:
+        made = SETS[modality][data](modality)
+        self.task: Task = made.task
+        self.folder, self.name = folder, modality if data == "demo" else f"{modality}, {data}"
+        self.recipes = {
+            method: follow(presets.preset(name.format(modality)), {**made.changes, **made.own.get(method, {})})[0]
+            for method, name in METHODS.items()
+        }
         self.lengths, self.rates, self.seeds = (LENGTHS, RATES, SEEDS)
         if quick:
             self.recipes = {method: replace(config, steps=2) for method, config in self.recipes.items()}
@@ -140,7 +146,7 @@ class Study:
         result = {"job": asdict(job), "seconds": seconds, "accuracy": accuracy, "config": to_dict(config)}
         path.write_text(json.dumps(result))
         shares = ", ".join(f"{probe} {value:.3f}" for probe, value in accuracy.items())
-        print(f"{self.modality} {job.name.removesuffix('.json')}: {seconds:.1f} CPU s, {shares}", flush=True)
+        print(f"{self.name} {job.name.removesuffix('.json')}: {seconds:.1f} CPU s, {shares}", flush=True)
         return result
 
     def parts(self, split: str) -> tuple[Labelled, Labelled]:
@@ -227,13 +233,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """See the top of the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("modality", choices=("vision", "speech", "text"))
+    known = sorted({name for sets in SETS.values() for name in sets})
+    parser.add_argument("--data", default="demo", choices=known, help="the set (default: what the demo takes)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="CPU minutes after which no run is begun")
     parser.add_argument("--threads", type=int, default=1, help="threads to compute with")
     parser.add_argument("--quick", action="store_true", help="a few steps of a few samples: that everything runs")
     given = parser.parse_args(arguments)
-    folder = given.out / given.modality
-    study = Study(given.modality, folder, quick=given.quick, minutes=given.minutes, threads=given.threads)
+    if given.data not in SETS[given.modality]:
+        parser.error(f"there is no set {given.data!r} of {given.modality}; choose {', '.join(SETS[given.modality])}")
+    folder = given.out / (given.modality if given.data == "demo" else f"{given.modality}-{given.data}")
+    study = Study(given.modality, given.data, folder, quick=given.quick, minutes=given.minutes, threads=given.threads)
     points = study.run()
     (folder / "points.json").write_text(json.dumps(points, indent=1))
     (folder / "table.md").write_text(table(points))

@@ -1,6 +1,6 @@
 """benchmarks/quality_per_cost.py in its quick form: it chooses on the development split and resumes."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -16,12 +16,10 @@ for module in ("sklearn", "matplotlib"):
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).parents[2] / "benchmarks" / "quality_per_cost.py"
-    spec = importlib.util.spec_from_file_location("quality_per_cost", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quality_per_cost"] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
+    """quality_per_cost.py, whose neighbours it imports by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+        return importlib.import_module("quality_per_cost")
 
 
 def test_the_quick_form_leaves_a_table_and_a_picture_and_resumes(script, tmp_path, capsys, monkeypatch):
@@ -86,3 +84,22 @@ def test_reached_asks_for_the_mean_of_the_seeds(script):
     assert script.reached(points, "knn", 0.7) == 2.0
     assert script.reached(points, "knn", 0.75) == 5.0
     assert script.reached(points, "knn", 0.81) is None
+
+
+def test_a_larger_set_changes_both_presets_alike_and_leaves_width_and_depth(script, tmp_path):
+    if not sys.modules["outcomes_data"].FASHION.is_dir():
+        pytest.skip("Fashion-MNIST is not installed (the Debian package dataset-fashion-mnist)")
+    study = script.Study("vision", "fashion", tmp_path, quick=False, minutes=0, threads=1)
+    one, two = study.recipes["1.0"], study.recipes["2.0"]
+    assert one.inputs == two.inputs
+    assert one.model.embedding == two.model.embedding
+    assert one.model.embedding.image_size == study.task.train.inputs[0].shape[0] == 28
+    assert one.loader.batch_size == two.loader.batch_size
+    assert (one.model.transformer.dim, one.model.transformer.depth) == (
+        two.model.transformer.dim,
+        two.model.transformer.depth,
+    )
+    assert one.ema.anneal_steps == one.steps  # followed
+    seen = {picture.tobytes() for picture in study.task.train.inputs}
+    assert len(seen) == 4000
+    assert not seen & {picture.tobytes() for picture in study.task.test.inputs}
