@@ -113,11 +113,16 @@ void bind_ctc(py::module_& m) {
   }, nogil());
 }
 
-// ema_update_ and masked_smooth_l1; checked in d2v_fast/ops/{ema,smooth_l1}.py.
+// ema_update_, adamw_ema_ and masked_smooth_l1; checked in d2v_fast/ops/{ema,adamw_ema,smooth_l1}.py.
 void bind_ema_and_loss(py::module_& m) {
   using nogil = py::call_guard<py::gil_scoped_release>;
   m.def("ema", [](uintptr_t table, int64_t count, double decay, int threads) {
     d2v::kernels().ema(pointer<const d2v::EmaTensor>(table), count, decay, d2v::usable_threads(threads));
+  }, nogil());
+  m.def("adamw_ema", [](uintptr_t table, uintptr_t rates, int64_t count, double beta1, double beta2, double eps, double gradient_scale,
+                        double decay, int threads) {
+    d2v::kernels().adamw_ema(pointer<const d2v::AdamwTensor>(table), pointer<const d2v::AdamwRate>(rates), count,
+                             {beta1, beta2, eps, gradient_scale, decay}, d2v::usable_threads(threads));
   }, nogil());
   m.def("smooth_l1_forward", [](uintptr_t pred, uintptr_t target, uintptr_t rows, uintptr_t gradient, uintptr_t loss, int64_t count,
                                 int64_t positions, int64_t channels, int64_t pred_dtype, int64_t target_dtype, int64_t reduction, double beta,

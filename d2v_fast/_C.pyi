@@ -101,6 +101,18 @@ def token_masks(
 def flat_rows(mask: int, masked: int, rows: int, /) -> None: ...
 def flat_kept(mask: int, lengths: _Integers, views: int, width: int, kept: int, /) -> int: ...
 def ema(table: int, count: int, decay: float, threads: int, /) -> None: ...
+def adamw_ema(
+    table: int,
+    rates: int,
+    count: int,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    gradient_scale: float,
+    decay: float,
+    threads: int,
+    /,
+) -> None: ...
 def smooth_l1_forward(
     pred: int,
     target: int,

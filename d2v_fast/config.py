@@ -12,8 +12,9 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 
-NUMERICS = 2
-"""The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: so far the same."""
+NUMERICS = 3
+"""The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: the same. 3: on a CPU `ops.adamw_ema_` makes the
+update, whose last bits are not torch's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +223,7 @@ class Config(Section):
     """Decides weights, order of samples, crops, masks and noise."""
 
     numerics: int = field(default=NUMERICS, metadata={MISSING: 1})
-    """Rules by which samples are ordered and numbers are drawn: new runs have the newest, a run keeps its own."""
+    """Rules that decide bits, such as the update's arithmetic: new runs have the newest, a run keeps its own."""
 
     def check(self, check: Check) -> None:
         """Check what must fit between the sections; see `Section.check`."""

@@ -40,6 +40,69 @@ def ema_update_(
             shadow[index].copy_(mean)
 
 
+@torch.no_grad()
+def adamw_ema_(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    lr: Sequence[float],
+    weight_decay: Sequence[float],
+    betas: tuple[float, float],
+    eps: float,
+    gradient_scale: Tensor,
+    found_inf: Tensor,
+    teacher: Sequence[Tensor | None],
+    decay: float | Tensor,
+    shadow: Sequence[Tensor | None],
+    teacher_shadow: Sequence[Tensor | None],
+) -> None:
+    """One step of AdamW with decoupled weight decay, then the moving averages; see `ops.adamw_ema_`.
+
+    Args:
+        parameters: in place, as the moments and the counts of steps.
+        gradients: of the same shapes.
+        exp_avg: first moments.
+        exp_avg_sq: second moments.
+        steps: float32 [] for each parameter.
+        lr: a number for each parameter.
+        weight_decay: likewise.
+        betas: decays of the moments.
+        eps: added to the root of the second moment.
+        gradient_scale: [], what the gradients are divided by.
+        found_inf: []; nothing is written unless it is 0.
+        teacher: what follows each parameter, or None.
+        decay: of the teacher, as in `ema_update_`.
+        shadow: receives the new parameter, rounded.
+        teacher_shadow: receives the new teacher, rounded.
+    """
+    (beta1, beta2), skipped = betas, found_inf != 0
+
+    def put(tensor: Tensor, value: Tensor) -> None:
+        tensor.copy_(torch.where(skipped, tensor, value.to(tensor.dtype)))
+
+    for index, (parameter, mean, square, done) in enumerate(zip(parameters, exp_avg, exp_avg_sq, steps, strict=True)):
+        put(done, done + 1)
+        count = done.double()
+        gradient = gradients[index] / gradient_scale
+        put(mean, torch.lerp(mean, gradient, 1 - beta1))
+        put(square, square * beta2 + (1 - beta2) * gradient * gradient)
+        root = square.sqrt() / (1 - beta2**count).sqrt() + eps
+        kept = parameter * (1 - lr[index] * weight_decay[index])
+        put(parameter, kept - lr[index] / (1 - beta1**count) * mean / root)
+        copies = [(shadow[index], parameter)]
+        if (average := teacher[index]) is not None:
+            moved = average.clone()
+            ema_update_([moved], [parameter], decay)
+            put(average, moved)
+            copies.append((teacher_shadow[index], average))
+        for copy, source in copies:
+            if copy is not None:
+                put(copy, source)
+
+
 def masked_smooth_l1(
     pred: Tensor,
     target: Tensor,

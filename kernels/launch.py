@@ -48,6 +48,27 @@ class EmaGroup(NamedTuple):
     table: list[tuple[int, int, int, int]]
 
 
+class AdamwTensor(NamedTuple):
+    """One parameter of AdamW and what follows it."""
+
+    starts: tuple[int, ...]
+    """Addresses: parameter, gradient, two moments, count of steps, teacher, shadow, teacher's shadow; 0: none."""
+    size: int
+    """Elements."""
+    shadow_format: str | None
+    teacher_shadow_format: str | None
+
+
+class AdamwGroup(NamedTuple):
+    """One launch of `adamw_ema.adamw_ema`: its constants and chunks (number of tensor, first element, how many)."""
+
+    teacher: bool
+    shadow_format: str | None
+    teacher_shadow_format: str | None
+    aligned: bool
+    chunks: list[tuple[int, int, int]]
+
+
 class Tile(NamedTuple):
     """Rows (or frames) and channels of the tile of one program, and its warps."""
 
@@ -90,6 +111,25 @@ def ema_groups(tensors: Iterable[EmaTensor]) -> list[EmaGroup]:
             teacher, student, shadow = (start + first * step for start, step in zip(starts, steps, strict=True))
             group = groups.setdefault(key, EmaGroup(*key, []))
             group.table.append((teacher, student, shadow, min(EMA_CHUNK, tensor.size - first)))
+    return list(groups.values())
+
+
+def adamw_groups(tensors: Iterable[AdamwTensor]) -> list[AdamwGroup]:
+    """Cuts tensors into chunks, as `ema_groups` does; one group for each set of constants.
+
+    Args:
+        tensors: addresses on the device, in any order.
+
+    Returns:
+        Groups in order of first appearance; empty tensors are in none.
+    """
+    groups: dict[tuple[bool, str | None, str | None, bool], AdamwGroup] = {}
+    for index, tensor in enumerate(tensors):
+        aligned = all(start % 16 == 0 for place, start in enumerate(tensor.starts) if place != 4)  # 4: one number
+        key = (tensor.starts[5] != 0, tensor.shadow_format, tensor.teacher_shadow_format, aligned)
+        for first in range(0, tensor.size, EMA_CHUNK):
+            group = groups.setdefault(key, AdamwGroup(*key, []))
+            group.chunks.append((index, first, min(EMA_CHUNK, tensor.size - first)))
     return list(groups.values())
 
 

@@ -20,6 +20,24 @@ struct EmaTensor {
 };
 static_assert(sizeof(EmaTensor) == 7 * sizeof(int64_t), "ops/ema.py fills a table of int64");
 
+// One tensor of AdamW's list with the average that follows it, all contiguous; a row of twelve int64 for d2v_fast/ops/adamw_ema.py.
+struct AdamwTensor {
+  void* parameter;  // F32 or F64, as all but the step and the shadows
+  const void* gradient;
+  void *exp_avg, *exp_avg_sq;
+  float* step;           // how many were done; counted up
+  void* teacher;         // or null
+  void* shadow;          // of the parameter, any DType, or null
+  void* teacher_shadow;  // likewise of the teacher
+  int64_t size;          // elements of each
+  int64_t dtype, shadow_dtype, teacher_shadow_dtype;
+};
+static_assert(sizeof(AdamwTensor) == 12 * sizeof(int64_t), "ops/adamw_ema.py fills a table of int64");
+
+struct AdamwRate { double lr, weight_decay; };
+
+struct AdamwStep { double beta1, beta2, eps, gradient_scale, decay; };
+
 enum Reduction : int64_t { REDUCE_NONE = 0, REDUCE_SUM = 1, REDUCE_MEAN = 2 };
 
 // The loss of `count` rows of `channels` elements. The arithmetic and `loss` are F64 if an input is, else F32.
@@ -104,6 +122,9 @@ struct Kernels {
   const char* isa;
   // teacher += (1 - decay) * (student - teacher) for every tensor, one parallel region; decay 0 copies, decay 1 keeps.
   void (*ema)(const EmaTensor* tensors, int64_t count, double decay, int threads);
+  // AdamW with decoupled weight decay, from gradients divided by gradient_scale; then the same for the teachers, and the shadows, in one
+  // pass over memory.
+  void (*adamw_ema)(const AdamwTensor* tensors, const AdamwRate* rates, int64_t count, const AdamwStep& x, int threads);
   // `losses`: room for x.count numbers.
   void (*smooth_l1_forward)(const SmoothL1& x, double* losses, int threads);
   void (*smooth_l1_backward)(const SmoothL1Gradient& x, int threads);

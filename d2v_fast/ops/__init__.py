@@ -1,6 +1,7 @@
 """The operations of data2vec as plain functions on tensors; `backends()` says which code serves them."""
 
 from d2v_fast.ops._library import Backend, backends
+from d2v_fast.ops.adamw_ema import adamw_ema_
 from d2v_fast.ops.attention import attention
 from d2v_fast.ops.decoder_layer import decoder_layer
 from d2v_fast.ops.ema import ema_update_
@@ -11,6 +12,7 @@ from d2v_fast.ops.strided_convolution import strided_convolution
 
 __all__ = [
     "Backend",
+    "adamw_ema_",
     "attention",
     "backends",
     "decoder_layer",

@@ -65,7 +65,14 @@ class Loop:
         The parameters are looked up here, so that those are trained which the modules have now.
         """
         scale = LossScale(self.config.precision, self.device)
-        self.update = Update(self.task.parameters(), self.task.averages(), self.config.optim, scale, self.task.rates())
+        self.update = Update(
+            self.task.parameters(),
+            self.task.averages(),
+            self.config.optim,
+            scale,
+            self.task.rates(),
+            one_pass=self.config.numerics >= 3,
+        )
         self.update.clear()  # an earlier run may have ended between two micro-batches
         self.window = Window(self.device)
         self.selection = Selection(self.task.select())

@@ -29,6 +29,8 @@ class Settings(Protocol):
     @property
     def seed(self) -> int: ...  # noqa: D102
     @property
+    def numerics(self) -> int: ...  # noqa: D102
+    @property
     def loader(self) -> LoaderConfig: ...  # noqa: D102
     @property
     def optim(self) -> OptimConfig: ...  # noqa: D102

@@ -1,6 +1,7 @@
 """The update: one owner of the parameters, their moments, the averages that follow them, and the loss scale.
 
 Clipping, unscaling and the skipping of steps that are not finite happen inside the fused AdamW: the host never waits.
+On a CPU the averages are moved in the same pass over memory.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Averages(NamedTuple):
 class Update:
     """One optimizer step: AdamW, the loss scale and the moving averages, all of them or none.
 
-    The fused kernel divides the gradients by `grad_scale` and does nothing at all when `found_inf` is 1, on the CPU and
-    on a GPU. So `grad_scale` = loss scale * max(1, norm / clip_norm) unscales and clips in the same pass over memory.
+    Either fused kernel, torch's or ours, divides the gradients by a scale and does nothing at all when `found_inf` is
+    1. So a scale of loss scale * max(1, norm / clip_norm) unscales and clips in the same pass over memory.
 
     Attributes:
         whole: False from when `step` begins to write until its caller has counted the step and says so. An error in
@@ -45,6 +46,8 @@ class Update:
         config: OptimConfig,
         loss_scale: LossScale,
         rates: Mapping[str, float] | None = None,
+        *,
+        one_pass: bool = True,
     ) -> None:
         """Take over the parameters; those without `requires_grad` are left alone.
 
@@ -54,6 +57,7 @@ class Update:
             config: AdamW's settings.
             loss_scale: The factor on the loss that float16 needs.
             rates: Names of parameters to the factor on their learning rate, 1 where a name is missing.
+            one_pass: Whether `ops.adamw_ema_` may do it, which is faster on a CPU; its last bits are not torch's.
 
         Raises:
             ValueError: A name in `rates` is no parameter's.
@@ -72,6 +76,8 @@ class Update:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        # torch's kernel has no other way to scale and to skip; for a GPU ours has not been timed.
+        self.one_pass = one_pass and all(p.is_cpu and p.dtype == torch.float32 for p in self.parameters)
 
     def _groups(self, rates: Mapping[str, float]) -> list[dict[str, Any]]:
         """Parameters of one rate together, those with weight decay first."""
@@ -117,16 +123,60 @@ class Update:
             scale = scale * torch.clamp(norm / self.config.clip_norm, min=1.0)
         for group in self.adamw.param_groups:
             group["lr"] = lr * group["rate"]
-        self.adamw.grad_scale = scale  # type: ignore[attr-defined]
-        self.adamw.found_inf = found_inf  # type: ignore[attr-defined]
         self.whole = False
-        self.adamw.step()
+        if self.one_pass:
+            self._step_in_one_pass(scale, found_inf, decay)
+        else:
+            self._step_by_torch(scale, found_inf, decay)
         self.clear()
         self.loss_scale.update(found_inf)
-        if self.averages is not None and decay is not None:
-            keep = torch.full((), decay, dtype=torch.float64, device=found_inf.device).masked_fill_(found_inf > 0, 1.0)
-            ops.ema_update_(*self.averages, keep)
         return norm, found_inf
+
+    def _step_by_torch(self, scale: Tensor, found_inf: Tensor, decay: float | None) -> None:
+        self.adamw.grad_scale = scale  # type: ignore[attr-defined]
+        self.adamw.found_inf = found_inf  # type: ignore[attr-defined]
+        self.adamw.step()
+        if self.averages is not None:
+            _move(self.averages, decay, found_inf)
+
+    def _step_in_one_pass(self, scale: Tensor, found_inf: Tensor, decay: float | None) -> None:
+        """The same with the averages of what is trained; those of anything else follow as before."""
+        following: dict[int, Tensor] = {}
+        rest = Averages([], [])
+        updated = {id(parameter) for parameter in self.parameters if parameter.grad is not None}
+        if self.averages is not None and decay is not None:
+            for average, source in zip(*self.averages, strict=True):
+                if id(source) in updated and id(source) not in following and average.dtype == torch.float32:
+                    following[id(source)] = average
+                else:
+                    rest.averages.append(average)
+                    rest.sources.append(source)
+        groups = self.adamw.param_groups
+        given = [(p, group) for group in groups for p in group["params"] if p.grad is not None]
+        states = [self._state_of(parameter) for parameter, _ in given]
+        ops.adamw_ema_(
+            [parameter for parameter, _ in given],
+            [parameter.grad for parameter, _ in given],
+            *[[state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step")],
+            lr=[group["lr"] for _, group in given],
+            weight_decay=[group["weight_decay"] for _, group in given],
+            betas=self.config.betas,
+            eps=self.config.eps,
+            gradient_scale=scale,
+            found_inf=found_inf,
+            teacher=[following.get(id(parameter)) for parameter, _ in given],
+            decay=1.0 if decay is None else decay,
+        )
+        _move(rest, decay, found_inf)
+
+    def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """The moments and the step count, new ones if there are none, as torch makes them."""
+        state: dict[str, Tensor] = self.adamw.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -160,6 +210,13 @@ class Update:
                     raise RunError(f"the checkpoint's optimizer has no {key} for {name}: it belongs to another model")
                 values[key] = value.to(parameter.device, copy=True)  # not the mapped file
             self.adamw.state[parameter] = values
+
+
+def _move(averages: Averages, decay: float | None, found_inf: Tensor) -> None:
+    """The averages' step, which is none if `found_inf` is 1."""
+    if decay is not None:
+        keep = torch.full((), decay, dtype=torch.float64, device=found_inf.device).masked_fill_(found_inf > 0, 1.0)
+        ops.ema_update_(*averages, keep)
 
 
 def is_vector(name: str, parameter: Tensor) -> bool:

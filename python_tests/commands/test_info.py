@@ -14,7 +14,15 @@ def test_report_names_versions_build_and_the_code_that_serves_each_operation():
     assert report["versions"]["torch"] == torch.__version__.split("+")[0]
     assert report["machine"]["instruction set"] == _C.isa()
     assert _C.isa() in report["build"]["instruction sets"].split(", ")
-    compiled = {"ema_update_", "layer_targets", "masked_smooth_l1", "restore", "decoder_layer", "distance_attention"}
+    compiled = {
+        "adamw_ema_",
+        "ema_update_",
+        "layer_targets",
+        "masked_smooth_l1",
+        "restore",
+        "decoder_layer",
+        "distance_attention",
+    }
     assert set(report["operations"]) == compiled | {"attention", "strided_convolution"}
     for operation, served in report["operations"].items():
         assert set(served) == {"cpu", "cuda"}

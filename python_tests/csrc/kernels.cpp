@@ -125,6 +125,57 @@ void test_ema() {
   kernels.ema(nullptr, 0, 0.5, 2);
 }
 
+void test_adamw() {
+  for (int64_t dtype : {d2v::F32, d2v::F64})
+    for (int64_t shadow_dtype : {int64_t{-1}, int64_t{d2v::F32}, int64_t{d2v::F64}, int64_t{d2v::BF16}, int64_t{d2v::F16}})
+      for (double decay : {0.0, 0.25, 0.875, 1.0})
+        for (double beta1 : {0.25, 0.875}) {
+          const vector<int64_t> sizes{0, 1, 511, 512, 513, 65537};  // a block has 512, a chunk 65,536
+          vector<Buffer> lists[5], before[5], shadows[2];           // parameters, gradients, moments, teachers
+          vector<float> steps;
+          vector<d2v::AdamwTensor> table;
+          vector<d2v::AdamwRate> rates;
+          int seed = 0;
+          for (int64_t size : sizes) {
+            ++seed;
+            for (int list = 0; list < 5; ++list) {
+              lists[list].push_back(Buffer(dtype, size, (seed + list) % 3).fill(seed + 10 * list));
+              if (list == 3)
+                for (int64_t i = 0; i < size; ++i) lists[list].back().set(i, fabs(lists[list].back().at(i)));
+              before[list].push_back(lists[list].back());
+            }
+            for (auto& list : shadows) list.emplace_back(shadow_dtype < 0 ? int64_t{d2v::F32} : shadow_dtype, size, seed % 5);
+            steps.push_back(static_cast<float>(seed));
+            rates.push_back({0.01 * seed, 0.5});
+          }
+          for (size_t i = 0; i < sizes.size(); ++i) {
+            const bool copied = shadow_dtype >= 0, followed = i != 2;
+            table.push_back({lists[0][i].data(), lists[1][i].data(), lists[2][i].data(), lists[3][i].data(), &steps[i],
+                             followed ? lists[4][i].data() : nullptr, copied ? shadows[0][i].data() : nullptr,
+                             copied && followed ? shadows[1][i].data() : nullptr, sizes[i], dtype, copied ? shadow_dtype : 0,
+                             copied ? shadow_dtype : 0});
+          }
+          kernels.adamw_ema(table.data(), rates.data(), static_cast<int64_t>(table.size()), {beta1, 0.75, 1e-6, 2.0, decay}, 2);
+          for (size_t i = 0; i < sizes.size(); ++i) {
+            const double done = static_cast<double>(i) + 2, lr = rates[i].lr, tolerance = 32 * unit(dtype);
+            CHECK(static_cast<double>(steps[i]) == done);
+            for (int64_t j = 0; j < sizes[i]; j += sizes[i] > 2000 ? 97 : 1) {
+              const double g = before[1][i].at(j) / 2, m = beta1 * before[2][i].at(j) + (1 - beta1) * g;
+              const double v = 0.75 * before[3][i].at(j) + 0.25 * g * g;
+              const double root = sqrt(v / (1 - pow(0.75, done))) + 1e-6;
+              const double p = before[0][i].at(j) * (1 - lr * 0.5) - lr / (1 - pow(beta1, done)) * m / root;
+              const double t = i == 2 ? before[4][i].at(j) : decay * before[4][i].at(j) + (1 - decay) * p;
+              const double exact[5] = {p, before[1][i].at(j), m, v, t};
+              for (int list = 0; list < 5; ++list) CHECK(close(lists[list][i].at(j), exact[list], tolerance));
+              if (shadow_dtype < 0) continue;
+              CHECK(close(shadows[0][i].at(j), lists[0][i].at(j), unit(shadow_dtype) / 2));
+              CHECK(i == 2 || close(shadows[1][i].at(j), lists[4][i].at(j), unit(shadow_dtype) / 2));
+            }
+          }
+        }
+  kernels.adamw_ema(nullptr, nullptr, 0, {0.9, 0.98, 1e-6, 1.0, 0.5}, 2);
+}
+
 void test_smooth_l1_case(int64_t pred_dtype, int64_t target_dtype, int64_t positions, int64_t channels, int64_t share, double beta,
                          int64_t reduction) {
   vector<int64_t> rows;
@@ -267,6 +318,7 @@ void test_rows_and_copy() {
 int main() {
   test_formats();
   test_ema();
+  test_adamw();
   test_smooth_l1();
   test_layer_targets();
   test_rows_and_copy();

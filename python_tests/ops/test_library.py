@@ -89,6 +89,20 @@ def test_opcheck_ema(with_shadow):
     torch.library.opcheck(torch.ops.d2v_fast.ema_update_.default, (teacher, student, decay, shadow))
 
 
+@pytest.mark.parametrize("with_shadow", [False, True])
+def test_opcheck_adamw(with_shadow):
+    def draw(*dtypes):
+        return [torch.rand(3 + i, dtype=dtype) for i, dtype in enumerate(dtypes or (torch.float32,) * 2)]
+
+    parameters = [torch.nn.Parameter(x) for x in draw()]
+    shadow, owners = (draw(torch.bfloat16, torch.float16), [0, 1]) if with_shadow else ([], [])
+    copy = ([torch.zeros(4, dtype=torch.float16)], [1]) if with_shadow else ([], [])
+    numbers = [0.1, 0.2], [0.0, 0.1], 0.9, 0.98, 1e-6, torch.ones(()), torch.zeros(())
+    lists = parameters, draw(), draw(), draw(), [torch.zeros(()) for _ in range(2)], draw()[1:], [1], shadow, owners
+    arguments = *lists, *copy, *numbers, torch.tensor(0.9, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.d2v_fast.adamw_ema_.default, arguments)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
 def test_opcheck_smooth_l1(dtype, rows):
     forward, backward = torch.ops.d2v_fast.smooth_l1_forward.default, torch.ops.d2v_fast.smooth_l1_backward.default
@@ -136,7 +150,15 @@ def test_other_devices_get_shapes_and_errors():
 
 def test_backends_name_the_code_and_the_reason():
     backends = ops.backends()
-    compiled = {"ema_update_", "layer_targets", "masked_smooth_l1", "restore", "decoder_layer", "distance_attention"}
+    compiled = {
+        "adamw_ema_",
+        "ema_update_",
+        "layer_targets",
+        "masked_smooth_l1",
+        "restore",
+        "decoder_layer",
+        "distance_attention",
+    }
     assert set(backends) == compiled | {"attention", "strided_convolution"}
     for name, devices in backends.items():
         assert devices["cpu"].implementation

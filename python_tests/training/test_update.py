@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -9,12 +11,12 @@ from d2v_fast.config import OptimConfig, PrecisionConfig
 from d2v_fast.errors import RunError
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.precision import LossScale
-from d2v_fast.training.update import Update, is_vector
+from d2v_fast.training.update import Averages, Update, is_vector
 
 ONE = torch.ones(())
 
 
-def make(config: OptimConfig, seed: int = 0, scale: float = 1.0) -> tuple[nn.Module, Update]:
+def build(config: OptimConfig, seed: int = 0, scale: float = 1.0, **options) -> tuple[nn.Module, Update]:
     torch.manual_seed(seed)
     model = nn.ModuleDict({"linear": nn.Linear(3, 2), "norm": nn.LayerNorm(2)})
     model.class_token = nn.Parameter(torch.ones(2))
@@ -22,7 +24,12 @@ def make(config: OptimConfig, seed: int = 0, scale: float = 1.0) -> tuple[nn.Mod
     model.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
     loss_scale = LossScale(PrecisionConfig(), torch.device("cpu"))
     loss_scale.value.fill_(scale)
-    return model, Update(model.named_parameters(), None, config, loss_scale)
+    return model, Update(model.named_parameters(), None, config, loss_scale, **options)
+
+
+@pytest.fixture(params=[True, False], ids=["one pass", "torch"])
+def make(request):
+    return functools.partial(build, one_pass=request.param)
 
 
 def set_gradients(model: nn.Module, value: float) -> float:
@@ -34,7 +41,7 @@ def set_gradients(model: nn.Module, value: float) -> float:
     return abs(value) * count**0.5
 
 
-def test_step_is_adamw_written_out():
+def test_step_is_adamw_written_out(make):
     config = OptimConfig(lr=0.1, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
     model, optimizer = make(config)
     expected = {name: p.detach().double().clone() for name, p in optimizer.named.items()}
@@ -55,7 +62,7 @@ def test_step_is_adamw_written_out():
 
 
 @pytest.mark.parametrize(("clip", "factor"), [(None, 1.0), (100.0, 1.0), (0.5, None)])
-def test_clipping_and_unscaling_happen_in_the_step(clip, factor):
+def test_clipping_and_unscaling_happen_in_the_step(make, clip, factor):
     """The first moment after one step is (1 - beta1) times the gradient that the update used."""
     model, optimizer = make(OptimConfig(clip_norm=clip), scale=1024.0)
     true_norm = set_gradients(model, 2.0 * 1024.0) / 1024.0
@@ -69,7 +76,7 @@ def test_clipping_and_unscaling_happen_in_the_step(clip, factor):
 @pytest.mark.parametrize("where", ["gradient", "loss"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("clip", [None, 1.0])
-def test_non_finite_step_changes_nothing(where, value, clip):
+def test_non_finite_step_changes_nothing(make, where, value, clip):
     model, optimizer = make(OptimConfig(clip_norm=clip))
     set_gradients(model, 1.0)
     optimizer.step(0.1, ONE)
@@ -90,7 +97,7 @@ def test_non_finite_step_changes_nothing(where, value, clip):
 
 
 @pytest.mark.parametrize("decay_vectors", [True, False])
-def test_weight_decay_groups(decay_vectors):
+def test_weight_decay_groups(make, decay_vectors):
     model, optimizer = make(OptimConfig(weight_decay=0.5, decay_vectors=decay_vectors))
     set_gradients(model, 0.0)
     model["norm"].bias.data.fill_(1.0)
@@ -103,7 +110,7 @@ def test_weight_decay_groups(decay_vectors):
     assert decayed == (matrices | vectors if decay_vectors else matrices)
 
 
-def test_a_parameter_without_gradient_keeps_its_momentum():
+def test_a_parameter_without_gradient_keeps_its_momentum(make):
     """A dropped layer moves on as if its gradient were zero, so a resumed run cannot differ from a running one."""
     model, optimizer = make(OptimConfig(weight_decay=0.0))
     set_gradients(model, 1.0)
@@ -116,7 +123,7 @@ def test_a_parameter_without_gradient_keeps_its_momentum():
     assert optimizer.state()["step.mask_token"] == 2
 
 
-def test_state_round_trip_continues_with_the_same_bits():
+def test_state_round_trip_continues_with_the_same_bits(make):
     model, optimizer = make(OptimConfig())
     set_gradients(model, 0.3)
     optimizer.step(0.1, ONE)
@@ -143,12 +150,19 @@ def test_weight_decay_of_the_vision_model_is_that_of_the_published_code():
     assert "encoder.embedding.class_token" in spared
 
 
-def test_a_parameter_has_its_own_rate():
+def test_a_parameter_has_its_own_rate(make):
     """With rate r a step is what a step of learning rate r * lr is for it, weight decay included."""
     config = OptimConfig(lr=0.1, weight_decay=0.1, decay_vectors=False)
     (model, _), (slow, of_slow) = make(config), make(config)
     rates = {"linear.weight": 0.5, "linear.bias": 0.25}
-    optimizer = Update(model.named_parameters(), None, config, LossScale(PrecisionConfig(), torch.device("cpu")), rates)
+    optimizer = Update(
+        model.named_parameters(),
+        None,
+        config,
+        LossScale(PrecisionConfig(), torch.device("cpu")),
+        rates,
+        one_pass=of_slow.one_pass,
+    )
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     for m in (model, slow):
         set_gradients(m, 0.5)
@@ -164,7 +178,7 @@ def test_a_parameter_has_its_own_rate():
         Update(model.named_parameters(), None, config, LossScale(PrecisionConfig(), torch.device("cpu")), {"frozen": 1})
 
 
-def test_a_parameter_that_is_held_stays_and_begins_afterwards():
+def test_a_parameter_that_is_held_stays_and_begins_afterwards(make):
     config = OptimConfig(weight_decay=0.1)
     model, optimizer = make(config)
     fresh, first = make(config)
@@ -185,3 +199,63 @@ def test_a_parameter_that_is_held_stays_and_begins_afterwards():
         update.step(0.1, ONE)
     assert torch.equal(model.linear.weight, fresh.linear.weight)  # as if this were its first step
     assert not torch.equal(model.norm.weight, fresh.norm.weight)
+
+
+def averaged(one_pass):
+    """A model with averages of its parameters, of one that is frozen and of another tensor; three steps of it."""
+    config = OptimConfig(weight_decay=0.1, decay_vectors=False, clip_norm=1.0)
+    model = build(config)[0]
+    other = torch.ones(2)
+    sources = [*model.parameters(), other]
+    averages = Averages([torch.full_like(x.detach(), 0.5) for x in sources], sources)
+    scale = LossScale(PrecisionConfig(), torch.device("cpu"))
+    return model, averages, Update(model.named_parameters(), averages, config, scale, one_pass=one_pass)
+
+
+def test_averages_follow_the_new_parameters_and_stay_in_skipped_steps():
+    results = []
+    for one_pass in (True, False):
+        model, averages, update = averaged(one_pass)
+        assert update.one_pass == one_pass
+        for value, decay in ((0.5, 0.9), (torch.nan, 0.9), (-1.0, 0.6), (0.25, None)):
+            set_gradients(model, value)
+            before = [x.clone() for x in averages.averages]
+            expected = [x.double() for x in before]
+            update.step(0.1, ONE, decay)
+            if value == value and decay is not None:
+                pairs = zip(expected, averages.sources, strict=True)
+                expected = [decay * x + (1 - decay) * y.detach().double() for x, y in pairs]
+            for ours, exact in zip(averages.averages, expected, strict=True):
+                torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-7)
+                assert value == value and decay is not None or torch.equal(ours.double(), exact)
+        results.append([*averages.averages, *model.parameters()])
+    for ours, torchs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, torchs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_either_way_continues_what_the_other_began(first):
+    model, _, update = averaged(first)
+    other_model, _, other = averaged(not first)
+    for m, u in ((model, update), (other_model, other)):
+        set_gradients(m, 0.5)
+        u.step(0.1, ONE, 0.9)
+    assert update.state().keys() == other.state().keys()
+    assert all(
+        x.dtype == y.dtype and x.shape == y.shape
+        for x, y in zip(update.state().values(), other.state().values(), strict=True)
+    )
+    other_model.load_state_dict(model.state_dict())
+    other.load_state(update.state())
+    for m, u in ((model, update), (other_model, other)):
+        set_gradients(m, -0.25)
+        u.step(0.1, ONE, 0.9)
+    for x, y in zip(model.parameters(), other_model.parameters(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
+    assert update.state()["step.linear.weight"] == other.state()["step.linear.weight"] == 2
+
+
+def test_other_formats_than_float32_are_torchs():
+    model = nn.Linear(3, 2, dtype=torch.float64)
+    scale = LossScale(PrecisionConfig(), torch.device("cpu"))
+    assert not Update(model.named_parameters(), None, OptimConfig(), scale).one_pass

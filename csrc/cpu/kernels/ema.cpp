@@ -7,6 +7,7 @@
 // worked on in blocks that stay in the first-level cache.
 #include "../kernels.h"
 #include "convert.h"
+#include "move.h"
 #include "stream.h"
 
 namespace d2v {
@@ -22,19 +23,7 @@ static int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 
 static int64_t code_of(const float*) { return F32; }
 static int64_t code_of(const double*) { return F64; }
 
-// The form whose rounding error shrinks with the smaller of the two weights.
-template <typename Real>
-static inline void move(Real* teacher, const Real* student, Real decay, Real weight, int64_t n) {
-  if (weight < Real(0.5)) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) teacher[i] = teacher[i] + weight * (student[i] - teacher[i]);
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) teacher[i] = student[i] + decay * (teacher[i] - student[i]);
-  }
-}
-
-// The same for a chunk, in stretches; `copy(from, n)` is called for every n elements whose new teacher is in the first-level cache.
+// A chunk, in stretches; `copy(from, n)` is called for every n elements whose new teacher is in the first-level cache.
 template <typename Real, typename Copy>
 static inline void move_stretches(Real* teacher, const Real* student, Real decay, Real weight, int64_t n, Copy copy) {
   const int64_t length = n / (kStretches * kLine) * kLine;

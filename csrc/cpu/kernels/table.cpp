@@ -5,6 +5,7 @@ namespace d2v {
 namespace D2V_ISA {
 
 void ema(const EmaTensor* tensors, int64_t count, double decay, int threads);
+void adamw_ema(const AdamwTensor* tensors, const AdamwRate* rates, int64_t count, const AdamwStep& x, int threads);
 void smooth_l1_forward(const SmoothL1& x, double* losses, int threads);
 void smooth_l1_backward(const SmoothL1Gradient& x, int threads);
 bool layer_targets(const LayerTargets& x, int threads);
@@ -19,8 +20,8 @@ void streaming_copy(void* dst, const void* src, int64_t bytes, int threads);
 #define D2V_NAME2(x) #x
 #define D2V_NAME(x) D2V_NAME2(x)
 extern const Kernels kernels = {
-    D2V_NAME(D2V_ISA), ema, smooth_l1_forward, smooth_l1_backward, layer_targets, restore, decoder_layer_forward, decoder_layer_backward,
-    distance_attention_forward, distance_attention_backward, first_bad_row, streaming_copy,
+    D2V_NAME(D2V_ISA), ema, adamw_ema, smooth_l1_forward, smooth_l1_backward, layer_targets, restore, decoder_layer_forward,
+    decoder_layer_backward, distance_attention_forward, distance_attention_backward, first_bad_row, streaming_copy,
 };
 
 }  // namespace D2V_ISA

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,6 +40,11 @@ def keep_for(tensors: Iterable[Tensor], device: torch.device) -> None:
     """Tells the allocator that tensors of another stream are read by the current one."""
     for tensor in tensors:
         tensor.record_stream(torch.cuda.current_stream(device))
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A small array on the device; nothing waits, since it is copied from memory that the device can read itself."""
+    return torch.from_numpy(array).pin_memory().to(device, non_blocking=True)
 
 
 def start(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int) -> None:
