@@ -12,9 +12,11 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from outcomes_data import clothes
+import quality_text
+from outcomes_data import NUMBERS, clothes, sentences_of
 
 from d2v_fast.data import ArraySource
+from d2v_fast.demo.speech import of_words
 from d2v_fast.demo.task import Labelled, Task
 
 
@@ -66,9 +68,24 @@ def fashion(modality: str) -> Data:
     return Data(task, changes, {"1.0": {"steps": 600}, "2.0": {"steps": 300}})
 
 
+def commands(modality: str) -> Data:
+    """Number words as labels, and commands to pretrain on: 40 of each voice."""
+    return Data(of_words(NUMBERS, lambda voice: sentences_of(voice, 40)))
+
+
+def library(modality: str) -> Data:
+    """The texts of the demo with another question, see quality_text.py."""
+    return Data(quality_text.library())
+
+
+def dictionary(modality: str) -> Data:
+    """Definitions from a dictionary and their field, see quality_text.py."""
+    return Data(quality_text.dictionary())
+
+
 SETS: dict[str, dict[str, Callable[[str], Data]]] = {
     "vision": {"demo": demo, "fashion": fashion},
-    "speech": {"demo": demo},
-    "text": {"demo": demo},
+    "speech": {"demo": demo, "commands": commands},
+    "text": {"demo": library, "dictionary": dictionary},
 }
 """Modality to name to what makes the set."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -39,25 +40,34 @@ def task() -> Task:
     Raises:
         DemoError: espeakng-loader is not installed or does not work.
     """
+    return of_words(WORDS, _sentences)
+
+
+def of_words(labels: Sequence[str], said_by: Callable[[str], Sequence[str]]) -> Task:
+    """The same with other words as labels, and with other sentences: those that `said_by` returns for a voice.
+
+    Raises:
+        DemoError: espeakng-loader is not installed or does not work.
+    """
     voices = espeak().voices
     test_voices = [voice for voice in voices if held_out(voice.encode(), TEST_SHARE)]
     train_voices = [voice for voice in voices if voice not in test_voices]
-    sentences = [(text, voice) for voice in train_voices for text in _sentences(voice)]
-    fit, judge = ([(word, voice) for voice in part for word in WORDS] for part in (train_voices, test_voices))
+    sentences = [(text, voice) for voice in train_voices for text in said_by(voice)]
+    fit, judge = ([(word, voice) for voice in part for word in labels] for part in (train_voices, test_voices))
     spoken = _speak([*sentences, *fit, *judge])
     clips, words = spoken[: len(sentences)], spoken[len(sentences) :]
-    train = _part(fit, words[: len(fit)], seen=set())
-    test = _part(judge, words[len(fit) :], seen={content_hash(clip.tobytes()) for clip in train.inputs})
+    train = _part(fit, words[: len(fit)], labels, seen=set())
+    test = _part(judge, words[len(fit) :], labels, seen={content_hash(clip.tobytes()) for clip in train.inputs})
     return Task(
         preset="speech-tiny",
         source=ArraySource("speech", clips, [f"{voice}: {text}" for text, voice in sentences]),
         train=train,
         test=test,
-        classes=WORDS,
+        classes=tuple(labels),
         label="spoken word",
         floor="log-mel mean and deviation",
         about=(
-            f"{len(WORDS)} English words by {len(voices)} synthetic voices (eSpeak NG), {len(test_voices)} of them "
+            f"{len(labels)} English words by {len(voices)} synthetic voices (eSpeak NG), {len(test_voices)} of them "
             f"held out; pretrained on {sum(map(len, clips)) / SAMPLE_RATE / 60:.0f} minutes "
             "of word sequences by the others"
         ),
@@ -78,7 +88,7 @@ def _speak(lines: list[tuple[str, str]]) -> list[np.ndarray]:
         return list(pool.map(lambda clip: soxr.resample(clip, rate, SAMPLE_RATE), raw))
 
 
-def _part(lines: list[tuple[str, str]], spoken: list[np.ndarray], seen: set[int]) -> Labelled:
+def _part(lines: list[tuple[str, str]], spoken: list[np.ndarray], words: Sequence[str], seen: set[int]) -> Labelled:
     """Words with labels; a clip whose sound is in `seen` already is left out."""
     clips, labels, groups = [], [], []
     voices: dict[str, int] = {}
@@ -87,7 +97,7 @@ def _part(lines: list[tuple[str, str]], spoken: list[np.ndarray], seen: set[int]
         if key not in seen:
             seen.add(key)
             clips.append(clip)
-            labels.append(WORDS.index(word))
+            labels.append(words.index(word))
             groups.append(voices.setdefault(voice, len(voices)))
     raw = np.stack([log_mel_statistics(clip) for clip in clips])
     return Labelled(clips, np.array(labels, dtype=np.int64), raw, groups=np.array(groups, dtype=np.int64))
