@@ -102,10 +102,13 @@ class Study:
         torch.set_num_threads(min(threads, self.task.threads or threads))
 
     def run(self) -> dict[str, list[dict[str, Any]]]:
-        """Method to its points, shortest first: steps, rate, and for each seed seconds and each accuracy."""
+        """Method to its points, shortest first: steps, rate, and for each seed seconds and each accuracy.
+
+        The longest runs come first, so that a study that ends early has the ends of both curves.
+        """
         points: dict[str, list[dict[str, Any]]] = {method: [] for method in self.recipes}
-        for method, recipe in self.recipes.items():
-            for share in self.lengths:
+        for share in sorted(self.lengths, reverse=True):
+            for method, recipe in self.recipes.items():
                 steps = max(1, round(recipe.steps * share))
                 grid = [self.done(Job(method, steps, rate, DEVELOPMENT_SEED, "development")) for rate in self.rates]
                 if None in grid:
@@ -118,7 +121,7 @@ class Study:
                     continue
                 accuracy = {probe: [one["accuracy"][probe] for one in found] for probe in PROBES}
                 seconds = [one["seconds"] for one in found]
-                points[method].append({"steps": steps, "rate": best, "seconds": seconds, "accuracy": accuracy})
+                points[method].insert(0, {"steps": steps, "rate": best, "seconds": seconds, "accuracy": accuracy})
         return points
 
     def config(self, job: Job) -> Config:

@@ -94,7 +94,6 @@ def test_a_larger_set_changes_both_presets_alike_and_leaves_width_and_depth(scri
     assert one.inputs == two.inputs
     assert one.model.embedding == two.model.embedding
     assert one.model.embedding.image_size == study.task.train.inputs[0].shape[0] == 28
-    assert one.loader.batch_size == two.loader.batch_size
     assert (one.model.transformer.dim, one.model.transformer.depth) == (
         two.model.transformer.dim,
         two.model.transformer.depth,
