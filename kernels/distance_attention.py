@@ -117,7 +117,7 @@ def attend_backward_queries(
     mean = tl.load(means + head.to(tl.int64) * tokens + own, mask=mine, other=0.0)
     factor = tl.load(factors + head)
     total = tl.zeros([QUERIES, BLOCK], tl.float32)
-    share = tl.zeros([QUERIES], tl.float32)
+    share = tl.zeros([QUERIES, KEYS], tl.float32)  # summed once: a sum right behind a product may differ by lane
     for first in range(start, end, KEYS):
         other = first + tl.arange(0, KEYS)
         there = other < end
@@ -130,14 +130,14 @@ def attend_backward_queries(
         if seed is not None:
             slopes *= _kept(seed, sample, head, own - start, other - start, limit, kept)
         slopes = weights * (slopes - mean[:, None])
-        share -= tl.sum(slopes * _apart(where_q, where_k), 1)
+        share -= slopes * _apart(where_q, where_k)
         total += tl.dot(slopes.to(k.dtype), k, input_precision="ieee")
     to = (own.to(tl.int64) * heads + head)[:, None] * dim + channel[None, :]
     tl.store(
         of_query + to, (total * scale).to(of_query.dtype.element_ty), mask=mine[:, None] & (channel < dim)[None, :]
     )
     number = (sample.to(tl.int64) * heads + head) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(of_factors + number, tl.sum(share, 0))
+    tl.store(of_factors + number, tl.sum(tl.sum(share, 1), 0))
 
 
 @triton.jit

@@ -175,11 +175,13 @@ def column_tile(channels: int, *, final_norm: bool) -> Tile:
 
 def restore_tile() -> Tile:
     """Places and channels of a program of `restore`; one bisection serves all its places."""
-    return Tile(16, 128, 4)
+    return Tile(16, 128, 8)
 
 
 def attention_tile(element_size: int, dim: int) -> AttentionTile:
-    """Queries, keys and channels of the attention kernels; float32 products are made of four bytes each, on fewer rows.
+    """Queries, keys and channels of the attention kernels: as many as no kernel has to spill registers for.
+
+    Products of float32 are made by the threads, those of 16 bits by the tensor cores, which want 64 rows.
 
     Raises:
         ValueError: the head does not fit.
@@ -187,8 +189,10 @@ def attention_tile(element_size: int, dim: int) -> AttentionTile:
     if dim > LARGEST_HEAD:
         raise ValueError(f"a head of {dim} channels is too wide for the attention kernels; at most {LARGEST_HEAD} are")
     channels = max(16, 1 << (dim - 1).bit_length())
-    side = 32 if element_size == 4 or channels > 64 else 64
-    return AttentionTile(side, side, channels, 4)
+    if channels > 64:
+        side = 16 if element_size == 4 else 32
+        return AttentionTile(side, side, channels, 8)
+    return AttentionTile(32, 16, channels, 8) if element_size == 4 else AttentionTile(64, 32, channels, 4)
 
 
 def clamped_inverse(beta: float) -> float:

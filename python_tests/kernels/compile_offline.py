@@ -8,9 +8,10 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from d2v_fast.kernels import ema, launch, layer_targets, smooth_l1
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from d2v_fast.kernels import decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
 
 FORMATS = {"f32": tl.float32, "bf16": tl.bfloat16, "f16": tl.float16}
 
@@ -29,6 +30,9 @@ class Case:
     constants: dict[str, Any]
     warps: int
     divisible: tuple[str, ...] = ()
+    simulated_for: int = 90
+    """The GPU whose PTX is executed by default: 80 where that of newer ones multiplies by instructions that the
+    simulator has not (wgmma, tcgen05)."""
 
 
 def ema_case(student: str, shadow: str | None, *, aligned: bool = True) -> Case:
@@ -124,6 +128,49 @@ def columns_case(
     return Case(layer_targets.column_targets, arguments, constants, tile.warps, ("channels", *_STRIDES))
 
 
+def restore_case(dtype: str, *, odd: bool = False) -> Case:
+    arguments = dict.fromkeys(("tokens", "noise", "out"), f"*{_name(dtype)}") | {"kept": "*i64"}
+    arguments |= dict.fromkeys(("places", "count", "channels"), "i32")
+    tile = launch.restore_tile()
+    constants = {"HALVINGS": RESTORE_HALVINGS, "ROWS": tile.rows, "BLOCK": tile.channels}
+    return Case(restore.restore, arguments, constants, tile.warps, () if odd else ("channels",))
+
+
+def finish_case(dtype: str, *, residual: bool = True, channels: int = 768) -> Case:
+    arguments = dict.fromkeys(("z", "y"), f"*{_name(dtype)}") | {"channels": "i32", "eps": "fp32"}
+    tile = launch.row_tile(channels)
+    constants: dict[str, Any] = {"BLOCK": tile.channels}
+    _optional(arguments, constants, x=f"*{_name(dtype)}" if residual else None)
+    return Case(decoder_layer.finish, arguments, constants, tile.warps, ("channels",))
+
+
+def unfinish_case(dtype: str, *, channels: int = 768) -> Case:
+    arguments = dict.fromkeys(("z", "gradient", "of_z"), f"*{_name(dtype)}") | {"channels": "i32", "eps": "fp32"}
+    tile = launch.row_tile(channels)
+    return Case(decoder_layer.unfinish, arguments, {"BLOCK": tile.channels}, tile.warps, ("channels",))
+
+
+_ATTENTION = {
+    "attend": (distance_attention.attend, ("out",), ("logs",)),
+    "queries": (distance_attention.attend_backward_queries, ("gradient", "of_query"), ("logs", "means", "of_factors")),
+    "keys": (distance_attention.attend_backward_keys, ("gradient", "of_key", "of_value"), ("logs", "means")),
+}
+
+
+def attention_case(which: str, dtype: str, *, dim: int = 64, dropout: bool = False) -> Case:
+    """With `dropout`, also with keys that are not to be seen."""
+    kernel, own, single = _ATTENTION[which]
+    strides = [f"{name}_{what}" for name in ("query", "key", "value") for what in ("stride", "head")]
+    arguments = dict.fromkeys(("query", "key", "value", *own), f"*{_name(dtype)}")
+    arguments |= dict.fromkeys(("factors", *single), "*fp32") | {"starts": "*i32", "positions": "*i64"}
+    arguments |= dict.fromkeys(("tokens", "dim", *strides), "i32") | {"scale": "fp32", "limit": "i64", "kept": "fp32"}
+    tile = launch.attention_tile({"f32": 4}.get(dtype, 2), dim)
+    constants: dict[str, Any] = {"QUERIES": tile.queries, "KEYS": tile.keys, "BLOCK": tile.channels}
+    _optional(arguments, constants, visible="*u8" if dropout else None, seed="*i64" if dropout else None)
+    simulated_for = 90 if dtype == "f32" else 80
+    return Case(kernel, arguments, constants, tile.warps, ("dim", *strides), simulated_for)
+
+
 def _name(dtype: str) -> str:
     """Triton's name of a number format in a signature."""
     return {"f32": "fp32", "f16": "fp16"}.get(dtype, dtype)
@@ -138,6 +185,8 @@ def _optional(arguments: dict[str, Any], constants: dict[str, Any], **given: str
             arguments[name] = kind
 
 
+RESTORE_HALVINGS = 8
+"""For up to 255 kept tokens."""
 _SHADOWS = (("bf16", "bf16"), ("f16", "f16"))
 CASES = {
     "ema f32": ema_case("f32", None),
@@ -162,6 +211,15 @@ CASES = {
     "columns f32 K8 lengths": columns_case("f32", 8, lengths=True),
     "columns bf16 K10 final": columns_case("bf16", 10, final_norm=True),
     "columns bf16 K8 batch": columns_case("bf16", 8, instance=False),
+    "restore f32": restore_case("f32"),
+    "restore bf16": restore_case("bf16"),
+    "restore f32 odd": restore_case("f32", odd=True),
+    "finish f32": finish_case("f32"),
+    "finish bf16 alone": finish_case("bf16", residual=False),
+    "unfinish f32": unfinish_case("f32"),
+    "unfinish bf16": unfinish_case("bf16"),
+    **{f"{which} f32": attention_case(which, "f32") for which in _ATTENTION},
+    **{f"{which} bf16 dropout": attention_case(which, "bf16", dropout=True) for which in _ATTENTION},
 }
 
 
@@ -186,6 +244,12 @@ FURTHER_CASES = {
     "columns f16 K12 batch final": columns_case("f16", 12, instance=False, final_norm=True),
     "columns bf16 K1 all": columns_case("bf16", 1, rows=False),
     "columns f32 K8 batch lengths": columns_case("f32", 8, instance=False, lengths=True),
+    "finish f16": finish_case("f16"),
+    "finish f32 wide": finish_case("f32", channels=launch.LARGEST_ROW),
+    "unfinish f32 wide": unfinish_case("f32", channels=launch.LARGEST_ROW),
+    **{f"{which} bf16": attention_case(which, "bf16") for which in _ATTENTION},
+    **{f"{which} f32 dropout": attention_case(which, "f32", dropout=True) for which in _ATTENTION},
+    **{f"{which} {dtype} 128": attention_case(which, dtype, dim=128) for which in _ATTENTION for dtype in FORMATS},
 }
 """More formats and options, for D2V_FAST_SIMULATE=all."""
 

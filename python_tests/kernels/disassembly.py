@@ -58,5 +58,5 @@ def _widths(code: list[str]) -> frozenset[int]:
 
 
 def _accesses(code: list[str]) -> set[int]:
-    found = re.findall(r"\b(?:LDG|STG)((?:\.\w+)*)", "\n".join(code))
+    found = re.findall(r"\b(?:LDGSTS|LDG|STG)((?:\.\w+)*)", "\n".join(code))
     return {next((int(part) for part in re.findall(r"\d+", kinds)), 32) for kinds in found}

@@ -7,30 +7,17 @@ there, in the last row of a buffer, so that an access beyond it is out of bounds
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+import simulated_attention
+import simulated_decoder
 import simulated_large
 import torch
-from d2v_fast.kernels import launch
-from ptx import Report
 from rounding import check_moved_from_the_nearer_end, check_rounded
 from simulated import TORCH, Device, Run, noise
-from simulated_inputs import Layers, loss_inputs
-from torch import Tensor
+from simulated_inputs import Layers, Moved, NoWorse, loss_inputs
 
 from d2v_fast import reference
-
-NoWorse = Callable[[Tensor, Tensor, Tensor], None]
-
-
-class Moved(NamedTuple):
-    """The last and largest launch of a check, and the fewest bytes of it, see `limits.check_traffic`."""
-
-    report: Report
-    floor: int
-    sectors: int | None = None
-    requests: int | None = None
-
+from d2v_fast.kernels import launch
 
 # Each remainder of a thread's four elements, and an end in each quarter of a block: misaligned ones are read that way.
 EMA = [([5000, 3, 1024, 1021, 1022], 0.999), ([301, 602], 0.001), ([16384], 0.25)]
@@ -258,6 +245,8 @@ CHECKS: dict[str, Callable[[Run, NoWorse], Moved]] = {
     "column_statistics": statistics,
     "merge_samples": merge,
     "column_targets": targets_by_columns,
+    **simulated_decoder.CHECKS,
+    **simulated_attention.CHECKS,
 }
 """By the name of the kernel's function."""
 

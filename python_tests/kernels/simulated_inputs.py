@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+from ptx import Report
 from simulated import TORCH, Device, Run, noise
 from torch import Tensor
 
 from d2v_fast import reference
+
+NoWorse = Callable[[Tensor, Tensor, Tensor], None]
+
+
+class Moved(NamedTuple):
+    """The last and largest launch of a check, and the fewest bytes of it (0: not compared); see `check_traffic`."""
+
+    report: Report
+    floor: int
+    sectors: int | None = None
+    requests: int | None = None
 
 
 def loss_inputs(run: Run, count: int, channels: int, device: Device):

@@ -23,6 +23,11 @@ ALLOWED: dict[str, dict[str, tuple[int, str]]] = {
     for name in [*CASES, *FURTHER_CASES]
     if name.startswith("columns") and case_named(name).constants["INSTANCE"]
 }
+ALLOWED |= {
+    name: {"fma.rn.ftz.f32": (2, "the logarithm of an infinite sum; none has a larger term than 1")}
+    for name in [*CASES, *FURTHER_CASES]
+    if name.startswith("attend")
+}
 ALLOWED["columns bf16 K1 all"]["div.s64"] = (8, _DIVISION)
 """PTX that no input can execute: part of the instruction, how many at most, and why."""
 
@@ -36,6 +41,6 @@ def compare_with_document(name: str, ratios: Ratios) -> None:
 def test_kernel(name, arch, no_worse_than):
     run = Run(name, arch)
     moved = check(run, no_worse_than)
-    if not ({"misaligned", "odd"} & set(name.split())):
+    if moved.floor and not ({"misaligned", "odd"} & set(name.split())):
         compare_with_document(name, check_traffic(*moved))
     run.coverage.check(ALLOWED.get(name, {}))

@@ -14,6 +14,7 @@ import triton.language as tl
 from compile_offline import CASES, Case
 from ptx import Fault, Race
 from simulated import Device, Run, noise, ptx_of
+from simulated_checks import check
 from simulated_inputs import Layers
 
 from d2v_fast import reference
@@ -88,3 +89,22 @@ def test_a_lost_fence_is_found():
         else:
             with pytest.raises(Race, match=r"buffer 'partial'.*ld\.global"):
                 run(device, (4,), **values)
+
+
+# A few faults in each kernel of data2vec 2.0: the case, what is changed in its PTX, and how many of these are (0: all).
+SECOND = {
+    "a wait for copies": ("attend f32", r"cp\.async\.wait_group\s+\d+;", "", 1),
+    "the bound of the places": ("restore bf16", r"setp\.lt\.s64", "setp.le.s64", 0),
+    "half of a row's sum": ("finish bf16 alone", r"(shfl\.sync\.bfly\.b32\s+[^,]+,[^,]+, )16,", r"\g<1>8,", 1),
+    "rounding toward zero": ("unfinish bf16", r"cvt\.rn\.bf16x2\.f32", "cvt.rz.bf16x2.f32", 0),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_faults_of_the_kernels_of_views_are_found(name, no_worse_than):
+    case, right, wrong, count = SECOND[name]
+    arch = CASES[case].simulated_for
+    changed, made = re.subn(right, wrong, ptx_of(case, arch), count=count)
+    assert made >= max(count, 1)
+    with pytest.raises((AssertionError, Fault)):
+        check(Run(case, arch, text=changed), no_worse_than)

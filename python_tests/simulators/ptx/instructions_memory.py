@@ -208,8 +208,3 @@ def _fence(instruction: Instruction, machine: Machine) -> Execute:
 def _hint(instruction: Instruction, machine: Machine) -> Execute:
     """Changes no result. griddepcontrol would order two kernels, and here each one runs alone."""
     return lambda mask: None
-
-
-@effect("cp")
-def _asynchronous_copy(instruction: Instruction, machine: Machine) -> Execute:
-    raise NotSimulated("cp.async")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import (
+    instructions_async,
     instructions_convert,
     instructions_data,
     instructions_float,
@@ -30,6 +31,7 @@ from .traffic import Traffic
 from .types import type_named
 
 FAMILIES = (
+    instructions_async,
     instructions_convert,
     instructions_data,
     instructions_float,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,28 @@ from .traffic import Traffic
 from .types import SIGNED, UNSIGNED, Type, type_named
 
 Mask = NDArray | None
+
+
+class Copy(NamedTuple):
+    """The asynchronous copies of one instruction that are on their way."""
+
+    lanes: NDArray
+    group: NDArray
+    """For each lane the number of the group that it belongs to."""
+    position: NDArray
+    """In shared memory."""
+    values: NDArray
+    """[lanes, words]"""
+
+
+class Copies(NamedTuple):
+    """Asynchronous copies from global to shared memory."""
+
+    committed: NDArray
+    """int64 [lanes]: groups that each thread has closed."""
+    pending: list[Copy]
+
+
 Reader = Callable[[], NDArray]
 Writer = Callable[[NDArray, Mask], None]
 
@@ -92,6 +115,7 @@ class Machine:
         local = Space("local", self._local_bytes, self.lanes)
         local.allocate(0, self._local_bytes)
         self.spaces |= {"shared": shared, "local": local}
+        self.copies = Copies(np.zeros(self.lanes, np.int64), [])
         if self.check_races:
             self.shadows["shared"] = Shadow(shared.data.size, self._unit)
 
