@@ -66,7 +66,12 @@ FINETUNING: dict[str, tuple[str, str, dict[str, Any]]] = {
     "recognition": (
         "ctc",
         "ctc-tiny",
-        {"steps": 1000, "loader": {"batch_size": 8}, "encoder": {"frozen_embedding": False}},
+        {
+            "steps": 1000,
+            "loader": {"batch_size": 8},
+            "encoder": {"frozen_embedding": False},
+            "optim": {"warmup": 0.1},
+        },
     ),
 }
 """Task, recipe and what differs from it; the learning rate and its decay over the layers are chosen."""

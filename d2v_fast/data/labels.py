@@ -128,9 +128,10 @@ def _column(rows: list[Fields] | None, label: str | None, kind: LabelKind) -> li
     for name in wanted:
         if any(name in row for row in rows):
             return [row.get(name) for row in rows]
+    beside = ", or write each transcript in a .txt beside its recording" if kind == "transcript" else ""
     raise DataError(
         f"data: no sample has a {' or '.join(repr(name) for name in wanted)}; there are {names_of(rows)}. Name the "
-        "column of labels (label)"
+        f"column of labels (label){beside}"
     )
 
 
@@ -234,7 +235,8 @@ def _tell(result: Labelled) -> None:
     for i in list(problems)[:_SHOWN]:
         report(result.source.name(i), problems[i])
     if problems:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in list(result.left_out().items())[:_SHOWN])
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in list(result.left_out().items())[:_SHOWN])
         tell(f"{len(problems)} of {len(result)} samples have no label that can be used: {reasons}")
     if result.classes:
-        tell(f"{len(result.classes)} classes: {', '.join(result.classes[:10])}", logging.INFO)
+        count = f"{len(result.classes)} class{'es' if len(result.classes) > 1 else ''}"
+        tell(f"{count}: {', '.join(result.classes[:10])}", logging.INFO)

@@ -153,6 +153,10 @@ class DataModality(Protocol):
         """
         ...
 
+    def keep(self, source: Any, run: Path) -> None:
+        """Writes what features need to know of a source of one's own into the folder of the run, once."""
+        ...
+
     def array_size(self, number: int, sample: np.ndarray, planar: bool) -> int | tuple[int, ...]:
         """The size of a sample that is given as an array.
 

@@ -247,6 +247,7 @@ def _own_source(data: DataSource, modality: DataModality, run: Path | None) -> D
         raise DataError(f"data: the {type(data).__name__} failed: {type(error).__name__}: {error}") from error
     if run is not None:
         check_fingerprint(run, modality.name, len(data), data.fingerprint)
+        modality.keep(data, run)
     return data
 
 

@@ -23,7 +23,7 @@ from d2v_fast.evaluation.knn import knn_correct
 from d2v_fast.evaluation.linear import logistic_correct
 from d2v_fast.evaluation.maker import Maker
 from d2v_fast.evaluation.masked_views import lidar_of_layers
-from d2v_fast.evaluation.probing import without_labels
+from d2v_fast.evaluation.networks import without_labels
 from d2v_fast.evaluation.windows import Windows
 from d2v_fast.log import tell
 from d2v_fast.modalities import modality_of

@@ -10,34 +10,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from d2v_fast.config import Config
 from d2v_fast.data import Openable
 from d2v_fast.data.labelled import LabelKind, Labelled
 from d2v_fast.data.labels import open_labelled
 from d2v_fast.data.splits import compare, held_out, hold_out
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.evaluation import label_free
-from d2v_fast.evaluation.given import open_given, reading_threads
+from d2v_fast.evaluation.given import open_given
 from d2v_fast.evaluation.judging import Judge, Probing, Statistic, share
 from d2v_fast.evaluation.knn import NEIGHBOURS, knn_correct, knn_values
-from d2v_fast.evaluation.layers import Layers, chosen
+from d2v_fast.evaluation.layers import Layers
 from d2v_fast.evaluation.linear import logistic_correct, ridge_values, tag_scores
-from d2v_fast.evaluation.masked_views import lidar_of_layers
 from d2v_fast.evaluation.metrics import explained, mean_average_precision
+from d2v_fast.evaluation.networks import Networks, without_labels
 from d2v_fast.evaluation.retrieval import ranks
-from d2v_fast.evaluation.spool import Spool
-from d2v_fast.evaluation.windows import Windows
-from d2v_fast.interop import foreign
-from d2v_fast.log import tell
-from d2v_fast.models import Encoder
-from d2v_fast.run.reader import Run
-from d2v_fast.run.weights import Network, load
+from d2v_fast.run.weights import Network
 
 PROBES = ("knn", "linear")
 """What is measured where there are labels."""
-
-_ROWS = 5000
-"""Samples that the numbers without labels are taken of at most."""
 
 Task = Literal["classify", "tag", "regress"]
 """What labels are, as in a fine-tuning: a class, any number of classes, a number."""
@@ -103,7 +93,7 @@ def probe(
     if neighbours < 1 or (temperature is not None and not temperature > 0):
         raise ConfigError(f"neighbours are 1 or more, a temperature is above 0; got {neighbours} and {temperature}")
     statistic = _STATISTICS[task]
-    setting = _Setting(run, networks, layers, batch_size, device)
+    setting = Networks(run, networks, layers, batch_size, device)
     shared: dict[str, Any] = {
         "kind": _KINDS[task],
         "label": label,
@@ -180,7 +170,7 @@ def retrieve(
         DataError: The data cannot be used, or there are not as many partners as samples.
         RunError: The run cannot be read.
     """
-    setting = _Setting(run, networks, layers, batch_size, device)
+    setting = Networks(run, networks, layers, batch_size, device)
     if not at or min(at) < 1:
         raise ConfigError(f"recall is taken at 1 or more, got {list(at)}")
     sources = {
@@ -212,84 +202,6 @@ def retrieve(
     count = int(both.sum())
     judge = Judge(right, np.empty(count), share, choice, free, None, draws, seed)
     return judge.result(setting.networks, setting.layers, names, (count, count), 1 / count)
-
-
-def without_labels(features: np.ndarray) -> dict[str, float]:
-    """RankMe, alpha-ReQ and uniformity of the first 5000 samples; nan where one cannot be computed of these features.
-
-    Args:
-        features: [N, C].
-    """
-    some = features[:_ROWS]
-    wanted: dict[str, Callable[[Any], float]] = {
-        "rankme": label_free.rankme,
-        "alpha": label_free.alpha_req,
-        "uniformity": label_free.uniformity,
-    }
-    found = {}
-    for name, number in wanted.items():
-        try:
-            found[name] = number(some)
-        except ValueError:  # all alike, or too few directions: there is no such number
-            found[name] = float("nan")
-    return found
-
-
-class _Setting:
-    """The networks and layers that are asked for; the random start is the last one, where there is one."""
-
-    def __init__(
-        self,
-        run: str | Path,
-        networks: Sequence[Network],
-        layers: Layers,
-        batch_size: int,
-        device: str | torch.device | None,
-    ) -> None:
-        if not networks or not set(networks) <= {"student", "teacher"} or batch_size < 1:
-            raise ConfigError(
-                f"networks are student, teacher or both, and batch_size at least 1, got {networks} and {batch_size}"
-            )
-        self.networks: list[Network] = [*networks, "initial"]
-        if foreign.place(run) is not None:
-            tell(f"{run} is one network of another library: there is no teacher beside it, and no random start")
-            self.networks = ["student"]
-        self._run, self._batch_size = run, batch_size
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoder: Encoder = load(run, self.networks[0])
-        self.layers = chosen(layers, len(self.encoder.blocks))
-        self.threads = reading_threads()
-        self.windows = Windows(self.encoder)
-
-    def lidar(self, source: Any) -> dict[tuple[str, int], dict[str, float]]:
-        """LiDAR over the run's masks, for each network and layer; empty if it has no masks, as a fine-tuning."""
-        config = None if foreign.place(self._run) is not None else Run(self._run).config
-        if not isinstance(config, Config):
-            return {}
-        found: dict[tuple[str, int], dict[str, float]] = {}
-        for network in self.networks:
-            encoder = load(self._run, network).to(self._device)
-            each = lidar_of_layers(encoder, config, source, self.layers, batch_size=self._batch_size)
-            found |= {(network, layer): {"lidar": value} for layer, value in each.items()}
-        return found
-
-    def spool(self, folder: Path, sources: dict[str, Any]) -> dict[tuple[str, str], Spool]:
-        """The features of each network and source, in files of a folder."""
-        found: dict[tuple[str, str], Spool] = {}
-        for network in self.networks:
-            encoder = load(self._run, network).to(self._device)
-            for part, source in sources.items():
-                found[network, part] = Spool(
-                    folder / f"{network}-{part}.npy",
-                    encoder,
-                    source,
-                    self.layers,
-                    batch_size=self._batch_size,
-                    threads=self.threads,
-                    windows=self.windows,
-                    what=f"{network}, {part}",
-                )
-        return found
 
 
 def _probes(task: Task, neighbours: int, temperature: float | None) -> dict[str, Callable[..., np.ndarray]]:

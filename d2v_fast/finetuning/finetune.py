@@ -20,6 +20,7 @@ from d2v_fast.finetuning.sets import LabelledData, from_labels, open_sets
 from d2v_fast.finetuning.settings import pretrained, settle
 from d2v_fast.finetuning.start import load_pretrained
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
+from d2v_fast.log import tell
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
@@ -94,8 +95,11 @@ class Finetuning:
         return self._fit(resume)
 
     def _trainable(self, sets: Sets) -> Sets:
-        """The samples that something can be learned from, with the others counted."""
+        """The samples that something can be learned from, with the others counted and named."""
         train = self.task.trainable(sets.train)
+        if sets.validation is not None:
+            for remark in self.task.remarks(sets.validation):
+                tell(remark)
         less = len(sets.train) - len(train)
         counted = {"nothing can be learned from them": less} if less else {}
         return replace(sets, train=train, left_out={**sets.left_out, **counted})

@@ -159,6 +159,8 @@ class Finetuned:
         if len(labelled.usable) == 0:
             raise DataError("data: no sample has a label that training knows")
         labelled = labelled.take(labelled.usable)
+        for remark in self.task.remarks(labelled):
+            tell(remark)
         given = self._outputs(labelled.source, batch_size, {}, windows)
         outputs, problems = given.outputs, given.problems
         good = np.array([i for i in range(len(labelled)) if i not in problems], dtype=np.int64)

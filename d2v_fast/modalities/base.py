@@ -157,6 +157,9 @@ class Modality(ABC):
 
     # Features and people ------------------------------------------------------------------------------------------
 
+    def keep(self, source: Any, run: Path) -> None:  # noqa: B027  (most sources bring nothing of the kind)
+        """Writes what `for_features` will look for into the folder of a run on a source of one's own, once."""
+
     def carry(self, run: Path, out: Path) -> None:  # noqa: B027  (most runs keep nothing of the kind)
         """Copies what `for_features` finds in the folder of a run into that of another one, which goes on from it."""
 

@@ -13,6 +13,10 @@ from d2v_fast.errors import RunStopped
 RANK_ROWS = 2048
 """Rows that the effective rank looks at, at most."""
 
+_FALL = 0.2
+"""A warning comes when the targets' effective rank is below this share of its highest. It stayed above half in healthy
+runs of the tiny presets, and fell to a twelfth in the collapsed one on speech (docs/healthy.md), far above 2."""
+
 
 def mean_std(features: Tensor) -> Tensor:
     """Mean over the channels of sqrt(unbiased variance over the rows + 1e-6), float32 [].
@@ -70,11 +74,15 @@ def explained(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class CollapseWatch:
-    """Turns the numbers of a log line into warnings, once for each time that a limit is crossed."""
+    """Turns the numbers of a log line into warnings, once for each time that a limit is crossed.
+
+    The highest rank of the targets is that of the lines that it was given: after an interruption, of those since.
+    """
 
     def __init__(self, config: MonitorConfig) -> None:
         self.config = config
         self._warned: set[str] = set()
+        self._highest = 0.0
 
     def judge(self, metrics: Mapping[str, float | None], step: int) -> list[str]:
         """New warnings for the metrics of `step`; a number that a task does not measure is not judged.
@@ -82,7 +90,8 @@ class CollapseWatch:
         Raises:
             RunStopped: The targets' standard deviation is below `abort_std`.
         """
-        limits = self.config
+        limits, rank = self.config, metrics.get("target_rank")
+        self._highest = max(self._highest, rank or 0.0)
         if step < limits.warmup_steps:
             return []
         checks = [
@@ -102,6 +111,13 @@ class CollapseWatch:
                     f"step {step}: the {layer} are collapsing: {kind} {value:.4g} is below {limit:.4g}. {remedy}"
                 )
             (self._warned.add if low else self._warned.discard)(name)
+        low = rank is not None and limits.min_rank <= rank < _FALL * self._highest
+        if low and "fall" not in self._warned:
+            warnings.append(
+                f"step {step}: the targets are losing their directions: effective rank {rank:.4g}, after "
+                f"{self._highest:.4g}. {_TARGETS}"
+            )
+        (self._warned.add if low else self._warned.discard)("fall")
         deviation = metrics.get("target_std")
         if deviation is not None and deviation < limits.abort_std:
             raise RunStopped(

@@ -39,7 +39,7 @@ def test_from_recordings_to_words(tmp_path, manifest, capsys):
     command = ["finetune", str(run), "--task", "ctc", "--data", str(manifest), "--group", "speaker", "--out", str(out)]
     cli.main([*command, *quick, "--recipe", "ctc-tiny"])
     told = capsys.readouterr().err
-    assert "1 of 24 samples have no label that can be used: 1 has an empty transcript" in told
+    assert "1 of 24 samples have no label that can be used: has an empty transcript (1)" in told
     opened = Run(out)
     assert opened.config.task.classes == ("<pad>", "a", "b", "c")
     assert math.isfinite(opened.metrics()[-1]["validation_cer"])

@@ -167,7 +167,7 @@ def test_another_tokenizer_is_never_trained(make_config, train, tmp_path):
     run = train(make_config("text", steps=1), tmp_path / "run")
     (run / "tokenizer.json").unlink()
     (tmp_path / "c.txt").write_text("the teacher sees all of it " * 50)
-    with pytest.raises(DataError, match=r"there is no file .*tokenizer\.json"):
+    with pytest.raises(DataError, match=r"there is no file .*tokenizer\.json: copy the tokenizer"):
         embed(run, tmp_path / "c.txt", out=tmp_path / "a.npy")
 
 

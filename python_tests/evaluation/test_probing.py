@@ -233,7 +233,7 @@ def test_retrieval_between_pairs(run_of):
 
 
 def test_a_number_that_there_is_not_is_nan():
-    from d2v_fast.evaluation.probing import without_labels
+    from d2v_fast.evaluation.networks import without_labels
 
     found = without_labels(np.ones((20, 8)))
     assert found["rankme"] == pytest.approx(1, abs=1e-3)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from finetunings import labelled
 from safetensors.torch import load_file
 
 from d2v_fast.batch import Batch
@@ -246,18 +247,31 @@ def test_a_vocabulary_file_and_characters_outside_of_it(tmp_path, recogniser, ca
     assert "but has letters of them in upper case: set ctc.case to 'upper'" in caplog.text
 
 
-def test_characters_outside_of_the_vocabulary_count_as_errors_of_the_validation(tmp_path, recogniser):
+def test_characters_outside_of_the_vocabulary_count_as_errors_of_the_validation(tmp_path, recogniser, caplog):
     letters = tmp_path / "letters.txt"
-    letters.write_text("|\na\nb\n")
+    letters.write_text("a\nb\n")
     made = recogniser(tmp_path / "run", **{"ctc.vocabulary": str(letters)})
     held = made.sets.validation
-    assert any("c" in text for text in held.texts)
-    stage = made.task.stage(held)
+    lacking = sum("c" in text for text in held.texts)
+    assert lacking > 0
+    assert f"{lacking} of 10 transcripts of the validation or test have characters that cannot" in caplog.text
+    assert "the vocabulary has no '|', so spaces are left out" in caplog.text
+    stage, lost = made.task.stage(held), {ord("c"): "\N{REPLACEMENT CHARACTER}", ord(" "): None}
     ids = torch.arange(len(held))
     batch = stage(Batch(inputs=torch.zeros(len(held), 16000), sample_ids=ids), 0)
     for text, row, length in zip(held.texts, batch.labels, batch.label_lengths.tolist(), strict=True):
-        assert made.task.vocabulary.decode(row[row > 0].tolist()) == text.replace("c", "\N{REPLACEMENT CHARACTER}")
+        assert made.task.vocabulary.decode(row[row > 0].tolist()) == text.translate(lost)
         assert (length < 0) == ("c" in text)
+
+
+def test_signals_of_several_channels_have_transcripts_too(tmp_path, pretrained):
+    samples, _ = labelled("series", 12)
+    config = settle(pretrained("series"), "ctc", QUICK | {"steps": 2, "log.validate_every": 2}, tmp_path / "run")
+    given = LabelledData(data=samples, labels=["ab", "b", "a" * 500] * 4)  # more letters than frames
+    made = Finetuning(config, given, tmp_path / "run")
+    assert set(made.sets.train.texts) == {"ab", "b"}
+    made.fit()
+    assert np.isfinite(lines(tmp_path / "run")[-1]["validation_loss"])
 
 
 def test_nothing_but_blanks_is_said_in_words(tmp_path, recogniser, caplog):

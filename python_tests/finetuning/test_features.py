@@ -25,7 +25,7 @@ def test_a_fine_tuned_encoder(make_config, train, tmp_path):
     assert not torch.equal(encoder.features(pictures[0]), d2v_fast.load(run).features(pictures[0]))
     found = read_embedded(d2v_fast.embed(out, pictures, out=tmp_path / "a.npy"))
     np.testing.assert_allclose(found.features, encoder.features(pictures), atol=1e-5)
-    probed = d2v_fast.probe(out, pictures, labels=labels, networks=["student"], draws=50)
+    probed = d2v_fast.probe(out, pictures, labels=labels, draws=50)  # it has no teacher to be compared with
     assert [score.network for score in probed.scores] == ["student"] * 3 + ["initial"] * 3
 
 
@@ -36,7 +36,7 @@ def test_what_a_fine_tuned_run_has_not_is_said(make_config, train, tmp_path):
     with pytest.raises(RunError, match=r"step_00000001 has no teacher: give network=\"student\" \(--network student\)"):
         d2v_fast.load(out, network="teacher")
     with pytest.raises(RunError, match="has no teacher"):
-        d2v_fast.probe(out, pictures, labels=[0, 1] * 12)
+        d2v_fast.probe(out, pictures, labels=[0, 1] * 12, networks=["teacher"])
 
 
 def test_the_initial_network_is_the_start_from_scratch(make_config, train, tmp_path):

@@ -79,6 +79,14 @@ def test_warning_names_the_layer_and_the_remedy_once(name, value, words):
     assert len(watch.judge(sick, 103)) == 1
 
 
+def test_targets_that_lose_most_of_their_directions_are_warned_of_once():
+    watch = CollapseWatch(MonitorConfig(warmup_steps=10))
+    ranks = {1: 80.0, 5: 9.0, 10: 17.0, 20: 15.9, 30: 15.0, 40: 50.0, 50: 9.0, 60: None}
+    told = {step: watch.judge(HEALTHY | {"target_rank": rank}, step) for step, rank in ranks.items()}
+    assert [step for step, warnings in told.items() if warnings] == [20, 50]
+    assert re.search("the targets are losing their directions: effective rank 15.9, after 80", told[20][0])
+
+
 def test_collapsed_targets_stop_the_run():
     watch = CollapseWatch(MonitorConfig(warmup_steps=10))
     dead = HEALTHY | {"target_std": 0.001}

@@ -99,6 +99,10 @@ class SupervisedTask(ABC):
         """The samples of a training set that something can be learned from; by default all that have a label."""
         return train
 
+    def remarks(self, held: Labelled) -> list[str]:
+        """What a person should know about samples that answers are compared with."""
+        return []
+
     def prepare(self, train: Labelled) -> None:
         """Take from the training set what the loss needs to know of it; by default the weights of its classes."""
         if self.config.task.balance == "weights":

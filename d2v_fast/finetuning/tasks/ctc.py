@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2v_fast import registry
 from d2v_fast.batch import Batch
 from d2v_fast.data.labelled import LabelKind, Labelled
 from d2v_fast.data.stages import Stage
@@ -163,7 +163,7 @@ class Ctc(SupervisedTask):
             DataError: There is none.
         """
         config = self.config
-        sizes = torch.from_numpy(np.asarray(train.source.sizes, dtype=np.int64))
+        sizes = self._lengths(train)
         encoded = [self.vocabulary.encode(text) for text in train.texts or ()]
         targets = Targets.of([tokens for tokens, _ in encoded])
         frames = self.network.encoder.token_lengths(sizes)
@@ -173,8 +173,9 @@ class Ctc(SupervisedTask):
         short = known & ~learnable(targets.labels, targets.lengths, frames, self.outputs) & (sizes > 0)
         long = sizes > round(seconds * config.inputs.sample_rate)  # type: ignore[attr-defined]
         if (count := int((~known).sum())) > 0:
-            lacking = Counter(character for _, unknown in encoded for character in unknown)
-            tell(f"left out {count} transcripts: {self.vocabulary.explain(lacking)}")
+            tell(f"left out {count} transcripts: {self.vocabulary.explain(''.join(lacking for _, lacking in encoded))}")
+        if self.vocabulary.delimiter is None and any(" " in text.strip() for text in train.texts or ()):
+            tell("the vocabulary has no '|', so spaces are left out: add it if words are to be told apart")
         if (count := int(short.sum())) > 0:
             first = train.source.name(int(short.nonzero()[0, 0]))
             tell(
@@ -190,6 +191,24 @@ class Ctc(SupervisedTask):
         if len(keep) == 0:
             raise DataError(f"data: nothing can be learned from any of the {len(sizes)} transcripts")
         return train.take(keep)
+
+    def _lengths(self, labelled: Labelled) -> Tensor:
+        """int64 [N], samples in time of each recording; 0 where it is unreadable."""
+        config, sizes = self.config, np.asarray(labelled.source.sizes, dtype=np.int64)
+        modality: Any = registry.get(config.model.modality)
+        sampling = modality.sampling(config.inputs, config.model.embedding, config.loader)
+        readable = sizes.reshape(len(sizes), -1).min(1) > 0
+        return torch.from_numpy(np.where(readable, sampling.lengths(sampling.known(sizes)), 0))
+
+    def remarks(self, held: Labelled) -> list[str]:
+        """Characters without a symbol: whatever is written there counts as an error."""
+        lacking = [unknown for text in held.texts or () if (unknown := self.vocabulary.encode(text)[1])]
+        if not lacking:
+            return []
+        return [
+            f"{len(lacking)} of {len(held)} transcripts of the validation or test have characters that cannot be "
+            f"written and count as errors: {self.vocabulary.explain(''.join(lacking))}"
+        ]
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Not for transcripts, whose loss needs lengths: see `losses`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from d2v_fast import masking
@@ -19,6 +20,7 @@ from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.store import expanded
 from d2v_fast.errors import ConfigError
+from d2v_fast.files import write_whole
 from d2v_fast.masking import Masks
 from d2v_fast.masking.config import RandomMask, TokenMask
 from d2v_fast.modalities.base import Modality
@@ -128,6 +130,12 @@ class Text(Modality):
     def check(self, config: Config) -> None:
         """See `check.check`."""
         check(config)
+
+    def keep(self, source: Any, run: Path) -> None:
+        """The tokenizer, where the source has one, as `TextBlocks` has."""
+        tokenizer = getattr(source, "tokenizer", None)
+        if isinstance(tokenizer, Tokenizer) and not (run / TOKENIZER).exists():
+            write_whole(run / TOKENIZER, tokenizer.to_str())
 
     def carry(self, run: Path, out: Path) -> None:
         """The tokenizer."""

@@ -68,7 +68,9 @@ def load(path: Path) -> Tokenizer:
         DataError: No such file, or not a tokenizer.
     """
     if not path.is_file():
-        raise DataError(f"inputs.tokenizer: there is no file {path}")
+        kept = (path.parent / "config.json").is_file()  # asked for by a run that was given tokens, not texts
+        remedy = ": copy the tokenizer.json that its tokens were made with there" if kept else ""
+        raise DataError(f"inputs.tokenizer: there is no file {path}{remedy}")
     try:
         return prepare(Tokenizer.from_file(str(path)))
     except Exception as error:  # the library raises bare Exception

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from loading import make_loader, open_source
 
+from d2v_fast import registry
 from d2v_fast.data import LoaderConfig
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.text.blocks import TextBlocks
 from d2v_fast.modalities.text.config import TextInputs
-from d2v_fast.modalities.text.tokenizer import train
+from d2v_fast.modalities.text.tokenizer import load, train
 
 BEGIN, PAD, END = 0, 1, 2
 
@@ -31,6 +34,14 @@ def test_packed_blocks_follow_each_other(tokenizer):
     assert blocks.read(0).tolist() == [BEGIN, 10, 11, END, 20, 21]
     assert blocks.read(1).tolist() == [BEGIN, 22, 23, END, 30, 31]
     assert blocks.read(1).dtype == np.int64
+
+
+def test_a_run_on_blocks_keeps_their_tokenizer(tokenizer, tmp_path):
+    inputs = TextInputs(block_size=6)
+    for _ in range(2):  # the second start finds it there
+        open_source(TextBlocks(corpus(3, 5, 4), tokenizer, 6, "f"), "text", inputs, run=tmp_path)
+    kept = load(Path(registry.get("text").for_features(inputs, tmp_path).tokenizer))
+    assert kept.get_vocab() == tokenizer.get_vocab()
 
 
 def test_documents_are_sequences_of_their_own(tokenizer):
