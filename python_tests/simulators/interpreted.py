@@ -13,7 +13,7 @@ import pytest
 def run_interpreted(file: Path) -> None:
     """Fails with the other process's report unless every test of the file passes there."""
     pytest.importorskip("triton", reason="Triton is not installed (it comes with torch for Linux on x86-64)")
-    # Not this process's options: coverage would write over the file of the outer run.
+    # Not the options of this process: they are for the outer run.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", str(file)]
     # Not from the root: -m would prefer its unbuilt source tree to the installed package.
