@@ -65,7 +65,7 @@ def fashion(modality: str) -> Data:
         "inputs.mean": (0.286,),
         "inputs.std": (0.353,),
     }
-    return Data(task, changes, {"1.0": {"steps": 600}, "2.0": {"steps": 300}})
+    return Data(task, changes, {"1.0": {"steps": 450}, "2.0": {"steps": 360}})
 
 
 def commands(modality: str) -> Data:
