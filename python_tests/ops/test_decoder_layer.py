@@ -77,3 +77,84 @@ def test_refuses_what_does_not_fit():
     ]:
         with pytest.raises(ValueError, match=message):
             ops.decoder_layer(*arguments, True)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[3]], ids=str)
+def test_error_is_at_most_twice_that_of_torch(dtype, case, no_worse_than):
+    """Values; gradients go through what was rounded in between, and so have a tolerance."""
+    given = make(*case, dtype=dtype)
+    exactly = [x.detach().double().requires_grad_() for x in given]
+    plainly = [x.detach().requires_grad_() for x in given]
+    ours = ops.decoder_layer(*given, case[3], True)
+    exact, torchs = (reference.decoder_layer(*x, case[3], True) for x in (exactly, plainly))
+    no_worse_than(ours, torchs, exact.detach())
+    gradient = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    tolerance = 16 * torch.finfo(dtype).eps
+    for one, other in zip(
+        torch.autograd.grad(ours, given, gradient), torch.autograd.grad(exact, exactly, gradient.double()), strict=True
+    ):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=tolerance * other.abs().max().item())
+
+
+@pytest.mark.parametrize("size", [(70,), (9, 8)], ids=str)
+def test_same_bits_for_any_number_of_threads(dtype, size, threads):
+    """A convolution of our own; that of torch, which serves wide groups, promises nothing of the kind."""
+    x, weight, bias = make(size, 96, 96, 8, 3, dtype=dtype)
+    gradient = torch.randn(2, *size, 96, generator=torch.Generator().manual_seed(1)).to(dtype)
+    results = []
+    for count in (1, 2, 3):
+        with threads(count):
+            y = ops.decoder_layer(x, weight, bias, 8, True)
+            results.append((y, *torch.autograd.grad(y, (x, weight, bias), gradient)))
+    for result in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[3]], ids=str)
+def test_is_a_well_behaved_operator(case):
+    x, weight, bias = make(*case, dtype=torch.float32)
+    operators = torch.ops.d2v_fast
+    torch.library.opcheck(operators.decoder_layer.default, (x, weight, bias, case[3], True))
+    y, z = operators.decoder_layer(x, weight, bias, case[3], True)
+    given = torch.randn_like(y), x.detach(), weight.detach(), z.detach(), case[3], True
+    torch.library.opcheck(operators.decoder_layer_backward.default, given)
+
+
+def test_compiles_without_graph_breaks():
+    torch._dynamo.reset()
+    given = make(*CASES[3], dtype=torch.float32)
+
+    def run(x, weight, bias):
+        return ops.decoder_layer(x, weight, bias, CASES[3][3], True)
+
+    ours, theirs = torch.compile(run, fullgraph=True, backend="aot_eager")(*given), run(*given)
+    assert torch.equal(ours, theirs)
+    pairs = zip(torch.autograd.grad(ours.sum(), given), torch.autograd.grad(theirs.sum(), given), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_any_layout_gives_the_same_bits():
+    x, weight, bias = make(*CASES[3], dtype=torch.float32)
+    apart = x.detach().movedim(-1, 1).contiguous().movedim(1, -1)
+    assert not apart.is_contiguous()
+    wanted, ours = (ops.decoder_layer(y, weight, bias, CASES[3][3], True) for y in (x, apart))
+    assert torch.equal(ours, wanted)
+
+
+def test_autocast_chooses_the_format():
+    given = make(*CASES[0], dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = ops.decoder_layer(*given, CASES[0][3], True)
+    assert torch.equal(y, ops.decoder_layer(*(x.bfloat16() for x in given), CASES[0][3], True))
+    assert all(one.dtype == torch.float32 for one in torch.autograd.grad(y.sum(), given))
+
+
+def test_no_sample_and_other_formats():
+    x, weight, bias = make(*CASES[0])
+    empty = ops.decoder_layer(x[:0], weight, bias, CASES[0][3], True)
+    assert empty.shape == (0, 7, 8)
+    with pytest.raises(ValueError, match="convert them to one dtype"):
+        ops.decoder_layer(x, weight.float(), bias, CASES[0][3], True)
+    with pytest.raises(TypeError, match="int64"):
+        ops.decoder_layer(x.long(), weight.long(), bias.long(), CASES[0][3], True)

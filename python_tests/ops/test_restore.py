@@ -42,6 +42,34 @@ def test_is_a_well_behaved_operator():
     torch.library.opcheck(torch.ops.d2v_fast.restore.default, (tokens.requires_grad_(), kept, noise, 3, 4))
 
 
+def test_compiles_without_graph_breaks():
+    torch._dynamo.reset()
+    tokens, kept, noise = make(dtype=torch.float32)
+    tokens.requires_grad_()
+
+    def run(tokens, kept, noise):
+        return ops.restore(tokens, kept, noise, 3, 4)
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    ours, theirs = compiled(tokens, kept, noise), run(tokens, kept, noise)
+    assert torch.equal(ours, theirs)
+    weights = torch.arange(60.0).view(3, 4, 5)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), tokens)
+    assert torch.equal(gradient, weights.view(12, 5)[kept])
+
+
+def test_any_number_of_threads_and_any_layout(dtype, threads):
+    kept = torch.rand(4000, generator=torch.Generator().manual_seed(0)) < 0.3
+    places = kept.nonzero().flatten()
+    wanted = torch.randn(4000, 24, generator=torch.Generator().manual_seed(1)).to(dtype)
+    tokens, noise = wanted[kept], wanted[~kept]
+    for count in (1, 2, 3):
+        with threads(count):
+            apart = tokens.t().contiguous().t(), places, noise.t().contiguous().t()
+            for given in ((tokens, places, noise), apart):
+                assert torch.equal(ops.restore(*given, 40, 100).view(4000, 24), wanted)
+
+
 def test_refuses_what_does_not_fit():
     tokens, kept, noise = make()
     for arguments, error, message in [
