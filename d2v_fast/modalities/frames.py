@@ -195,16 +195,17 @@ def check_frames(embedding: FramesEmbedding, inputs: WindowInputs, dim: int) -> 
         )
 
 
-def check_spans(mask: MaskConfig, shortest: int, longest: int) -> None:
+def check_spans(mask: MaskConfig, shortest: int, longest: int, encodes_kept: bool) -> None:
     """Something is masked, and a span fits.
 
     Args:
         mask: Spans of either kind. Where their number is fixed, both must be so in every clip.
         shortest: Frames of the shortest clip that is used.
         longest: Of the longest.
+        encodes_kept: See `ModelConfig.encodes_kept`: then one span may not hide a whole clip.
 
     Raises:
-        ConfigError: Nothing is masked, or a span does not fit.
+        ConfigError: Nothing is masked or kept, or a span does not fit.
     """
     if isinstance(mask, FixedSpanMask):
         _check_fixed_spans(mask, shortest)
@@ -214,6 +215,12 @@ def check_spans(mask: MaskConfig, shortest: int, longest: int) -> None:
         raise ConfigError(
             f"mask.length is {mask.length}, but the longest clip (inputs.max_seconds) has only {longest} frames: lower "
             "mask.length or raise inputs.max_seconds"
+        )
+    if encodes_kept and mask.length >= shortest:
+        raise ConfigError(
+            f"mask.length is {mask.length}: of the {shortest} frames of the shortest clip (inputs.min_seconds) nothing "
+            "would be kept, which is all that the student of data2vec 2.0 encodes; lower mask.length, or use a "
+            "FixedSpanMask"
         )
     if mask.probability == 0 and mask.min_spans == 0:
         raise ConfigError("mask.probability and mask.min_spans are 0: nothing would be masked; raise one of them")

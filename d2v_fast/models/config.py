@@ -25,6 +25,11 @@ class EmbeddingConfig(Section):
         """Whether positions are a bias on the attention scores, which not every kernel takes."""
         return False
 
+    @property
+    def class_token(self) -> bool:
+        """Whether sequences begin with a class token of the embedding's own, beside `transformer.extra_tokens`."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(Section):
@@ -268,8 +273,22 @@ class ModelConfig(Section):
                 f"{check.name}.head.groups is {head.groups}, but it must divide {check.name}.transformer.dim, which is "
                 f"{network.dim}: the decoder's first convolution takes the encoder's output"
             )
-        if self.loss.class_token > 0 and not isinstance(head, DecoderConfig):
+        if self.loss.class_token > 0:
+            self._check_class_token(check)
+
+    def _check_class_token(self, check: Check) -> None:
+        """The second loss belongs to data2vec 2.0, and needs a token.
+
+        Raises:
+            ConfigError: one of them is missing.
+        """
+        given = f"{check.name}.loss.class_token is {self.loss.class_token}, but"
+        if not self.encodes_kept:
             raise ConfigError(
-                f"{check.name}.loss.class_token is {self.loss.class_token}, but {check.name}.head is no DecoderConfig: "
-                "the loss belongs to data2vec 2.0; set it to 0"
+                f"{given} {check.name}.head is no DecoderConfig: the loss belongs to data2vec 2.0; set it to 0"
+            )
+        if not (self.embedding.class_token or self.transformer.extra_tokens):
+            raise ConfigError(
+                f"{given} there is no token that it could be of: set {check.name}.transformer.extra_tokens to 1, or "
+                f"{check.name}.loss.class_token to 0"
             )

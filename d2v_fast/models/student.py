@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,11 +31,7 @@ class Student(nn.Module):
     """An encoder with a regression head (data2vec 1.0: `head`) or with a decoder (data2vec 2.0: `decoder`)."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """New weights from torch's global generator.
-
-        Raises:
-            ValueError: there is a class-token loss, but no token that it could be of.
-        """
+        """New weights from torch's global generator."""
         super().__init__()
         self.encoder = build_encoder(config)
         dim, head = config.transformer.dim, config.head
@@ -42,11 +39,6 @@ class Student(nn.Module):
             self.head = RegressionHead(dim, head.layers)
             initialise_head(self.head, config)
             return
-        if config.loss.class_token > 0 and self.encoder.extra() is None:
-            raise ValueError(
-                f"loss.class_token is {config.loss.class_token}, but there is no token that it could be of: set "
-                "transformer.extra_tokens to 1, or loss.class_token to 0"
-            )
         self.decoder = Decoder(
             dim,
             axes=len(self.encoder.shape(1)),
@@ -98,14 +90,24 @@ class Student(nn.Module):
             lengths: int64 [B], valid tokens.
             skipped: see `Data2Vec.forward`.
             noise: see `Decoder.forward`.
+
+        Raises:
+            ValueError: the encoder's tokens are no grid.
         """
         mask, rows = masks_of(batch)
         kept = kept_of(batch)
+        shape = self.encoder.shape(local.shape[1])
+        if math.prod(shape) != local.shape[1]:
+            places = " x ".join(map(str, shape))
+            raise ValueError(
+                f"{local.shape[1]} tokens are no grid of {places}: give inputs of whole rows of patches, or an encoder "
+                "whose `shape` fits its tokens"
+            )
         layers = self.encoder.encode_kept(local, lengths, mask=mask, kept=kept, skipped=skipped)
         prediction = self.decoder(
             layers.output,
             to_device(kept, local.device),
-            self.encoder.shape(local.shape[1]),
+            shape,
             rows,
             noise,
             samples=len(mask),

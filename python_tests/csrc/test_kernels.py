@@ -31,7 +31,8 @@ def test_kernels_in_exactly_sized_buffers(isa, tmp_path):
     sources = [Path(__file__).with_name("kernels.cpp"), *sorted((ROOT / "csrc/cpu/kernels").glob("*.cpp"))]
     # g++ 12 warns about its own AVX-512 headers.
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
-    # Vectorised once: what is written for all instruction sets is the same source, and compiles in half the time without.
+    # Vectorised once: what is written for all instruction sets is the same source, and compiles in half the time
+    # without.
     optimised = ["-O1", "-ftree-vectorize"] if isa == _C.isa() else ["-O0"]
     sanitizers = ["-g1", *optimised, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     options = ["-std=c++17", "-fopenmp", *warnings, *sanitizers, *flags(isa), f"-DD2V_ISA={isa}", f"-I{ROOT / 'csrc'}"]

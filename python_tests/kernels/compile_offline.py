@@ -8,10 +8,9 @@ from typing import Any
 
 import triton
 import triton.language as tl
+from d2v_fast.kernels import decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from d2v_fast.kernels import decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
 
 FORMATS = {"f32": tl.float32, "bf16": tl.bfloat16, "f16": tl.float16}
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from d2v_fast.kernels import launch
 from ptx import Report
 from simulated import TORCH, Device, Run, noise
 from simulated_inputs import Moved, NoWorse
 from torch import Tensor
-
-from d2v_fast.kernels import launch
 
 HEADS = 2
 DROPOUT = 0.25

@@ -12,12 +12,12 @@ import simulated_attention
 import simulated_decoder
 import simulated_large
 import torch
+from d2v_fast.kernels import launch
 from rounding import check_moved_from_the_nearer_end, check_rounded
 from simulated import TORCH, Device, Run, noise
 from simulated_inputs import Layers, Moved, NoWorse, loss_inputs
 
 from d2v_fast import reference
-from d2v_fast.kernels import launch
 
 # Each remainder of a thread's four elements, and an end in each quarter of a block: misaligned ones are read that way.
 EMA = [([5000, 3, 1024, 1021, 1022], 0.999), ([301, 602], 0.001), ([16384], 0.25)]

@@ -78,7 +78,7 @@ def test_views_without_a_decoder_keep_nothing(make_config, make_data, modality):
 
 
 def test_spans_of_either_kind_hide_all_bands_of_a_spectrogram(second, make_data):
-    for mask in (FixedSpanMask(length=2, views=2), SpanMask(length=2, views=2)):
+    for mask in (FixedSpanMask(length=2, views=2), SpanMask(length=1, views=2)):
         config = second("spectrogram", mask=mask)
         for batch in first_step(config, make_data("spectrogram")):
             grid = batch.mask.view(2 * len(batch.inputs), -1, config.model.embedding.bands)
@@ -117,12 +117,28 @@ def test_views_are_drawn(second, make_data, modality):
             r"mask\.block is 5, but the grid of the shortest clip .* only 2 x 4 patches",
         ),
         ("vision", {"mask.block": 5}, r"mask\.block is 5, but the grid of the model has only 4 x 4 patches"),
-        ("text", {"mask.kind": "TokenMask"}, "use a RandomMask"),
+        ("text", {"mask": {"kind": "TokenMask"}}, "use a RandomMask"),
+        (
+            "vision",
+            {"mask": {"kind": "BlockMask", "count": 16, "min_area": 4}},
+            r"count is 16, all .* nothing would be",
+        ),
+        (
+            "speech",
+            {"mask": {"kind": "SpanMask", "length": 9}},
+            r"the 9 frames .* nothing would be kept.* FixedSpan",
+        ),
+        ("vision", {"mask.ratio": 1.0}, r"mask\.ratio is 1\.0: of the 16 patches of the model nothing would be kept"),
+        ("vision", {"mask.ratio": 0.0}, r"of the 16 patches of the model nothing would be masked"),
+        ("spectrogram", {"mask.ratio": 0.99}, r"of the 8 patches of the shortest clip .* nothing would be kept"),
+        ("vision", {"model.embedding.image_size": 9}, r"model\.embedding\.image_size is 9, .* a multiple of"),
+        ("spectrogram", {"model.embedding.bins": 31}, r"model\.embedding\.bins is 31, .* a multiple of"),
+        ("vision", {"model.head.groups": 5}, r"model\.head\.groups is 5, .* a divisor of model\.head\.dim"),
+        ("text", {"model.head.kernel": 0}, r"model\.head\.kernel is 0"),
+        ("speech", {"model.loss.class_token": 1.0}, r"model\.loss\.class_token is 1\.0, but there is no token"),
     ],
 )
 def test_bad_masks_are_refused_before_anything_is_read(second, modality, overrides, message):
-    if "mask.kind" in overrides:
-        overrides = {"mask": {"kind": "TokenMask"}}
     with pytest.raises(ConfigError, match=message):
         with_overrides(second(modality), overrides)
 

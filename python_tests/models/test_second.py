@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from d2v_fast.errors import ConfigError
 from d2v_fast.masking import Masks
 from d2v_fast.models import Data2Vec, DecoderConfig, TeacherConfig
 from d2v_fast.models.config import LossConfig
@@ -180,10 +181,18 @@ def test_the_class_token_loss_is_a_mean_over_views(second, small, modality):
 
 def test_a_class_token_loss_needs_a_token(second, modality):
     if modality == "vision":
-        Data2Vec(second(loss=1.0))
+        second(loss=1.0)
     else:
-        with pytest.raises(ValueError, match=r"loss\.class_token is 1\.0, but there is no token.*extra_tokens to 1"):
-            Data2Vec(second(loss=1.0))
+        with pytest.raises(ConfigError, match=r"loss\.class_token is 1\.0, but there is no token.*extra_tokens to 1"):
+            second(loss=1.0)
+    second(loss=1.0, extra_tokens=1)
+
+
+def test_tokens_that_are_no_grid_are_refused(second, small, modality, monkeypatch):
+    model = Data2Vec(second())
+    monkeypatch.setattr(model.student.encoder, "shape", lambda tokens: (tokens // 7, 7))
+    with pytest.raises(ValueError, match=r"1\d tokens are no grid of \d x 7.*whole rows"):
+        model(make_batch(small, modality))
 
 
 def test_a_batch_without_kept_tokens_is_refused(second, small, modality):

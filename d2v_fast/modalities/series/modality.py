@@ -89,7 +89,7 @@ class Series(Modality):
         check_budget(config.loader, inputs)
         check_frames(embedding, inputs, config.model.transformer.dim)
         shortest, longest = (round(s * inputs.sample_rate) for s in (inputs.min_seconds, inputs.max_seconds))
-        check_spans(config.mask, embedding.frames(shortest), embedding.frames(longest))
+        check_spans(config.mask, embedding.frames(shortest), embedding.frames(longest), config.model.encodes_kept)
         if inputs.channels and len(inputs.channels) != embedding.channels:
             raise ConfigError(
                 f"inputs.channels names {len(inputs.channels)} channels, but model.embedding.channels is "

@@ -57,6 +57,11 @@ class SpectrogramEmbedding(EmbeddingConfig):
     max_frames: int = 1024
     """Frames of the longest input; positions are made for so many."""
 
+    @property
+    def class_token(self) -> bool:
+        """See `EmbeddingConfig.class_token`."""
+        return True
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         check.at_least(2, "bins")

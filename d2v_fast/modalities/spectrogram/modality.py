@@ -116,7 +116,12 @@ class Spectrograms(Modality):
             check_kept(config.mask, int(embedding.tokens(shortest)), clip)
             check_block(config.mask, (shortest // embedding.patch[0], embedding.bands), clip)
         else:
-            check_spans(config.mask, shortest // embedding.patch[0], longest // embedding.patch[0])
+            check_spans(
+                config.mask,
+                shortest // embedding.patch[0],
+                longest // embedding.patch[0],
+                config.model.encodes_kept,
+            )
 
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """The whole spectrogram, normalised, without the frames at its end that fill no patch: [frames, bins].

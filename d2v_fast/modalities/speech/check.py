@@ -21,4 +21,4 @@ def check(config: Config) -> None:
     check_budget(config.loader, inputs)
     check_frames(embedding, inputs, config.model.transformer.dim)
     shortest, longest = (round(s * inputs.sample_rate) for s in (inputs.min_seconds, inputs.max_seconds))
-    check_spans(config.mask, embedding.frames(shortest), embedding.frames(longest))
+    check_spans(config.mask, embedding.frames(shortest), embedding.frames(longest), config.model.encodes_kept)

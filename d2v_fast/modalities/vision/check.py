@@ -37,17 +37,22 @@ def check(config: Config) -> None:
         )
     side = embedding.image_size // embedding.patch_size
     if isinstance(config.mask, BlockMask):
-        _check_blocks(config.mask, side)
+        _check_blocks(config.mask, side, config.model.encodes_kept)
     elif isinstance(config.mask, InverseBlockMask):
         _check_inverse_blocks(config.mask, side)
 
 
-def _check_blocks(mask: BlockMask, side: int) -> None:
+def _check_blocks(mask: BlockMask, side: int, encodes_kept: bool) -> None:
     patches = side * side
     if not 1 <= mask.count <= patches:
         raise ConfigError(
             f"mask.count is {mask.count}, but it must be at least 1 and at most the model's {patches} patches "
             f"({side} x {side}); the published recipe masks about 60 %"
+        )
+    if encodes_kept and mask.count == patches:
+        raise ConfigError(
+            f"mask.count is {mask.count}, all {patches} patches of the model: nothing would be kept, which is all that "
+            "the student of data2vec 2.0 encodes; lower mask.count, or use an InverseBlockMask"
         )
     if not _some_block_fits(mask, side):
         raise ConfigError(

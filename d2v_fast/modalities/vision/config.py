@@ -84,6 +84,11 @@ class VisionEmbedding(EmbeddingConfig):
     """A learned bias on relative positions, shared by all layers (the released 1.0 code), or fixed sine-cosine ones,
     added to the patches (data2vec 2.0), with which a short run learns where things are."""
 
+    @property
+    def class_token(self) -> bool:
+        """See `EmbeddingConfig.class_token`."""
+        return True
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         check.at_least(1, "image_size", "patch_size", "channels")
