@@ -12,6 +12,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,11 +101,11 @@ def _task(
 
     `examples` are the passages of each class, at most, in the training and the test part.
     """
-    config = presets.text_tiny()
-    block = config.inputs.block_size  # type: ignore[attr-defined]
+    config: Any = presets.text_tiny()
+    block = config.inputs.block_size
     hidden = [held_out(text.encode()[: block - 1], TEST_SHARE) for _, text in found]
     corpus = [*more, *(text for (_, text), held in zip(found, hidden, strict=True) if not held)]
-    tokenizer = vocabulary.train(corpus, config.model.embedding.vocab_size)  # type: ignore[attr-defined]
+    tokenizer = vocabulary.train(corpus, config.model.embedding.vocab_size)
     special = vocabulary.specials(tokenizer)
 
     def encoded(texts: Sequence[str]) -> list[np.ndarray]:

@@ -88,7 +88,7 @@ def with_overrides(config: T, overrides: Mapping[str, Any], name: str = "") -> T
             value = _decode(hint, value, join(name, key))
         values[key] = value
     with named(type(config), name):  # all at once: what fits together may not fit one by one
-        return replace(config, **values)  # type: ignore[type-var]
+        return replace(config, **values)  # type: ignore[type-var]  # of a class that only the caller knows
 
 
 def dotted(overrides: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

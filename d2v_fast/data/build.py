@@ -24,9 +24,10 @@ from d2v_fast.data.formats.find import expand
 from d2v_fast.data.formats.write import check_target, named_root, write
 from d2v_fast.data.listing import Listing, list_files
 from d2v_fast.data.own import BROKEN
+from d2v_fast.data.paths import Fence, expanded
 from d2v_fast.data.protocol import modality_of
 from d2v_fast.data.scan import scan
-from d2v_fast.data.store import Fence, FileStore, Store, expanded
+from d2v_fast.data.store import FileStore, Store
 from d2v_fast.errors import DataError, OwnFile, SampleError, failed
 from d2v_fast.files import write_whole
 from d2v_fast.log import report, tell

@@ -1,11 +1,10 @@
-"""The index: which samples there are and how large each is, found once and kept in the run."""
+"""The index: which samples there are and how large each is, kept in the run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ from typing import Any
 import numpy as np
 
 from d2v_fast.data.listing import Listing
-from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Store
-from d2v_fast.errors import DataError, OwnFile, SampleError, failed
+from d2v_fast.errors import DataError
 from d2v_fast.files import write_whole
-from d2v_fast.log import tell
 
 FILE = "index.jsonl"
 _FORMAT = 1
@@ -163,202 +160,6 @@ class Collection:
     fields: Callable[[], dict[str, dict[str, Any]]] | None = None
     """Reads what else is said about the samples, by their names: the other columns of a manifest or a table, the files
     or members beside a sample, its folder. Only labels need it."""
-
-
-def open_index(
-    found: Collection,
-    modality: str,
-    read_header: Callable[[Store, int], tuple[int, ...]],
-    *,
-    run: Path | None,
-    threads: int,
-    complete: Callable[[Index, Store], Index] | None = None,
-) -> tuple[Index, Store]:
-    """The index in `run`, after a check that the files are still the same, or a new one, saved there.
-
-    Args:
-        found: The samples.
-        modality: Written into the index.
-        read_header: Sizes of a sample by its number. Any exception makes the sample a broken one; `OwnFile` makes it
-            none at all.
-        run: Folder of the run; None keeps the index in memory.
-        threads: Threads that read headers.
-        complete: Does what is to be done once and adds to `Index.extra`, before the index is saved. It keeps what it
-            needs of the files: that one disappears later does not matter.
-
-    Raises:
-        DataError: The data is not what the run began with, or none of it can be read.
-    """
-    path = None if run is None else run / FILE
-    if path is not None and path.exists():
-        index = Index.load(path, modality)
-        gone = check_unchanged(path, index, found, read_header)
-        if complete is None:
-            index.problems.update(gone)
-        return index, found.store(index)
-    if run is not None:
-        run.mkdir(parents=True, exist_ok=True)
-    listing = found.listing()
-    if not listing.names:
-        raise DataError(f"data: {found.where} is empty")
-    index, problems = _read_headers(found, listing, modality, read_header, threads)
-    store = found.store(index)
-    if len(problems) == len(index.names):
-        if not index.names:
-            raise DataError(f"data: {found.where} has nothing but what this program wrote itself")
-        first = min(problems)
-        raise DataError(
-            f"data: none of the {len(index.names)} files in {found.where} can be read; "
-            f"{index.names[first]}: {problems[first]}"
-        )
-    if complete is not None:
-        index = complete(index, store)
-    if path is not None:
-        index.save(path)
-    return index, store
-
-
-def _read_headers(
-    found: Collection,
-    listing: Listing,
-    modality: str,
-    read_header: Callable[[Store, int], tuple[int, ...]],
-    threads: int,
-) -> tuple[Index, dict[int, str]]:
-    """The index of a listing: sizes, zeros where a header cannot be read, and the reasons for these."""
-    store = found.store(listing)
-
-    def header(i: int) -> tuple[int, ...] | SampleError:
-        try:
-            return read_header(store, i)
-        except Exception as error:
-            return failed(store.label(i), error)
-
-    problems, known = dict(listing.problems), listing.sizes
-    unknown = [i for i in range(len(listing.names)) if i not in problems and (known is None or int(known[i].min()) < 0)]
-    read: dict[int, tuple[int, ...]] = {}
-    ours: set[int] = set()
-    for i, result in zip(unknown, scan(header, unknown, threads, "reading headers"), strict=True):
-        if isinstance(result, OwnFile):
-            ours.add(i)
-        elif isinstance(result, SampleError):
-            problems[i] = result.reason
-        else:
-            read[i] = result
-    width = known.shape[1] if known is not None else len(next(iter(read.values()), (0,)))
-    sizes = np.zeros((len(listing.names), width), dtype=np.int64)
-    if known is not None:
-        sizes[:] = known
-    if read:
-        sizes[list(read)] = list(read.values())
-    if problems:
-        sizes[list(problems)] = 0
-    extra: dict[str, Any] = {} if found.files is None else {"files": dict(found.files)}
-    if listing.containers:
-        extra["containers"] = list(listing.containers)
-    keep = [i for i in range(len(listing.names)) if i not in ours]
-    every = slice(None) if not ours else keep
-    if listing.spans is not None:
-        extra["spans"] = listing.spans[every].tolist()
-    kept = {i: problems[old] for i, old in enumerate(keep) if old in problems}
-    index = Index(
-        modality,
-        [listing.names[i] for i in keep],
-        listing.file_bytes[every],
-        sizes[every],
-        kept,
-        extra,
-        None if listing.places is None else listing.places[every],
-        {"endings": list(found.endings)},
-    )
-    return index, kept
-
-
-def check_unchanged(
-    path: Path, index: Index, found: Collection, read_header: Callable[[Store, int], tuple[int, ...]]
-) -> dict[int, str]:
-    """Compares the files there are with those the run began with.
-
-    Files that are new do not matter if this program wrote them, or if the run did not look for such names.
-
-    Returns:
-        The samples whose files are gone, by number, with the words for it: they are broken ones.
-
-    Raises:
-        DataError: Names what is new or of another size; or everything is gone.
-    """
-    before, now = index.files, found.files
-    listing = None
-    if now is None:
-        listing = found.listing()
-        now = dict(zip(listing.names, listing.file_bytes.tolist(), strict=True))
-    if before == now:
-        return {}
-    gone = [name for name in before if now.get(name, GONE) == GONE and before[name] != GONE]
-    new = _new(now, index, listing, found, read_header)
-    other = [f"{n} ({before[n]} -> {now[n]} bytes)" for n in before if n in now and now[n] not in (before[n], GONE)]
-    if new or other or len(gone) == len(before):
-        changes = describe({"new": new, "gone": gone, "of another size": other})
-        raise DataError(
-            f"data: {found.where} is not what this run began with: {changes}. "
-            f"Put it back as it was, or start a new run in another folder ({path} lists the files of this one)."
-        )
-    return _of_gone(index, set(gone))
-
-
-def _new(
-    now: Mapping[str, int],
-    index: Index,
-    listing: Listing | None,
-    found: Collection,
-    read_header: Callable[[Store, int], tuple[int, ...]],
-) -> list[str]:
-    """The new files that the run would have taken for samples at its first start."""
-    new = [name for name in now if name not in index.files]
-    if listing is None or not new:
-        return new
-    endings = index.notes.get("endings") or {os.path.splitext(name)[1].lower() for name in index.names}
-    number, store = {name: i for i, name in enumerate(listing.names)}, found.store(listing)
-    return [
-        name
-        for name in new
-        if os.path.splitext(name)[1].lower() in endings and not _is_own(store, number[name], read_header)
-    ]
-
-
-def _is_own(store: Store, i: int, read_header: Callable[[Store, int], tuple[int, ...]]) -> bool:
-    try:
-        read_header(store, i)
-    except OwnFile:
-        return True
-    except Exception:
-        return False
-    return False
-
-
-def _of_gone(index: Index, gone: set[str]) -> dict[int, str]:
-    """The samples of these files."""
-    if not gone:
-        return {}
-    containers = index.containers
-
-    def file_of(i: int) -> str:
-        place = -1 if index.places is None else int(index.places[i, 0])
-        return index.names[i] if place < 0 else containers[place]
-
-    lost = {i: "is gone" for i in range(len(index.names)) if i not in index.problems and file_of(i) in gone}
-    tell(f"{len(gone)} files of this run are gone ({', '.join(sorted(gone)[:3])}{', ...' if len(gone) > 3 else ''})")
-    return lost
-
-
-def describe(changes: Mapping[str, Sequence[str]], shown: int = 3) -> str:
-    """`2 new (a, b), 1 gone (c)`."""
-    parts = []
-    for what, names in changes.items():
-        if names:
-            more = ", ..." if len(names) > shown else ""
-            parts.append(f"{len(names)} {what} ({', '.join(names[:shown])}{more})")
-    return ", ".join(parts)
 
 
 def check_fingerprint(run: Path, modality: str, samples: int, fingerprint: str) -> None:

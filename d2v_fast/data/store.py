@@ -11,10 +11,9 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from d2v_fast.errors import DataError, SampleError
-
-ALLOW = "--loader.allow-roots (d2v-fast data: --allow-roots)"
-"""The remedy for what lies outside of a manifest's root."""
+from d2v_fast.data.paths import Fence
+from d2v_fast.data.remote import remote_bytes
+from d2v_fast.errors import SampleError
 
 MAX_BYTES = 1 << 30
 """Larger files are not read into memory as a whole: one sample must not take all there is."""
@@ -66,74 +65,9 @@ class Store(Protocol):
         ...
 
 
-class Fence:
-    """The folders that the entries of a manifest may be in.
-
-    Args:
-        home: The root that the entries are relative to.
-        allowed: Other folders that links may lead to.
-    """
-
-    def __init__(self, home: Path, allowed: Sequence[str | Path] = ()) -> None:
-        self._home = home
-        self._inside = [os.path.realpath(home), *(os.path.realpath(expanded(root, ALLOW)) for root in allowed)]
-        self._folders: dict[str, str] = {}  # where each folder really is: most files share a few
-
-    def entry(self, name: str) -> str:
-        """The name as a path relative to the root, without dots.
-
-        Raises:
-            SampleError: It is absolute and elsewhere, or climbs out.
-        """
-        flat = os.path.normpath(name)
-        if os.path.isabs(flat):
-            flat = os.path.relpath(flat, os.path.abspath(self._home))
-        if flat.split(os.sep, 1)[0] == os.pardir:
-            raise SampleError(name, f"leads out of {self._home}, the root of its manifest")
-        return flat
-
-    def check(self, path: Path) -> None:
-        """Follows the links of a path.
-
-        Raises:
-            SampleError: They lead out, or to a pipe or a device, which might keep us waiting.
-        """
-        folder, name = os.path.split(path)
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        real = os.path.join(self._folders[folder], name)
-        if os.path.islink(real):
-            real = os.path.realpath(real)
-        if not any(inside(real, root) for root in self._inside):
-            raise SampleError(str(path), f"leads out of {self._home}, to {real}: allow that folder by {ALLOW}")
-        if os.path.exists(real) and not os.path.isfile(real):
-            raise SampleError(str(path), "is not a plain file")
-
-
 def span_name(start: float, length: float) -> str:
     """What the name of a part of a file ends in: ` [5.5 s + 3 s]`."""
     return f" [{start!r} s + {length!r} s]" if length == length else f" [from {start!r} s]"
-
-
-def expanded(path: str | Path, what: str = "data") -> Path:
-    """A path with its ~ replaced by a home folder.
-
-    Args:
-        path: As it was given.
-        what: Names it, in the message.
-
-    Raises:
-        DataError: Nobody knows that home folder.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise DataError(f"{what}: {path} begins with ~, but that home folder is not known: write it out") from error
-
-
-def inside(path: str, root: str) -> bool:
-    """Whether an absolute path is `root` or below it."""
-    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
 
 
 class FileStore:
@@ -280,41 +214,6 @@ def human_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
-
-
-def remote_bytes(address: str, start: int, end: int) -> bytes:
-    """Bytes [start, end) of a file that fsspec knows.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    system, path = remote(address)
-    try:
-        data: bytes = system.cat_file(path, start=start, end=end)
-    except OSError:
-        raise
-    except Exception as error:  # every file system has errors of its own
-        raise OSError(f"{type(error).__name__}: {error}") from error
-    return data
-
-
-def remote(address: str) -> tuple[Any, str]:
-    """The file system of an address, and the path there.
-
-    Raises:
-        DataError: fsspec, or what it needs for this kind of address, is not installed.
-    """
-    try:
-        import fsspec
-    except Exception as error:  # not there, or there and broken
-        raise DataError(
-            f"data: {address} is read through fsspec, which is not installed: pip install fsspec"
-        ) from error
-    try:
-        system, path = fsspec.core.url_to_fs(address)
-        return system, path
-    except Exception as error:  # every file system has errors of its own
-        raise DataError(f"data: fsspec cannot open {address}: {type(error).__name__}: {error}") from error
 
 
 class _Window(io.RawIOBase):

@@ -64,9 +64,9 @@ class OutputConfig(Section):
     section: ClassVar[str] = "head"
 
     pooling: Literal["mean", "first", "lin_softmax"] = "mean"
-    """The mean over the tokens, or the first one (text: <s>); class tokens of the encoder are not among them. tag also
-    has lin_softmax: a probability for each token and class, of which the sum of squares over the sum is taken (the
-    released audio code)."""
+    """The mean over the tokens, or the first one (text: <s>; of others the first patch or frame alone); class tokens of
+    the encoder are not among them. tag also has lin_softmax: a probability for each token and class, of which the sum
+    of squares over the sum is taken (the released audio code)."""
 
     layers: Literal["last", "block", "weighted"] = "last"
     """The encoder's output; its last block's output, before the encoder's own norm, whose place `norm` takes (BEiT's

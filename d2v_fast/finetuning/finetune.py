@@ -77,6 +77,11 @@ class Finetuning:
             raise ConfigError(
                 f"task.smoothing is {config.task.smoothing}, which is for classify, not for {config.task.name}: set 0"
             )
+        if start and config.head.pooling == "first" and not self._modality.first_token:
+            tell(
+                f"head.pooling is first: of {self._modality.name} that is the first patch or frame alone, which stands "
+                "for nothing else; mean takes all"
+            )
         autocast(config.precision, self.device)  # refuses a format that the device does not know
         check_attention(config, self.device)
         with explained("while the model was built"), own_modes(self.device):

@@ -68,7 +68,7 @@ def default_config(run: str | Path, task: str, recipe: str | None = None) -> Fin
     model, inputs, where = pretrained(run)
     modality: Any = registry.get(model.modality)
     config = FinetuneConfig(
-        task=TaskConfig(name=task),  # type: ignore[arg-type]
+        task=TaskConfig(name=task),  # type: ignore[arg-type]  # one of TASKS, as checked above
         model=model,
         inputs=modality.for_labels(modality.for_features(inputs, where), model.embedding),
         loader=LoaderConfig(batch_size=32, holdout=0.1, pad=modality.pads),

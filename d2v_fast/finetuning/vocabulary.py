@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from d2v_fast.data.store import expanded
+from d2v_fast.data.paths import expanded
 from d2v_fast.errors import DataError
 
 BLANK = "<pad>"

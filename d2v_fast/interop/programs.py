@@ -197,7 +197,9 @@ def check(trained: Trained, shape: Shape, run: Any) -> float:
         if wanted.shape != found.shape:
             raise ValueError(f"the program gives {what} {list(found.shape)}, the network {list(wanted.shape)}")
         if len(batch) == 2 and wanted.dim() == 3:
-            valid = torch.arange(wanted.shape[1]) < trained.encoder.token_lengths(batch[1])[:, None]  # type: ignore[index]
+            lengths = trained.encoder.token_lengths(batch[1])
+            assert lengths is not None  # there are two inputs, so samples have lengths
+            valid = torch.arange(wanted.shape[1]) < lengths[:, None]
             wanted, found = wanted[valid], found[valid]
         off = (found - wanted).abs().max() / wanted.abs().max()
         worst = max(worst, float(off))

@@ -163,7 +163,7 @@ def outputs_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], symbols
     names = {int(number): str(name) for number, name in settings.get("id2label", {}).items()}
     tasks = {"multi_label_classification": "tag", "regression": "regress", "single_label_classification": "classify"}
     return Outputs(
-        tasks.get(problem, "ctc"),  # type: ignore[arg-type]
+        tasks.get(problem, "ctc"),  # type: ignore[arg-type]  # a dictionary's values are str
         symbols if problem not in tasks else tuple(names[number] for number in sorted(names)),
         head,
         pooling=settings["pooling"],

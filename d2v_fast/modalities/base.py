@@ -65,6 +65,9 @@ class Modality(ABC):
     pads: ClassVar[bool] = False
     """Whether `loader.pad` means something: rows may be filled up instead of cropped."""
 
+    first_token: ClassVar[bool] = False
+    """Whether the first token of a sequence stands for all of it, as `<s>` of texts."""
+
     # The model ----------------------------------------------------------------------------------------------------
 
     @abstractmethod

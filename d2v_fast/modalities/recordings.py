@@ -11,7 +11,8 @@ import soxr
 
 from d2v_fast.data.arrays import as_tensor
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection, Index, open_index
+from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.opening import open_index
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError, reading
 from d2v_fast.modalities import npy

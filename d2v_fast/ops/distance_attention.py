@@ -175,7 +175,8 @@ def _backward_fake(
     dropout: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (*(query.new_empty(query.shape) for _ in range(3)), factors.new_empty(factors.shape))  # type: ignore[return-value]
+    query_like, key_like, value_like = (query.new_empty(query.shape) for _ in range(3))
+    return query_like, key_like, value_like, factors.new_empty(factors.shape)
 
 
 def _backward_cpu(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from d2v_fast.config import Config
 from d2v_fast.config_json import field_of, with_overrides
@@ -138,12 +138,12 @@ def _unit(config: Config) -> str:
 
 def _amount(config: Config, unit: str) -> float:
     """The most that a step sees, in `unit`: by the bound on the content and by the bound on the number of samples."""
-    loader, inputs = config.loader, config.inputs
+    loader, inputs = config.loader, cast(Any, config.inputs)
     amount: float = loader.batch_size
     if unit == "seconds":
-        amount = min(amount * inputs.max_seconds, loader.batch_seconds or math.inf)  # type: ignore[attr-defined]
+        amount = min(amount * inputs.max_seconds, loader.batch_seconds or math.inf)
     elif unit == "tokens":
-        amount = min(amount * inputs.block_size, loader.batch_tokens or math.inf)  # type: ignore[attr-defined]
+        amount = min(amount * inputs.block_size, loader.batch_tokens or math.inf)
     return amount * loader.accumulation
 
 

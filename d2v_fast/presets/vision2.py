@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from d2v_fast.config import Config, EmaConfig, MonitorConfig, OptimConfig, PrecisionConfig
 from d2v_fast.data.config import LoaderConfig
@@ -135,9 +136,10 @@ def vision2_huge14() -> Config:
         The configuration.
     """
     base = vision2_huge16()
+    embedding: Any = base.model.embedding
     return replace(
         base,
-        model=replace(base.model, embedding=replace(base.model.embedding, patch_size=14)),  # type: ignore[call-arg]
+        model=replace(base.model, embedding=replace(embedding, patch_size=14)),
         loader=replace(base.loader, accumulation=16),
         optim=replace(base.optim, warmup=50_040 / 500_000),
         ema=replace(base.ema, end=1.0, anneal_steps=300_000),

@@ -59,7 +59,7 @@ class WeightsAndBiases:
     def __init__(self, run: Path, run_id: str, config: dict[str, Any]) -> None:
         name = re.sub(r"[^\w .=,+-]", "_", run.name)[:128]  # as much as wandb takes
         try:
-            import wandb  # type: ignore[import-not-found,unused-ignore]
+            import wandb  # type: ignore[import-not-found,unused-ignore]  # nothing installs it by itself
 
             self._run = wandb.init(dir=str(run), id=run_id, name=name, config=config, resume="allow")
         except FAILURES as error:  # a broken installation, no login, no network: whatever it is, it was asked for

@@ -35,7 +35,7 @@ class StopSignals:
 
     def __exit__(self, *exception: object) -> None:
         for signum, handler in self._before.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+            signal.signal(signum, handler)  # type: ignore[arg-type]  # what signal.signal returned it takes back
         self._before.clear()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

@@ -133,8 +133,8 @@ class Update:
         return norm, found_inf
 
     def _step_by_torch(self, scale: Tensor, found_inf: Tensor, decay: float | None) -> None:
-        self.adamw.grad_scale = scale  # type: ignore[attr-defined]
-        self.adamw.found_inf = found_inf  # type: ignore[attr-defined]
+        self.adamw.grad_scale = scale  # type: ignore[attr-defined]  # torch's step looks for both, and declares neither
+        self.adamw.found_inf = found_inf  # type: ignore[attr-defined]  # see above
         self.adamw.step()
         if self.averages is not None:
             _move(self.averages, decay, found_inf)

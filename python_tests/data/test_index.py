@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from d2v_fast.data import DataError, SampleError
-from d2v_fast.data.index import FILE, Collection, Index, check_fingerprint, open_index
+from d2v_fast.data.index import FILE, Collection, Index, check_fingerprint
 from d2v_fast.data.listing import check_formats, list_files
+from d2v_fast.data.opening import open_index
 from d2v_fast.data.store import FileStore
 from d2v_fast.errors import OwnFile
 

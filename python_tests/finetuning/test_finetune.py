@@ -241,6 +241,13 @@ def test_weighted_layers_and_every_head(tmp_path, make_finetuning):
     assert not torch.equal(weights(run, 8)["student/head.layer_weights"], torch.zeros(2))
 
 
+def test_the_first_token_of_pictures_stands_for_nothing_else(tmp_path, make_finetuning, caplog):
+    make_finetuning(tmp_path / "texts", modality="text", **{"head.pooling": "first"})
+    assert "head.pooling" not in caplog.text
+    make_finetuning(tmp_path / "pictures", **{"head.pooling": "first"})
+    assert "head.pooling is first: of vision that is the first patch or frame alone" in caplog.text
+
+
 def test_smoothing_is_for_training(tmp_path, make_finetuning):
     task = make_finetuning(tmp_path / "x", **{"task.smoothing": 0.5}).task
     outputs, labels = torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([0])

@@ -23,8 +23,9 @@ from d2v_fast.data.formats import beside
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import GONE, Collection, Index
 from d2v_fast.data.listing import Listing, check_formats
+from d2v_fast.data.remote import remote
 from d2v_fast.data.scan import scan
-from d2v_fast.data.store import FileStore, remote
+from d2v_fast.data.store import FileStore
 from d2v_fast.errors import DataError
 
 EXTENSION = ".tar"

@@ -89,6 +89,12 @@ def entries(file: Path, kind: Kind, *, whole: bool = False) -> Iterator[tuple[in
 def _rows(file: Path, extension: str, kind: Kind, whole: bool) -> Iterator[tuple[int, dict[str, Any] | str]]:
     if extension == ".parquet":
         table = parquet.table(file)
+        if path_column(table.schema_arrow.names) is None:
+            raise DataError(
+                f"data: {file} has no column {' or '.join(PATHS)}, only {', '.join(table.schema_arrow.names)}: a "
+                "manifest names a file in each row. Give samples that are in the rows themselves as arrays, "
+                "from Python, or encoded files (sound, pictures) as a table of Hugging Face datasets"
+            )
         wanted = {*PATHS, *kind.fields, "bytes", "member", "offset", "duration"}
         columns = [column for column in table.schema_arrow.names if whole or column in wanted]
         yield from enumerate(parquet.rows(table, file, columns), 1)

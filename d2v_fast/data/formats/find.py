@@ -15,7 +15,8 @@ from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing, check_formats, list_files
 from d2v_fast.data.own import DOCUMENT
-from d2v_fast.data.store import FileStore, expanded
+from d2v_fast.data.paths import expanded
+from d2v_fast.data.store import FileStore
 from d2v_fast.errors import DataError
 from d2v_fast.log import tell
 

@@ -23,7 +23,8 @@ from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection, Index
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.own import DOCUMENT, HEAD
-from d2v_fast.data.store import ALLOW, Fence, FileStore, expanded, inside, span_name
+from d2v_fast.data.paths import ALLOW, Fence, expanded, inside
+from d2v_fast.data.store import FileStore, span_name
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.log import tell
 

@@ -15,7 +15,8 @@ from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.own import DOCUMENT
-from d2v_fast.data.store import Fence, check_bytes
+from d2v_fast.data.paths import Fence
+from d2v_fast.data.store import check_bytes
 from d2v_fast.errors import DataError, SampleError, reading
 
 _TABLES = (

@@ -13,7 +13,8 @@ from d2v_fast.data.formats.find import find
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.own import DOCUMENT
-from d2v_fast.data.store import MAX_BYTES, expanded
+from d2v_fast.data.paths import expanded
+from d2v_fast.data.store import MAX_BYTES
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.log import report
 

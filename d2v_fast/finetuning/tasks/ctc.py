@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -61,10 +61,10 @@ class Ctc(SupervisedTask):
         self.vocabulary = Vocabulary(config.task.classes, config.ctc.case)
         super().__init__(config)
         stride = round(_MANY / embedding.frames(_MANY))
-        ctc, inputs = config.ctc, config.inputs
+        ctc, inputs = config.ctc, cast(Any, config.inputs)
         self.transcriber = Transcriber(
             self.vocabulary,
-            stride / inputs.sample_rate,  # type: ignore[attr-defined]
+            stride / inputs.sample_rate,
             language_model=ctc.language_model,
             beam=ctc.beam,
             lm_weight=ctc.lm_weight,
@@ -162,16 +162,16 @@ class Ctc(SupervisedTask):
         Raises:
             DataError: There is none.
         """
-        config = self.config
+        config, inputs = self.config, cast(Any, self.config.inputs)
         sizes = self._lengths(train)
         encoded = [self.vocabulary.encode(text) for text in train.texts or ()]
         targets = Targets.of([tokens for tokens, _ in encoded])
         frames = self.network.encoder.token_lengths(sizes)
         assert frames is not None
-        seconds: float = min(config.inputs.max_seconds, config.loader.batch_seconds or np.inf)  # type: ignore[attr-defined]
+        seconds: float = min(inputs.max_seconds, config.loader.batch_seconds or np.inf)
         known = (targets.labels < self.outputs).all(1)
         short = known & ~learnable(targets.labels, targets.lengths, frames, self.outputs) & (sizes > 0)
-        long = sizes > round(seconds * config.inputs.sample_rate)  # type: ignore[attr-defined]
+        long = sizes > round(seconds * inputs.sample_rate)
         if (count := int((~known).sum())) > 0:
             tell(f"left out {count} transcripts: {self.vocabulary.explain(''.join(lacking for _, lacking in encoded))}")
         if self.vocabulary.delimiter is None and any(" " in text.strip() for text in train.texts or ()):

@@ -18,7 +18,7 @@ from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
-from d2v_fast.data.store import expanded
+from d2v_fast.data.paths import expanded
 from d2v_fast.errors import ConfigError
 from d2v_fast.files import write_whole
 from d2v_fast.masking import Masks
@@ -50,6 +50,7 @@ class Text(Modality):
     masks_inputs = True
     default_preset = "text-tiny"
     budget_field = "batch_tokens"
+    first_token = True
 
     def encoder(self, config: ModelConfig) -> TextEncoder:
         """See `Modality.encoder`."""

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from d2v_fast.data.store import expanded
+from d2v_fast.data.paths import expanded
 from d2v_fast.errors import SampleError, reading
 from d2v_fast.modalities.text import tokenizer as vocabulary
 from d2v_fast.modalities.text.config import TextEmbedding, TextInputs

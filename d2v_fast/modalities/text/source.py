@@ -13,10 +13,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from d2v_fast.data.index import Collection, Index, open_index
+from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.opening import open_index
+from d2v_fast.data.paths import expanded
 from d2v_fast.data.scan import Progress
 from d2v_fast.data.source import Lost
-from d2v_fast.data.store import Store, expanded
+from d2v_fast.data.store import Store
 from d2v_fast.errors import DataError, failed
 from d2v_fast.files import write_whole
 from d2v_fast.log import report, tell

@@ -113,7 +113,7 @@ def backward(
     _, heads, dim = query.shape
     gradients = [query.new_empty(query.shape) for _ in range(3)]
     if query.numel() == 0:
-        return *gradients, torch.zeros_like(factors)  # type: ignore[return-value]
+        return gradients[0], gradients[1], gradients[2], torch.zeros_like(factors)
     with launching.on(query.device):
         if not _by_triton(query, starts):
             return _plain_backward(grad, query, key, value, starts, positions, visible, factors, dropout)

@@ -12,6 +12,7 @@ from manifests import jsonl, table
 
 from d2v_fast.data import DataError, LoaderConfig, SampleError, TooManySkipped
 from d2v_fast.data.index import FILE
+from d2v_fast.modalities.series.config import SeriesInputs
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
@@ -242,6 +243,9 @@ def test_a_file_that_is_no_manifest(tmp_path):
     (tmp_path / "a.m4a").write_text("")
     with pytest.raises(DataError, match=r"is a file; vision|no JPEG"):
         open_source(tmp_path / "a.m4a", "vision", VisionInputs())
+    signals = table(tmp_path / "rows.parquet", [{"signal": [1.0, 2.0], "label": "a"}])
+    with pytest.raises(DataError, match=r"has no column path or .*, only signal, label: .*as arrays, from Python"):
+        open_source(signals, "series", SeriesInputs())
 
 
 def test_archives_that_a_manifest_names_stay_in_its_root_too(tar_zoo, tmp_path):

@@ -12,7 +12,7 @@ from loading import open_source
 from d2v_fast import registry
 from d2v_fast.data import DataError, SampleError
 from d2v_fast.data.formats import tables
-from d2v_fast.data.store import Fence
+from d2v_fast.data.paths import Fence
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
