@@ -1,58 +1,8 @@
 // The kernels of one instruction set under AddressSanitizer and UndefinedBehaviorSanitizer: many sizes, every format, odd addresses,
 // in buffers of exactly the promised size, with results checked against plain arithmetic in double.
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "buffers.h"
 
-#include <algorithm>
-#include <initializer_list>
-#include <vector>
-
-#include "cpu/kernels.h"
-#include "cpu/kernels/convert.h"
-
-#define CHECK(condition) \
-  do { \
-    if (!(condition)) { \
-      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      exit(1); \
-    } \
-  } while (0)
-
-using std::vector;
-namespace isa = d2v::D2V_ISA;
-
-namespace {
-
-const d2v::Kernels& kernels = isa::kernels;
-const int64_t kFormats[] = {d2v::F32, d2v::F64, d2v::BF16, d2v::F16};
-
-int64_t bytes_of(int64_t dtype) { return dtype == d2v::F64 ? 8 : dtype == d2v::F32 ? 4 : 2; }
-double unit(int64_t dtype) { return dtype == d2v::F64 ? 0x1p-52 : dtype == d2v::F32 ? 0x1p-23 : dtype == d2v::BF16 ? 0x1p-7 : 0x1p-10; }
-
-// A tensor at an address that is aligned to its elements only, and ends where its memory ends.
-struct Buffer {
-  int64_t dtype, size, offset;
-  vector<char> memory;
-
-  Buffer(int64_t type, int64_t count, int64_t skipped = 0)
-      : dtype(type), size(count), offset(skipped * bytes_of(type)), memory(static_cast<size_t>(offset + count * bytes_of(type)), 0x7f) {}
-  void* data() { return size == 0 ? nullptr : memory.data() + offset; }  // as torch: an empty tensor has no address
-  double at(int64_t i) {
-    double value;
-    isa::decode_any(dtype, data(), i, &value, 1);
-    return value;
-  }
-  void set(int64_t i, double value) { isa::encode_any(dtype, &value, data(), i, 1); }
-  Buffer& fill(int seed) {
-    for (int64_t i = 0; i < size; ++i) set(i, static_cast<double>((i * 7919 + seed * 104729) % 512 - 256) / 64);  // exact in every format
-    return *this;
-  }
-};
-
-bool close(double ours, double exact, double tolerance) { return fabs(ours - exact) <= tolerance * std::max(1.0, fabs(exact)); }
-
-}  // namespace
+void test_views();
 
 void test_formats() {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
@@ -298,6 +248,35 @@ void test_layer_targets() {
   }
 }
 
+// A row of view v has the target of its sample's position.
+void test_targets_of_views() {
+  const int64_t batch = 2, frames = 9, channels = 20, views = 3;
+  for (int64_t dtype : kFormats)
+    for (int64_t layer_norm : {d2v::NORM_NONE, d2v::NORM_INSTANCE, d2v::NORM_LAYER, d2v::NORM_BATCH}) {
+      Buffer layer = Buffer(dtype, batch * frames * channels, 1).fill(3);
+      const void* address = layer.data();
+      const int64_t strides[2] = {frames * channels, channels};
+      vector<int64_t> rows;
+      for (int64_t i = 0; i < batch * views * frames; i += i % 5 + 1) rows.push_back(i);
+      rows.push_back(batch * views * frames - 1);
+      rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+      const int64_t count = static_cast<int64_t>(rows.size()), result = dtype == d2v::F64 ? d2v::F64 : d2v::F32;
+      Buffer out(result, count * channels, 1), whole(result, batch * frames * channels);
+      d2v::LayerTargets x = {&address, strides, rows.data(), nullptr, out.data(), 1, batch, frames, channels, count,
+                             dtype, layer_norm, d2v::NORM_NONE, views, 1e-5};
+      CHECK(kernels.layer_targets(x, 2));
+      x.rows = nullptr;
+      x.out = whole.data();
+      x.count = batch * frames;
+      x.views = 1;
+      CHECK(kernels.layer_targets(x, 1));
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t row = rows[static_cast<size_t>(i)], own = row / (views * frames) * frames + row % frames;
+        for (int64_t c = 0; c < channels; ++c) CHECK(out.at(i * channels + c) == whole.at(own * channels + c));
+      }
+    }
+}
+
 void test_rows_and_copy() {
   const vector<int64_t> good{0, 3, 4, 9};
   CHECK(kernels.first_bad_row(good.data(), 4, 10) == -1);
@@ -321,6 +300,8 @@ int main() {
   test_adamw();
   test_smooth_l1();
   test_layer_targets();
+  test_targets_of_views();
   test_rows_and_copy();
+  test_views();
   puts("ok");
 }

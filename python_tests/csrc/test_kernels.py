@@ -1,4 +1,4 @@
-"""kernels.cpp and every CPU kernel, compiled with AddressSanitizer and UndefinedBehaviorSanitizer and run."""
+"""kernels.cpp, views.cpp and every CPU kernel with AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def test_kernels_in_exactly_sized_buffers(isa, tmp_path):
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler")
-    sources = [Path(__file__).with_name("kernels.cpp"), *sorted((ROOT / "csrc/cpu/kernels").glob("*.cpp"))]
+    tests = [Path(__file__).with_name(name) for name in ("kernels.cpp", "views.cpp")]
+    sources = [*tests, *sorted((ROOT / "csrc/cpu/kernels").glob("*.cpp"))]
     # g++ 12 warns about its own AVX-512 headers.
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
     # Vectorised once: what is written for all instruction sets is the same source, and compiles in half the time

@@ -11,6 +11,7 @@ from cases import EMA, LAYOUTS
 from torch import library as checks
 
 from d2v_fast import ops, reference
+from d2v_fast.ops.distance_attention import distance_attention
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 NORMS = [None, "instance", "layer", "batch"]
@@ -56,6 +57,34 @@ def test_losses_of_layouts_and_of_nothing(cases, no_worse_than):
     cases.losses_of_layouts(no_worse_than)
     cases.losses_of_nothing()
     cases.float16_does_not_underflow()
+
+
+def test_restored_grids(cases, dtype):
+    cases.restored(dtype)
+
+
+@pytest.mark.parametrize(("size", "kernel"), [((9,), 3), ((9,), 4), ((4, 3), 3)], ids=str)
+def test_decoder_layers(cases, dtype, size, kernel):
+    cases.decoder_layers(dtype, size, kernel)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_attention_with_distances(cases, dtype, hidden):
+    for dim in (20, 64, 128):
+        cases.attention(dtype, hidden=hidden, dim=dim)
+
+
+def test_dropped_weights_are_those_of_the_cpu(device):
+    results = []
+    for place in (device, torch.device("cpu")):
+        generator = torch.Generator().manual_seed(0)
+        qkv = torch.randn(57, 3, 2, 16, generator=generator).to(place).requires_grad_()
+        starts = torch.tensor([0, 40, 57], dtype=torch.int32, device=place)
+        torch.manual_seed(5)
+        positions, factors = torch.arange(57, device=place), torch.tensor([0.1, 0.2], device=place)
+        out = distance_attention(*qkv.unbind(1), starts, positions, factors, 40, dropout=0.3)
+        results.append((out.detach(), torch.autograd.grad(out.square().sum(), qkv)[0]))
+    agree(*results, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

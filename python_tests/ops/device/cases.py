@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from d2v_fast import ops, reference
+from d2v_fast.ops.distance_attention import distance_attention
+from d2v_fast.ops.distances import Distances
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 ROWS = torch.tensor([0, 1, 4, 9, 12, 20, 23])
@@ -229,3 +233,65 @@ def float16_does_not_underflow():
     value = ops.masked_smooth_l1(pred, torch.zeros(2, 3), beta=1.0, scale=1e-7)
     (value * 65536).backward()
     torch.testing.assert_close(pred.grad, torch.full((2, 3), 0.5 * 1e-7 / 2 * 65536).half(), rtol=2e-3, atol=0)
+
+
+# --- data2vec 2.0 ---
+
+
+def restored(dtype):
+    """Every place has its token or its noise, and the gradient goes back."""
+    grid = make_layers(1, (3, 40, 70), dtype)[0].flatten(0, 1)
+    for kept in ([], [0, 5, 6, 7, 119], list(range(0, 120, 3)), list(range(120))):
+        hidden = [place for place in range(120) if place not in kept]
+        places = torch.tensor(kept, dtype=torch.int64)
+        tokens = grid[places].requires_grad_()
+        out = ops.restore(tokens, places, grid[torch.tensor(hidden, dtype=torch.int64)], 3, 40)
+        assert torch.equal(out.flatten(0, 1), grid)
+        (gradient,) = torch.autograd.grad(out, tokens, 2 * out.detach())
+        assert torch.equal(gradient, 2 * tokens.detach())
+
+
+def close(ours, exact, dtype, units):
+    """Within some units in the last place of the largest number."""
+    atol = units * torch.finfo(dtype).eps * exact.abs().max().item()
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=atol)
+
+
+def decoder_layers(dtype, size, kernel):
+    for channels, width, groups in ((24, 24, 4), (24, 36, 4)):
+        weights = make_layers(1, (width, channels // groups, kernel ** len(size)), dtype, 1)[0] / 8
+        weight = weights.reshape(width, channels // groups, *[kernel] * len(size))
+        bias, x = make_layers(1, (1, 1, width), dtype, 2)[0].flatten(), make_layers(1, (2, *size, channels), dtype)[0]
+        gradient = make_layers(1, (2, *size, width), dtype, 3)[0] / 8
+        results = []
+        for function, wide in ((ops, dtype), (reference, torch.float64)):
+            leaves = [part.detach().to(wide).requires_grad_() for part in (x, weight, bias)]
+            y = function.decoder_layer(*leaves, groups, True)
+            results.append((y.detach(), *torch.autograd.grad(y, leaves, gradient.to(wide))))
+        for ours, exact in zip(*results, strict=True):
+            assert ours.dtype == dtype
+            close(ours, exact, dtype, 64)
+
+
+def attention(dtype, *, hidden, dim=20):
+    """Packed sequences of 1, 37 and 20 tokens beside float64, one after the other."""
+    heads, starts = 2, [0, 1, 38, 58]
+    qkv, gradient = make_layers(1, (58, 3 * heads, dim), dtype)[0] / 4, make_layers(1, (58, heads, dim), dtype, 1)[0]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    positions, factors = torch.arange(58) * 3 - 1, torch.tensor([0.05, 0.2], dtype=wide)
+    visible = (torch.arange(58) % 4 != 2) if hidden else None
+    leaves = [qkv.view(58, 3, heads, dim).detach().requires_grad_(), factors.requires_grad_()]
+    places = torch.tensor(starts, dtype=torch.int32)
+    out = distance_attention(*leaves[0].unbind(1), places, positions, leaves[1], 37, visible=visible)
+    results = [(out.detach(), *torch.autograd.grad(out, leaves, gradient))]
+    exactly = [x.detach().double().requires_grad_() for x in leaves]
+    parts = []
+    for first, end in pairwise(starts):
+        bias = Distances(exactly[1]).bias(positions[first:end])
+        if visible is not None:
+            bias = bias.masked_fill(~visible[first:end], -torch.inf)
+        parts.append(reference.attention(*(x[None, first:end] for x in exactly[0].unbind(1)), bias[None])[0])
+    out = torch.cat(parts)
+    results.append((out.detach(), *torch.autograd.grad(out, exactly, gradient.double())))
+    for ours, exact, units in zip(*results, (64, 64, 1024), strict=True):
+        close(ours, exact, dtype, units)

@@ -12,7 +12,16 @@ import sys
 
 import torch
 
-from d2v_fast.ops.device import ema, launching, layer_targets, routes, smooth_l1
+from d2v_fast.ops.device import (
+    decoder_layer,
+    distance_attention,
+    ema,
+    launching,
+    layer_targets,
+    restore,
+    routes,
+    smooth_l1,
+)
 
 NONE_HERE = "not here"
 
@@ -21,6 +30,24 @@ def module(name):
     """A module of d2v_fast.ops, whose name there is the function's."""
     importlib.import_module("d2v_fast.ops")
     return sys.modules[f"d2v_fast.ops.{name}"]
+
+
+@contextlib.contextmanager
+def registered_for_gpus():
+    """The operators of data2vec 2.0, whose autograd is registered with them, have a GPU's implementations here."""
+    library = torch.library.Library("d2v_fast", "IMPL")
+    for name, function in {
+        "restore": restore.restore,
+        "decoder_layer": decoder_layer.forward,
+        "decoder_layer_backward": decoder_layer.backward,
+        "distance_attention": distance_attention.forward,
+        "distance_attention_backward": distance_attention.backward,
+    }.items():
+        library.impl(name, function, "CPU", allow_override=True)
+    try:
+        yield
+    finally:
+        library._destroy()
 
 
 class Pretended:

@@ -8,6 +8,7 @@ from pretending import module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2v_fast import ops
+from d2v_fast.ops.distance_attention import distance_attention
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA device")
 
@@ -36,6 +37,25 @@ def test_loss():
             assert loss.device == torch.device("cuda", 0)
             (gradient, kept) = loss.grad_fn.saved_tensors
             assert (gradient.shape, gradient.dtype, kept.shape) == (pred.shape, pred.dtype, rows.shape)
+
+
+def test_data2vec_2():
+    with FakeTensorMode():
+        gpu = torch.device("cuda", 0)
+        tokens, noise = torch.empty(5, 16, device=gpu, requires_grad=True), torch.empty(7, 16, device=gpu)
+        grid = ops.restore(tokens, torch.empty(5, dtype=torch.int64, device=gpu), noise, 2, 6)
+        weight, bias = torch.empty(8, 4, 3, device=gpu), torch.empty(8, device=gpu)
+        y = ops.decoder_layer(grid, weight, bias, 4, True)
+        qkv = torch.empty(12, 3, 2, 4, device=gpu, dtype=torch.bfloat16, requires_grad=True)
+        numbers = torch.empty(3, dtype=torch.int32, device=gpu), torch.empty(12, dtype=torch.int64, device=gpu)
+        mixed = distance_attention(*qkv.unbind(1), *numbers, torch.empty(2, device=gpu), 6)
+        for found, shape, dtype in (
+            (grid, (2, 6, 16), torch.float32),
+            (y, (2, 6, 8), torch.float32),
+            (mixed, (12, 2, 4), torch.bfloat16),
+        ):
+            assert (found.shape, found.dtype, found.device) == (shape, dtype, gpu)
+            assert found.requires_grad
 
 
 def test_moving_average():

@@ -11,7 +11,7 @@ from interpreted import run_interpreted
 FILES = sorted(Path(__file__).parent.glob("interpreted_*.py"))
 
 
-LONG = ("triton",)
+LONG = ("triton", "second")
 
 
 def parameter(file: Path) -> ParameterSet:
