@@ -293,5 +293,5 @@ def attention(dtype, *, hidden, dim=20):
         parts.append(reference.attention(*(x[None, first:end] for x in exactly[0].unbind(1)), bias[None])[0])
     out = torch.cat(parts)
     results.append((out.detach(), *torch.autograd.grad(out, exactly, gradient.double())))
-    for ours, exact, units in zip(*results, (64, 64, 1024), strict=True):
+    for ours, exact, units in zip(*results, (64, 64, 4096), strict=True):
         close(ours, exact, dtype, units)
