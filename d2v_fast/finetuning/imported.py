@@ -17,7 +17,7 @@ from d2v_fast.finetuning.ctc_config import CtcConfig
 from d2v_fast.finetuning.tasks import SupervisedTask
 from d2v_fast.finetuning.vocabulary import Case, Vocabulary
 from d2v_fast.interop import foreign
-from d2v_fast.interop.described import described, outputs_of
+from d2v_fast.interop.described import LABELS, described, outputs_of
 from d2v_fast.interop.outputs import Outputs
 from d2v_fast.log import tell
 from d2v_fast.run.reader import Run
@@ -76,8 +76,9 @@ def finetuned_of(path: Path) -> tuple[FinetuneConfig, dict[str, Tensor], Path]:
         labels = _read(file).symbols
     if len(labels) != len(outputs.state["output.weight"]):
         count = len(outputs.state["output.weight"])
-        lies = f"; {' or '.join(_VOCABULARIES)} beside it would" if outputs.task == "ctc" else ""
-        raise RunError(f"{path} has {count} outputs, and does not say what they are called{lies}")
+        files = " or ".join(_VOCABULARIES) if outputs.task == "ctc" else f"{LABELS} (a name a line)"
+        called = f"{len(labels)} names are given" if labels else "does not say what they are called"
+        raise RunError(f"{path} has {count} outputs, and {called}; {files} beside it would")
     modality: Any = registry.get(model.modality)
     try:
         config = FinetuneConfig(

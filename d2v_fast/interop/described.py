@@ -11,10 +11,13 @@ from d2v_fast import registry
 from d2v_fast.config_json import from_dict
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.errors import ConfigError, RunError
-from d2v_fast.interop import foreign, huggingface_heads, huggingface_settings, remote, shapes
+from d2v_fast.interop import fairseq2, foreign, huggingface_heads, huggingface_settings, remote, shapes
 from d2v_fast.interop.outputs import VALUE, Outputs
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.models.config import ModelConfig
+
+LABELS = "labels.txt"
+"""Beside a file of fairseq's: the names of its outputs."""
 
 _FACTS = "d2v_fast.json"
 """What an export says about itself; `exporting` writes it."""
@@ -63,7 +66,8 @@ def described(path: Path) -> Described:
 def outputs_of(path: Path) -> Outputs | None:
     """What a fine-tuning put on an encoder; None if there is nothing.
 
-    Of a file of fairseq nobody knows what the outputs are called: `labels` is empty.
+    A file of fairseq does not say what the outputs are called: then `labels.txt` beside it does, a name a line in the
+    order of the outputs (of a recogniser: see `finetuning.imported`). Without it `labels` is empty.
 
     Raises:
         RunError: The weights cannot be read, or there is something that nothing here computes.
@@ -77,7 +81,8 @@ def outputs_of(path: Path) -> Outputs | None:
             return huggingface_heads.to_ours(state, foreign.settings(folder), _symbols(folder))
         if "w2v_encoder.proj.weight" in state:
             return Outputs("ctc", (), huggingface_heads.renamed(state, {"w2v_encoder.proj": "output"}))
-        return _of_beit(state, folder if kind is not None else None)
+        outputs = _of_fairseq(state, foreign.read(path).about) or _of_beit(state, folder if kind is not None else None)
+        return outputs if outputs is None or outputs.labels else replace(outputs, labels=_names(folder))
     except RunError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:  # also of tensors that do not fit
@@ -90,6 +95,48 @@ def _of_shapes(path: Path) -> ModelConfig:
         return shapes.model_of(content.student, content.about)
     except (ValueError, IndexError, ZeroDivisionError) as error:  # a ConfigError is one of the first
         raise RunError(f"{path} does not say what model it is of: {error}") from error
+
+
+def _of_fairseq(state: dict[str, Any], about: dict[str, Any]) -> Outputs | None:
+    """Fairseq's classes of pictures (data2vec 2.0) and of texts."""
+    if fairseq2.is_second(state) and "head.weight" in state:
+        mode = str(shapes.find(about, "prediction_mode") or "MEAN_POOLING")
+        if not mode.upper().endswith("MEAN_POOLING"):
+            raise ValueError(f"its classes are read in another way than from the mean of the patches: {mode}")
+        head = huggingface_heads.renamed(state, {"head": "output"})
+        norm = huggingface_heads.renamed(state, {"fc_norm": "norm"}) if "fc_norm.weight" in state else {}
+        return Outputs("classify", (), head | norm)
+    heads = sorted({name.split(".")[1] for name in state if name.startswith("classification_heads.")})
+    if not heads:
+        return None
+    if len(heads) > 1:
+        raise ValueError(f"it has several heads: {', '.join(heads)}")
+    own = f"classification_heads.{heads[0]}"
+    head = huggingface_heads.renamed(state, {f"{own}.dense": "hidden", f"{own}.out_proj": "output"})
+    if len(head["output.bias"]) == 1:
+        raise ValueError("it gives one number for each text, and does not say in which unit")
+    activation = shapes.find(about, "pooler_activation_fn") or "tanh"
+    if activation != "tanh":
+        raise ValueError(f"its head computes {activation}, where a head here computes tanh")
+    return Outputs("classify", (), head, pooling="first")
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    """What labels.txt calls the outputs; () if there is none.
+
+    Raises:
+        RunError: It cannot be read, or names one twice.
+    """
+    path = folder / LABELS
+    if not path.is_file():
+        return ()
+    try:
+        names = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be used: {error}") from error
+    if len(set(names)) < len(names) or "" in names:
+        raise RunError(f"{path} must give each output a name of its own, one a line")
+    return names
 
 
 def _of_beit(state: dict[str, Any], folder: Path | None) -> Outputs | None:

@@ -8,9 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_runs import _config
+from torch import nn
 
 import d2v_fast
 from d2v_fast.errors import RunError
+from d2v_fast.finetuning.heads import OutputHead
+from d2v_fast.finetuning.imported import finetuned_of
 from d2v_fast.interop import fairseq2, folders, foreign, programs
 from d2v_fast.interop.trained import Trained
 from d2v_fast.models import Data2Vec, build_encoder
@@ -115,6 +118,51 @@ def test_a_fine_tuned_file_gives_its_encoder(modality, tmp_path):
         state |= {"fc_norm.weight": torch.ones(32), "fc_norm.bias": torch.zeros(32)}
     torch.save({"model": state, "cfg": ABOUT}, tmp_path / "tuned.pt")
     assert equal(d2v_fast.load(tmp_path / "tuned.pt").state_dict(), model.student.encoder.state_dict())
+
+
+@pytest.mark.parametrize("modality", ["vision", "text"])
+def test_a_fine_tuned_file_answers(modality, tmp_path):
+    """The classes are those of fairseq's own head, written out: of the mean of the patches, or of the first token."""
+    config = config_of(modality)
+    model = model_of(config)
+    state, _ = released(model, config)
+    state = {f"model.{name}": value for name, value in state.items() if ".decoder." not in name}
+    norm, hidden, output = (nn.LayerNorm(32, eps=1e-6), nn.Linear(32, 32), nn.Linear(32, 3))
+    nn.init.normal_(norm.weight)
+    parts = {"fc_norm": norm, "head": output}
+    if modality == "text":
+        parts = {"classification_heads.mnli.dense": hidden, "classification_heads.mnli.out_proj": output}
+    for name, part in parts.items():
+        state |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+    path = tmp_path / "tuned.pt"
+    torch.save({"model": state, "cfg": ABOUT}, path)
+    with pytest.raises(RunError, match=r"3 outputs, and does not say what they are called; labels\.txt"):
+        finetuned_of(path)
+    (tmp_path / "labels.txt").write_text("cat\ndog\nowl\n")
+    found, tensors, _ = finetuned_of(path)
+    assert found.task.classes == ("cat", "dog", "owl")
+    encoder = d2v_fast.load(path)
+    batch = programs.example(encoder, programs.shape_of(config.embedding), 2, 9)
+    with torch.no_grad():
+        tokens = encoder(*batch[:1])
+        wanted = output(norm(tokens.mean(1))) if modality == "vision" else output(torch.tanh(hidden(tokens[:, 0])))
+        head = OutputHead(found.head, 32, config.transformer.depth, 3)
+        head.load_state_dict({name[5:]: value for name, value in tensors.items() if name.startswith("head.")})
+        torch.testing.assert_close(head.eval()(tokens, [], None), wanted, rtol=1e-5, atol=1e-5)
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    with pytest.raises(RunError, match="3 outputs, and 2 names are given"):
+        finetuned_of(path)
+
+
+def test_heads_that_are_not_computed_here_are_refused(tmp_path):
+    config = config_of("text")
+    state, _ = released(model_of(config), config)
+    head = {"dense.weight": torch.zeros(32, 32), "dense.bias": torch.zeros(32)}
+    head |= {"out_proj.weight": torch.zeros(1, 32), "out_proj.bias": torch.zeros(1)}
+    state |= {f"classification_heads.sts.{name}": value for name, value in head.items()}
+    torch.save({"model": state, "cfg": ABOUT}, tmp_path / "tuned.pt")
+    with pytest.raises(RunError, match="does not say in which unit"):
+        finetuned_of(tmp_path / "tuned.pt")
 
 
 def test_older_names_and_shapes(tmp_path):
