@@ -1,0 +1,203 @@
+"""Whole steps of data2vec 1.0 beside the released arrangement (reference_step.py): time, share of the limit, memory.
+
+Ours is the trainer's step, from a batch in memory to the moved teacher. Dropout is off in both. Times are CPU time of
+one thread, medians of rounds in which both run in turn; the ratio is the median of the rounds'. The heap keeps freed
+memory for both. FLOPs of the matrix products are counted by torch's counter, ours and the reference's, each by what it
+does; the share is their rate over that of bare products [2048, 2048] x [2048, 2048] in the same rounds, by torch's own
+route (MKL on x86) and by oneDNN. Peak memory is that of a process of its own with three steps, above what the imports
+need; "without state" is what is left of it without weights, teacher, gradients and moments.
+
+    OMP_NUM_THREADS=1 pytest benchmarks/test_step.py --benchmark-only -k speech      # --quick: tiny shapes, one round
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent))
+
+from reference_step import ReferenceStep, Rule
+from whole_steps import flops, make_batch, peak_bytes
+
+from d2v_fast import presets
+from d2v_fast.batch import Batch
+from d2v_fast.config import Config
+from d2v_fast.interop import fairseq
+from d2v_fast.run.metrics import Clock
+from d2v_fast.training.heap import keep_freed_memory
+from d2v_fast.training.loop import Loop
+from d2v_fast.training.pretraining_task import PretrainingTask
+
+CASES: dict[str, tuple[Callable[[], Config], tuple[int, int, int], tuple[int, ...]]] = {
+    "speech small": (presets.speech_base, (4, 256, 4), (2, 80_000)),
+    "speech Base": (presets.speech_base, (12, 768, 12), (1, 80_000)),
+    "text Base": (presets.text_base, (12, 768, 12), (4, 128)),
+    "ViT-S/16": (presets.vision_base, (12, 384, 6), (8, 3, 224, 224)),
+    "ViT-B/16": (presets.vision_base, (12, 768, 12), (8, 3, 224, 224)),
+}
+"""Preset; depth, width and heads; shape of the inputs."""
+
+ROUNDS = 3
+
+
+def configured(case: str, quick: bool) -> tuple[Config, Batch]:
+    """The preset with the case's sizes and without dropout, and a batch."""
+    preset, (depth, dim, heads), shape = CASES[case]
+    config = preset()
+    if quick:
+        depth, dim, heads = 2, 32, 2
+        shape = {2: (2, 32) if "text" in case else (2, 8000), 4: (2, 3, 64, 64)}[len(shape)]
+    model = config.model
+    transformer = replace(
+        model.transformer,
+        depth=depth, dim=dim, heads=heads, ffn_dim=4 * dim, dropout=0.0, attention_dropout=0.0, layer_drop=0.0,
+        drop_path=0.0,
+    )  # fmt: skip
+    embedding: Any = model.embedding
+    if quick and "text" in case:
+        embedding = replace(embedding, vocab_size=100)
+    elif quick and "speech" in case:
+        embedding = replace(embedding, conv_layers=((16, 10, 5), (16, 3, 2)), position_groups=4)
+    if len(shape) == 4:
+        embedding = replace(embedding, image_size=shape[2])
+    target = replace(model.target, top_k=min(model.target.top_k, depth))
+    loss = replace(model.loss, scale=1 / dim) if len(shape) == 4 else model.loss  # BEiT's mean over the channels
+    model = replace(model, transformer=transformer, embedding=embedding, target=target, loss=loss)
+    mask: Any = config.mask
+    if quick and len(shape) == 4:
+        mask = replace(mask, count=6, min_area=2)
+    config = replace(config, model=model, mask=mask)
+    return config, make_batch(config, shape)
+
+
+class Ours:
+    """The trainer's step."""
+
+    def __init__(self, config: Config, batch: Batch) -> None:
+        task = PretrainingTask(config)
+        task.to(torch.device("cpu"))
+        self.loop, self.batch, self.clock, self.count = Loop(config, task, torch.device("cpu")), batch, Clock(), 0
+
+    def __call__(self) -> None:
+        self.loop.step(self.count, [self.batch], self.clock)
+        self.count += 1
+
+
+def reference_of(config: Config) -> ReferenceStep:
+    optim = config.optim
+    return ReferenceStep(config.model, Rule(optim.lr, optim.betas, optim.eps, optim.weight_decay, optim.clip_norm))
+
+
+def check_equal(ours: Ours, reference: ReferenceStep, batch: Batch) -> None:
+    """With the same weights both have the same loss and gradients."""
+    model = ours.loop.task.model
+    reference.student.load_state_dict(fairseq.from_ours(model.student.state_dict(), model.config), strict=False)
+    reference.teacher.load_state_dict(reference.averaged().state_dict())
+    loss, prediction, _ = reference.loss(batch)
+    loss.backward()
+    out = model(batch)
+    out.loss.backward()
+    rows = 1 if reference.vision else len(prediction)
+    torch.testing.assert_close(out.loss, loss / rows, rtol=1e-4, atol=1e-6)
+    gradients = {name: p.grad / rows for name, p in reference.student.named_parameters() if p.grad is not None}
+    largest = max(float(g.abs().max()) for g in gradients.values())
+    zeros = {name: torch.zeros_like(p) for name, p in reference.student.named_parameters()}
+    theirs = fairseq.to_ours(zeros | gradients, model.config)
+    for name, parameter in model.student.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs[name], rtol=0, atol=1e-5 * largest, msg=name)
+    model.zero_grad()
+    reference.student.zero_grad()
+
+
+def bare(size: int) -> dict[str, Callable[[], object]]:
+    """Products by torch's own route, and by oneDNN."""
+    x, y = torch.randn(2, size, size)
+    products: dict[str, Callable[[], object]] = {"torch": lambda: x @ y}
+    if torch.backends.mkldnn.is_available():
+        products["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
+    return products
+
+
+def in_turn(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every round, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(rounds + 1):
+        for name, arm in arms.items():
+            start = time.process_time()
+            arm()
+            if turn > 0:
+                seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def peak(case: str, which: str, quick: bool) -> tuple[float, float]:
+    """Peak bytes above the imports, and those of the state, of a process of its own."""
+    command = [sys.executable, __file__, case, which, str(int(quick))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    whole, state = done.stdout.split()[-2:]
+    return float(whole), float(state)
+
+
+@pytest.mark.benchmark(group="step")
+@pytest.mark.parametrize("case", CASES)
+def test_step(case, quick, benchmark, note):
+    if torch.get_num_threads() != 1 and not quick:
+        pytest.skip("shares are counted on one thread: set OMP_NUM_THREADS=1")
+    torch.manual_seed(0)
+    config, batch = configured(case, quick)
+    ours, reference = Ours(config, batch), reference_of(config)
+    check_equal(ours, reference, batch)
+    needed, theirs = flops(ours), flops(lambda: reference.step(batch))
+    size = 64 if quick else 2048
+    arms = {"reference": lambda: reference.step(batch), "ours": ours, **bare(size)}
+    seconds = benchmark.pedantic(in_turn, args=(arms, 1 if quick else ROUNDS), rounds=1, iterations=1)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio = statistics.median(a / b for a, b in zip(seconds["reference"], seconds["ours"], strict=True))
+    note(f"{case}: ours, {needed / 1e9:.0f} GFLOP; {ratio:.2f}x the reference's speed", median["ours"])
+    note(f"{case}: reference, {theirs / 1e9:.0f} GFLOP", median["reference"])
+    for name in list(arms)[2:]:
+        rate = 2 * size**3 / median[name]
+        shares = [count / median[arm] / rate for arm, count in (("ours", needed), ("reference", theirs))]
+        text = (
+            f"{case}: of bare products by {name}, {rate / 1e9:.0f} GFLOP/s: {shares[0]:.2f}, reference {shares[1]:.2f}"
+        )
+        note(text, median[name])
+    if quick and case != "text Base":  # processes take seconds to start
+        return
+    (own, state), (other, other_state) = peak(case, "ours", quick), peak(case, "reference", quick)
+    less = (own - state) / max(other - other_state, 1)
+    note(
+        f"{case}: peak {own / 2**20:.0f} of {other / 2**20:.0f} MiB ({own / other:.2f}); without state {less:.2f}", 0.0
+    )
+
+
+def _measure_peak(case: str, which: str, quick: bool) -> tuple[int, int]:
+    before = peak_bytes()
+    config, batch = configured(case, quick)
+    if which == "ours":
+        keep_freed_memory()
+        ours = Ours(config, batch)
+        model = ours.loop.task.model
+        step, student, everything = ours, model.student, model
+    else:
+        reference = reference_of(config)
+        step, student = (lambda: reference.step(batch)), reference.student
+        everything = torch.nn.ModuleList([reference.student, reference.teacher])
+    state = sum(p.nbytes for p in everything.parameters()) + 3 * sum(p.nbytes for p in student.parameters())
+    for _ in range(3):
+        step()
+    return peak_bytes() - before, state
+
+
+if __name__ == "__main__":
+    print(*_measure_peak(sys.argv[1], sys.argv[2], bool(int(sys.argv[3]))))

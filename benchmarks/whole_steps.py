@@ -1,0 +1,117 @@
+"""What the benchmarks of whole steps share: batches, counted FLOPs, CPU time in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from d2v_fast import masking
+from d2v_fast.batch import Batch
+from d2v_fast.config import Config
+
+
+def make_batch(config: Config, shape: tuple[int, ...], views: int = 1) -> Batch:
+    """Random samples of a shape with the masks of the configuration."""
+    generator = torch.Generator().manual_seed(0)
+    samples, ids = shape[0], np.arange(shape[0])
+    key: dict[str, Any] = {"seed": 0, "epoch": 0, "sample_ids": ids, "views": views}
+    mask, embedding = config.mask, config.model.embedding
+    words = getattr(embedding, "vocab_size", 0)
+    inputs = torch.randint(4, words, shape, generator=generator) if words else torch.randn(shape, generator=generator)
+    if isinstance(mask, masking.RandomMask):
+        masks = masking.random_masks(mask, [shape[1]] * samples, width=shape[1], **key)
+    elif isinstance(mask, masking.TokenMask):
+        masks = masking.token_masks(mask, inputs, None, mask_id=3, vocab_size=words, special_ids=(0, 1, 2), **key)
+    elif len(shape) == 4:
+        side = shape[2] // 16
+        if isinstance(mask, masking.InverseBlockMask):
+            masks = masking.inverse_block_masks(mask, (side, side), **key)
+        else:
+            masks = masking.block_masks(mask, (side, side), **key)
+    else:
+        width = embedding.frames(shape[1])
+        make = masking.fixed_span_masks if isinstance(mask, masking.FixedSpanMask) else masking.span_masks
+        masks = make(mask, [width] * samples, width=width, **key)
+    kept = masks.kept if config.model.encodes_kept else None
+    return Batch(
+        inputs=inputs, masked_inputs=masks.inputs, sample_ids=torch.from_numpy(ids), mask=masks.mask, rows=masks.rows,
+        views=views, kept=kept,
+    )  # fmt: skip
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far (Linux; `ru_maxrss` would begin with its parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def _convolved(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+    places = torch.Size(out_shape[0][:-1]).numel() if isinstance(out_shape[0], torch.Size) else 0
+    return 2 * places * torch.Size(weight).numel()
+
+
+def _convolved_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) -> int:
+    return 4 * torch.Size(grad[:-1]).numel() * torch.Size(weight).numel()
+
+
+def _strided(x: Any, weight: Any, stride: Any, out_shape: Any = None, **options: Any) -> int:
+    return 2 * torch.Size(out_shape[:-1]).numel() * torch.Size(weight).numel()
+
+
+def _strided_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) -> int:
+    return 4 * torch.Size(grad[:-1]).numel() * torch.Size(weight).numel()
+
+
+def _attended(query: Any, key: Any, value: Any, starts: Any, positions: Any, visible: Any, factors: Any, longest: int,
+              *rest: Any, **options: Any) -> int:  # fmt: skip
+    return 4 * torch.Size(query).numel() * longest  # sequences of one length
+
+
+def _attended_back(grad: Any, *rest: Any, **options: Any) -> int:
+    return 10 * torch.Size(grad).numel() * rest[9]
+
+
+def _sdpa(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    return 4 * torch.Size(query).numel() * key[2]
+
+
+def _sdpa_back(grad: Any, query: Any, key: Any, *rest: Any, **options: Any) -> int:
+    return 10 * torch.Size(query).numel() * key[2]
+
+
+def flops(step: Callable[[], None]) -> float:
+    """Of the matrix products of a step."""
+    ours, aten = torch.ops.d2v_fast, torch.ops.aten
+    formulas = {
+        ours.decoder_layer: _convolved,
+        ours.decoder_layer_backward: _convolved_back,
+        ours.strided_convolution: _strided,
+        ours.strided_convolution_backward: _strided_back,
+        ours.distance_attention: _attended,
+        ours.distance_attention_backward: _attended_back,
+        aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_back,
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def in_turn(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """Medians of the CPU time of the process."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
