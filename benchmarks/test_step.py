@@ -3,9 +3,10 @@
 Ours is the trainer's step, from a batch in memory to the moved teacher. Dropout is off in both. Times are CPU time of
 one thread, medians of rounds in which both run in turn; the ratio is the median of the rounds'. The heap keeps freed
 memory for both. FLOPs of the matrix products are counted by torch's counter, ours and the reference's, each by what it
-does; the share is their rate over that of bare products [2048, 2048] x [2048, 2048] in the same rounds, by torch's own
-route (MKL on x86) and by oneDNN. Peak memory is that of a process of its own with three steps, above what the imports
-need; "without state" is what is left of it without weights, teacher, gradients and moments.
+does; the share is their rate over that of bare products [2048, 2048] x [2048, 2048] in the same rounds: of float32 by
+torch's own route (MKL on x86) and by oneDNN, or of bfloat16. Peak memory is that of a process of its own with three
+steps, above what the imports need; "without state" is what is left of it without weights, teacher, gradients and
+moments.
 
     OMP_NUM_THREADS=1 pytest benchmarks/test_step.py --benchmark-only -k speech      # --quick: tiny shapes, one round
 """
@@ -50,8 +51,11 @@ CASES: dict[str, tuple[Callable[[], Config], tuple[int, int, int], tuple[int, ..
 ROUNDS = 3
 
 
+FORMATS = ("float32", "bfloat16")
+
+
 def configured(case: str, quick: bool) -> tuple[Config, Batch]:
-    """The preset with the case's sizes and without dropout, and a batch."""
+    """The preset with the case's sizes, in float32 and without dropout, and a batch."""
     preset, (depth, dim, heads), shape = CASES[case]
     config = preset()
     if quick:
@@ -76,14 +80,15 @@ def configured(case: str, quick: bool) -> tuple[Config, Batch]:
     mask: Any = config.mask
     if quick and len(shape) == 4:
         mask = replace(mask, count=6, min_area=2)
-    config = replace(config, model=model, mask=mask)
+    config = replace(config, model=model, mask=mask, precision=replace(config.precision, autocast="float32"))
     return config, make_batch(config, shape)
 
 
 class Ours:
     """The trainer's step."""
 
-    def __init__(self, config: Config, batch: Batch) -> None:
+    def __init__(self, config: Config, batch: Batch, autocast: Any = "float32") -> None:
+        config = replace(config, precision=replace(config.precision, autocast=autocast))
         task = PretrainingTask(config)
         task.to(torch.device("cpu"))
         self.loop, self.batch, self.clock, self.count = Loop(config, task, torch.device("cpu")), batch, Clock(), 0
@@ -120,9 +125,10 @@ def check_equal(ours: Ours, reference: ReferenceStep, batch: Batch) -> None:
 
 
 def bare(size: int) -> dict[str, Callable[[], object]]:
-    """Products by torch's own route, and by oneDNN."""
+    """Products by torch's own route, by oneDNN, and in bfloat16."""
     x, y = torch.randn(2, size, size)
-    products: dict[str, Callable[[], object]] = {"torch": lambda: x @ y}
+    p, q = x.bfloat16(), y.bfloat16()
+    products: dict[str, Callable[[], object]] = {"torch": lambda: x @ y, "bfloat16": lambda: p @ q}
     if torch.backends.mkldnn.is_available():
         products["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
     return products
@@ -157,36 +163,40 @@ def test_step(case, quick, benchmark, note):
     config, batch = configured(case, quick)
     ours, reference = Ours(config, batch), reference_of(config)
     check_equal(ours, reference, batch)
-    needed, theirs = flops(ours), flops(lambda: reference.step(batch))
+    halves = Ours(config, batch, "bfloat16")
+    counts = {"reference": flops(lambda: reference.step(batch)), "float32": flops(ours), "bfloat16": flops(halves)}
     size = 64 if quick else 2048
-    arms = {"reference": lambda: reference.step(batch), "ours": ours, **bare(size)}
-    seconds = benchmark.pedantic(in_turn, args=(arms, 1 if quick else ROUNDS), rounds=1, iterations=1)
+    products = bare(size)
+    arms = {"reference": lambda: reference.step(batch), "float32": ours, "bfloat16": halves}
+    every = arms | {f"bare {name}": product for name, product in products.items()}
+    seconds = benchmark.pedantic(in_turn, args=(every, 1 if quick else ROUNDS), rounds=1, iterations=1)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    ratio = statistics.median(a / b for a, b in zip(seconds["reference"], seconds["ours"], strict=True))
-    note(f"{case}: ours, {needed / 1e9:.0f} GFLOP; {ratio:.2f}x the reference's speed", median["ours"])
-    note(f"{case}: reference, {theirs / 1e9:.0f} GFLOP", median["reference"])
-    for name in list(arms)[2:]:
-        rate = 2 * size**3 / median[name]
-        shares = [count / median[arm] / rate for arm, count in (("ours", needed), ("reference", theirs))]
-        text = (
-            f"{case}: of bare products by {name}, {rate / 1e9:.0f} GFLOP/s: {shares[0]:.2f}, reference {shares[1]:.2f}"
-        )
-        note(text, median[name])
+    for arm in arms:
+        ratio = statistics.median(a / b for a, b in zip(seconds["reference"], seconds[arm], strict=True))
+        text = f"{case}, {arm}: {counts[arm] / 1e9:.0f} GFLOP, {ratio:.2f}x"
+        for name in ("bfloat16",) if arm == "bfloat16" else [name for name in products if name != "bfloat16"]:
+            rate = 2 * size**3 / median[f"bare {name}"]
+            text += f", {counts[arm] / median[arm] / rate:.2f} of bare {name} ({rate / 1e9:.0f} GFLOP/s)"
+        note(text, median[arm])
     if quick and case != "text Base":  # processes take seconds to start
         return
-    (own, state), (other, other_state) = peak(case, "ours", quick), peak(case, "reference", quick)
-    less = (own - state) / max(other - other_state, 1)
-    note(
-        f"{case}: peak {own / 2**20:.0f} of {other / 2**20:.0f} MiB ({own / other:.2f}); without state {less:.2f}", 0.0
-    )
+    other, other_state = peak(case, "reference", quick)
+    note(f"{case}, reference: peak {other / 2**20:.0f} MiB, {(other - other_state) / 2**20:.0f} without state", 0.0)
+    for arm in FORMATS:
+        own, state = peak(case, arm, quick)
+        less = (own - state) / max(other - other_state, 1)
+        text = (
+            f"{case}, {arm}: peak {own / 2**20:.0f} MiB, {own / other:.2f} of the reference's; without state {less:.2f}"
+        )
+        note(text, 0.0)
 
 
 def _measure_peak(case: str, which: str, quick: bool) -> tuple[int, int]:
     before = peak_bytes()
     config, batch = configured(case, quick)
-    if which == "ours":
+    if which in FORMATS:
         keep_freed_memory()
-        ours = Ours(config, batch)
+        ours = Ours(config, batch, which)
         model = ours.loop.task.model
         step, student, everything = ours, model.student, model
     else:

@@ -255,8 +255,8 @@ _changing = threading.Lock()
 """Held while a table is added: two threads that make room at once would take out the same one."""
 
 
-def _table_of(lists: _Lists) -> _Table:
-    tensors = lists.written()
+def _table_of(lists: _Lists, tensors: list[Tensor]) -> _Table:
+    """Of contiguous lists, which passed the checks now or before; `tensors` are those that are written."""
     key = (
         *map(Tensor.data_ptr, tensors),
         *[tensor.shape for tensor in tensors],
@@ -296,11 +296,11 @@ def _fill(lists: _Lists) -> _Table:
 
 def _on_cpu(*arguments: Any) -> None:
     lists, step = _split(arguments)
-    everything = lists.written() + lists.gradients
-    if not all(map(Tensor.is_contiguous, everything)):
+    written = lists.written()
+    if not all(map(Tensor.is_contiguous, written)) or not all(map(Tensor.is_contiguous, lists.gradients)):
         _elsewhere(*arguments)
         return
-    table = _table_of(lists)
+    table = _table_of(lists, written)
     _check_gradients(lists)
     _check_numbers(step, lists)
     rows = table.rows.copy()
@@ -314,7 +314,7 @@ def _on_cpu(*arguments: Any) -> None:
     rates = np.array([step.lr, step.weight_decay], np.float64).T.copy()
     numbers = step.beta1, step.beta2, step.eps, float(step.gradient_scale), _number(step.decay)
     _C.adamw_ema(rows.ctypes.data, rates.ctypes.data, len(rows), *numbers, torch.get_num_threads())
-    torch.autograd.graph.increment_version(lists.written())  # what autograd saved of them must not be used any more
+    torch.autograd.graph.increment_version(written)  # what autograd saved of them must not be used any more
 
 
 def _on_gpu(*arguments: Any) -> None:

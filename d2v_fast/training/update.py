@@ -214,7 +214,7 @@ class Update:
 
 def _move(averages: Averages, decay: float | None, found_inf: Tensor) -> None:
     """The averages' step, which is none if `found_inf` is 1."""
-    if decay is not None:
+    if decay is not None and averages.averages:
         keep = torch.full((), decay, dtype=torch.float64, device=found_inf.device).masked_fill_(found_inf > 0, 1.0)
         ops.ema_update_(*averages, keep)
 

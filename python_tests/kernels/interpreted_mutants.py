@@ -11,7 +11,7 @@ from pathlib import Path
 import launches
 import pytest
 import torch
-from d2v_fast.kernels import decoder_layer, distance_attention, ema, layer_targets, restore, smooth_l1
+from d2v_fast.kernels import adamw_ema, decoder_layer, distance_attention, ema, layer_targets, restore, smooth_l1
 from d2v_fast.kernels.launch import AttentionTile
 from triton.runtime.errors import InterpreterError
 
@@ -20,6 +20,7 @@ from d2v_fast.ops.distance_attention import distance_attention as distance_atten
 
 ROWS = torch.tensor([0, 3, 36, 37, 48, 49, 74, 75])
 KERNELS = {
+    "adamw_ema": adamw_ema,
     "ema": ema,
     "smooth_l1": smooth_l1,
     "layer_targets": layer_targets,
@@ -28,6 +29,26 @@ KERNELS = {
     "distance_attention": distance_attention,
 }
 FAULTS = {
+    "adamw_ema": [
+        ("found_inf) == 0.0", "found_inf) >= 0.0"),
+        ("tl.program_id(0) * 3", "tl.program_id(0) // 2 * 3"),
+        ("tl.load(row + 2)", "tl.load(row + 3)"),
+        ("tl.load(row + 9)", "tl.load(row + 8)"),
+        ("(1.0 - lr * weight_decay)", "(1.0 - weight_decay)"),
+        ("done * log1", "log1"),
+        ("done * log2", "done * log1"),
+        ("tl.sqrt(1.0 - tl.exp", "(1.0 - tl.exp"),
+        ("full = count // BLOCK * BLOCK", "full = (count + BLOCK - 1) // BLOCK * BLOCK"),
+        ("at < count, scale", "at <= count, scale"),
+        ("if full < count", "if full + 1 < count"),
+        ("tl.load(gradient, mask=mask), scale)", "tl.load(gradient, mask=mask), 1.0)"),
+        ("second_weight * g * g", "second_weight * g"),
+        (", root) + eps", ", root)"),
+        ("far == 0.0", "far == 1.0"),
+        ("(from_old, old, new)", "(from_old, new, old)"),
+        ("tl.store(shadow, value", "tl.store(shadow, value * 1.1"),
+        ("tl.store(teacher_shadow, moved", "tl.store(teacher_shadow, value"),
+    ],
     "ema": [
         ("at < count", "at <= count"),
         ("if full < count", "if full + 1 < count"),
@@ -129,6 +150,28 @@ def check_ema():
     assert torch.equal(copy, teacher.bfloat16())
 
 
+def check_adamw_ema():
+    options = {"betas": (0.9, 0.98), "eps": 0.1}
+    for decay, found in ((0.9999, 0.0), (0.25, 0.0), (1.0, 0.0), (0.5, 1.0)):
+        names = ("parameters", "gradients", "exp_avg", "exp_avg_sq", "teacher")
+        given = {name: [x[:33] for x in torch.randn(3, 48)] for name in names}
+        given["exp_avg_sq"] = [x.abs() for x in given["exp_avg_sq"]]
+        if decay == 1.0:
+            given["parameters"][0][5] = torch.inf
+        given["steps"] = [torch.tensor(2.0 + i) for i in range(3)]
+        given |= {name: [torch.zeros(33).bfloat16() for _ in range(3)] for name in ("shadow", "teacher_shadow")}
+        theirs = {name: [x.clone() for x in tensors] for name, tensors in given.items()}
+        theirs["steps"] = [x - 1 for x in given["steps"]]
+        rates = [0.1, 0.2, 0.3], [0.5, 0.0, 0.7]
+        reference.adamw_ema_(
+            **theirs, lr=rates[0], weight_decay=rates[1], **options, gradient_scale=torch.tensor(2.0),
+            found_inf=torch.tensor(found), decay=decay,
+        )  # fmt: skip
+        launches.run_adamw(given, *rates, **options, scale=2.0, found=found, decay=decay, block=16)
+        for name in (*names, "shadow", "teacher_shadow"):
+            torch.testing.assert_close(given[name], theirs[name], rtol=1e-2 if "shadow" in name else 2e-6, atol=1e-6)
+
+
 def check_smooth_l1():
     pred, target = torch.randn(76, 257) * 3, torch.randn(len(ROWS), 257)
     losses, gradient, _ = launches.run_forward(pred, target, ROWS, beta=1.0, scale=0.5, factor=0.5)
@@ -193,6 +236,7 @@ def check_distance_attention():
 
 
 CHECKS = {
+    "adamw_ema": check_adamw_ema,
     "ema": check_ema,
     "smooth_l1": check_smooth_l1,
     "layer_targets": check_layer_targets,

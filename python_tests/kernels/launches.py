@@ -5,13 +5,24 @@ Results are filled with NaN beforehand: what a kernel leaves out shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import triton.language as tl
 import triton_interpreter
-from d2v_fast.kernels import decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
+from d2v_fast.kernels import (
+    adamw_ema,
+    decoder_layer,
+    distance_attention,
+    ema,
+    launch,
+    layer_targets,
+    restore,
+    smooth_l1,
+)
 from torch import Tensor
 from triton_interpreter import Traffic
 
@@ -45,6 +56,52 @@ def run_ema(
             group.aligned,
             block,
             memory=[*teacher, *student, *(shadow or ())],
+        )
+        done.append((group, traffic))
+    return done
+
+
+def run_adamw(
+    given: Mapping[str, Sequence[Tensor | None]],
+    lr: Sequence[float],
+    weight_decay: Sequence[float],
+    betas: tuple[float, float],
+    eps: float,
+    *,
+    scale: float = 1.0,
+    found: float = 0.0,
+    decay: float = 0.999,
+    block: int = launch.EMA_BLOCK,
+) -> list[tuple[launch.AdamwGroup, Traffic]]:
+    """The lists by the names of `ops.adamw_ema_`; the steps count the one that is made."""
+    names = "parameters", "gradients", "exp_avg", "exp_avg_sq", "steps", "teacher", "shadow", "teacher_shadow"
+    columns = [given[key] for key in names]
+    tensors = []
+    for together in zip(*columns, strict=True):
+        starts = tuple(0 if x is None else x.data_ptr() for x in together)
+        kinds = [None if x is None else name(x.dtype) for x in together[6:]]
+        assert together[0] is not None
+        tensors.append(launch.AdamwTensor(starts, together[0].numel(), *kinds))
+    logs = [math.log(beta) if beta else -math.inf for beta in betas]
+    numbers = np.array([(*rates, *logs) for rates in zip(lr, weight_decay, strict=True)]).view(np.int64)
+    rows = torch.from_numpy(np.concatenate([np.array([x.starts for x in tensors], np.int64), numbers], 1))
+    done = []
+    for group in launch.adamw_groups(tensors):
+        kinds = [None if which is None else getattr(tl, which) for which in group[1:3]]
+        traffic = triton_interpreter.launch(
+            adamw_ema.adamw_ema,
+            (len(group.chunks),),
+            rows,
+            torch.tensor(group.chunks),
+            torch.tensor(scale),
+            torch.tensor(found),
+            torch.tensor(decay, dtype=torch.float64),
+            *(betas[0], 1 - betas[0], betas[1], 1 - betas[1], eps),
+            group.teacher,
+            *kinds,
+            group.aligned,
+            block,
+            memory=[x for column in columns for x in column if x is not None],
         )
         done.append((group, traffic))
     return done

@@ -146,3 +146,33 @@ def test_autocast_changes_nothing(gpu):
         assert (again.dtype, loss.dtype, inside.dtype) == (torch.float32,) * 3
         torch.testing.assert_close(again, target, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(inside, expected, rtol=1e-6, atol=0)
+
+
+def adamw_lists(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    names = ("parameters", "gradients", "exp_avg", "exp_avg_sq", "teacher")
+    lists = {name: [torch.rand(size, generator=generator, dtype=dtype) for size in (3, 1030, 0)] for name in names}
+    lists["teacher"][0] = None
+    return lists | {"steps": [torch.tensor(1.0) for _ in range(3)], "shadow": [None, torch.zeros(1030).half(), None]}
+
+
+@pytest.mark.parametrize(("dtype", "launches"), [(torch.float32, 2), (torch.float64, 0)], ids=str)
+def test_adamw(gpu, dtype, launches):
+    """On a GPU as on a CPU; float64 has no kernel."""
+    options = {"lr": [0.1, 0.2, 0.3], "weight_decay": 0.1, "betas": (0.9, 0.98), "eps": 1e-6, "decay": 0.9}
+    ours, expected = adamw_lists(dtype), adamw_lists(dtype)
+    ops.adamw_ema_(**expected, **options)
+    gpu.patch.setattr(module("adamw_ema"), "_adamw_ema", module("adamw_ema")._on_gpu)
+    gpu.memory[:] = [x for tensors in ours.values() for x in tensors if x is not None]
+    gpu.capturing = True
+    if launches:
+        with pytest.raises(RuntimeError, match="addresses of gradients and learning rates are new at every step"):
+            ops.adamw_ema_(**ours, **options)
+    gpu.capturing = False
+    ops.adamw_ema_(**ours, **options)
+    assert gpu.launches == ["adamw_ema"] * launches
+    for name, tensors in ours.items():
+        for x, y in zip(tensors, expected[name], strict=True):
+            if x is not None:
+                torch.testing.assert_close(x, y, rtol=1e-3 if name == "shadow" else 2e-6, atol=1e-6)
+    assert ours["steps"][0] == 2

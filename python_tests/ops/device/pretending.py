@@ -66,6 +66,7 @@ class Pretended:
         patch(launching, "place", lambda device: (0, self.stream))
         patch(launching, "capturing", lambda: self.capturing)
         patch(launching, "keep_for", lambda tensors, device: self.kept.extend(tensors))
+        patch(launching, "upload", lambda array, device: torch.from_numpy(array))
         patch(ema, "_plans", {})
         if not registered:
             patch(module("ema"), "_ema_update", module("ema")._on_gpu)
