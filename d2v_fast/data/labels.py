@@ -43,6 +43,9 @@ _SPAN = re.compile(r" \[(?:from )?[^\[\]]+ s(?: \+ [^\[\]]+ s)?\]$")
 
 _SHOWN = 3
 
+_MANY = 20
+"""Samples from which on it is odd that most classes have one."""
+
 
 def open_labelled(
     data: Openable,
@@ -108,6 +111,8 @@ def open_labelled(
     result = _labelled(source, kind, values, classes, opened.problems)
     result = replace(result, groups=_groups(source, rows, group, _given(groups, len(source), "groups")))
     _tell(result)
+    if kind == "class" and classes is None and len(result) >= _MANY and 2 * len(result.classes) > len(result):
+        tell(f"{len(result)} samples have {len(result.classes)} classes: if the labels are values, the task is regress")
     return result
 
 

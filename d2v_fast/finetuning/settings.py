@@ -77,7 +77,14 @@ def default_config(run: str | Path, task: str, recipe: str | None = None) -> Fin
     config = with_overrides(config, {"encoder.run": source, **TASKS[task].defaults(config)})
     if (foreigner := foreign.place(run)) is not None:
         config = with_overrides(config, imported.defaults(foreigner, task))
-    return config if recipe is None else with_overrides(config, RECIPES[recipe])
+    if recipe is None:
+        return config
+    if task != "ctc" and any(name.startswith("ctc.") for name in RECIPES[recipe]):
+        raise ConfigError(f"the recipe {recipe} is for the task ctc, not for {task}")
+    try:
+        return with_overrides(config, RECIPES[recipe])
+    except ConfigError as error:
+        raise ConfigError(f"the recipe {recipe} does not fit the task {task} of {model.modality}: {error}") from error
 
 
 def pretrained(run: str | Path) -> tuple[ModelConfig, InputsConfig, Path]:

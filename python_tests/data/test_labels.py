@@ -254,6 +254,13 @@ def test_arrays_with_labels_given():
         open_labelled(arrays, "vision", INPUTS, kind="class", labels=[2, 0, 2])
 
 
+def test_values_that_are_taken_for_classes_are_told(caplog):
+    arrays = [picture(i) for i in range(20)]
+    for labels, told in ([i % 3 for i in range(20)], 0), ([i / 10 for i in range(20)], 1):
+        open_labelled(arrays, "vision", INPUTS, kind="class", labels=labels)
+        assert caplog.text.count("20 samples have 20 classes: if the labels are values, the task is regress") == told
+
+
 @pytest.fixture
 def text_inputs(tmp_path):
     tokenizer = train(["some words to be trained on, again and again"], 300)

@@ -9,7 +9,7 @@ from d2v_fast.config_json import with_overrides
 from d2v_fast.errors import ConfigError
 from d2v_fast.finetuning.config import FinetuneConfig, TaskConfig
 from d2v_fast.finetuning.recipes import GROUPS, RECIPES
-from d2v_fast.finetuning.settings import default_config
+from d2v_fast.finetuning.settings import default_config, settle
 from d2v_fast.finetuning.tasks import TASKS
 from d2v_fast.training.schedules import learning_rate
 
@@ -110,3 +110,15 @@ def test_sound():
     config = made("librispeech2-960h")
     assert learning_rate(config.optim, 8_000, config.steps) == pytest.approx(1e-5)
     assert learning_rate(config.optim, config.steps, config.steps) == pytest.approx(5e-7)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("imagenet-base", "the recipe imagenet-base does not fit the task classify of series: inputs.crop_scale"),
+        ("ctc-tiny", "the recipe ctc-tiny is for the task ctc, not for classify"),
+    ],
+)
+def test_a_recipe_for_something_else_is_named(tmp_path, pretrained, recipe, words):
+    with pytest.raises(ConfigError, match=words):
+        settle(pretrained("series"), "classify", {}, tmp_path, recipe)
