@@ -74,18 +74,21 @@ def keeps_padding(kept: Tensor, lengths: Tensor, width: int) -> bool:
     return bool(_padding(kept, lengths, width).any())
 
 
-def without_padding(bias: Tensor | Distances | None, valid: Tensor, extra: int) -> Tensor:
-    """A bias that keeps padding from being attended to where it is encoded: [N, heads or 1, E + T, E + T].
+def without_padding(bias: Tensor | Distances | None, valid: Tensor, extra: int) -> Tensor | Distances:
+    """A bias that keeps padding from being attended to where it is encoded.
 
     Args:
         bias: see `Encoder.place`.
         valid: bool [N, T].
         extra: E.
+
+    Returns:
+        [N, heads or 1, E + T, E + T], or distances with what is visible of [N, T].
     """
+    if isinstance(bias, Distances):
+        return replace(bias, visible=valid)
     size = extra + valid.shape[1]
     visible = F.pad(valid, (extra, 0), value=True)[:, None, None, :]
-    if isinstance(bias, Distances):
-        bias = replace(bias, extra=extra).dense(size)
     if bias is None:
         bias = torch.zeros(1, 1, size, size, dtype=torch.float32, device=valid.device)
     return biased(visible, bias)

@@ -68,10 +68,10 @@ def fused(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: 
     """Our own kernel, which keeps nothing of the size of the scores; see `Kernel`."""
     if packing.bias is not None:
         raise ValueError("the fused kernel takes no bias but distances: use blocks or sdpa")
-    factors = None if packing.distances is None else packing.distances.factors
-    positions = packing.positions()
-    longest = max(packing.lengths)
-    return distance_attention(query, key, value, packing.starts, positions, factors, longest, dropout=dropout)
+    distances, longest = packing.distances, max(packing.lengths)
+    factors, visible = (None, None) if distances is None else (distances.factors, distances.visible)
+    places = packing.starts, packing.positions(), factors, longest
+    return distance_attention(query, key, value, *places, visible=visible, dropout=dropout)
 
 
 def _fused_whole(query: Tensor, key: Tensor, value: Tensor, distances: Distances, dropout: float) -> Tensor:
@@ -98,6 +98,7 @@ def blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
     parts = (x.transpose(0, 1).unsqueeze(0).split(packing.lengths, 2) for x in (query, key, value))
     distances = packing.distances
     positions = None if distances is None else packing.positions().split(packing.lengths)
+    shown = None if distances is None or distances.visible is None else distances.visible.split(packing.lengths)
     bias = None if packing.bias is None else packing.bias.to(query.dtype)
     mixed = []
     for n, (q, k, v) in enumerate(zip(*parts, strict=True)):
@@ -105,6 +106,8 @@ def blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
         own = None if bias is None else bias[n : n + 1, :, :length, :length]
         if distances is not None and positions is not None:
             own = distances.bias(positions[n]).to(query.dtype).unsqueeze(0)
+        if own is not None and shown is not None:
+            own = own.masked_fill(~shown[n], -torch.inf)
         mixed.append(F.scaled_dot_product_attention(q, k, v, attn_mask=own, dropout_p=dropout))
     return torch.cat(mixed, 2).squeeze(0).transpose(0, 1)
 
@@ -116,7 +119,11 @@ def padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout:
     if packing.distances is not None:
         positions = packing.positions()
         placed = positions.new_full((samples * longest,), -1).index_copy(0, packing.grid(), positions)
-        packing = replace(packing, bias=packing.distances.bias(placed.view(samples, longest)), distances=None)
+        bias, shown = packing.distances.bias(placed.view(samples, longest)), packing.distances.visible
+        if shown is not None:
+            shown = shown.new_zeros(samples * longest).index_copy(0, packing.grid(), shown)
+            bias = bias.masked_fill(~shown.view(samples, 1, 1, longest), -torch.inf)
+        packing = replace(packing, bias=bias, distances=None)
     if min(packing.lengths) == longest:
         q, k, v = (x.reshape(shape) for x in (query, key, value))
         return attention(q, k, v, packing.bias, dropout=dropout).flatten(0, 1)

@@ -22,7 +22,7 @@ class Distances:
     """Tokens without a position before each sequence; a packing has its own number of them."""
 
     visible: Tensor | None = None
-    """bool [N, S], whether a token may be attended to; None: all. Not for packed sequences."""
+    """bool [N, S], whether a token may be attended to; None: all. Of packed sequences: bool [S]."""
 
     def bias(self, positions: Tensor) -> Tensor:
         """The bias itself.

@@ -132,9 +132,14 @@ class Packing:
 
         Args:
             bias: [1 or N, heads, extra + T, extra + T], between any two tokens of a sequence, kept or not; or the
-                distances between them.
+                distances between them, with what is visible of [N, T].
         """
         if isinstance(bias, Distances):
+            if bias.visible is not None:
+                visible = bias.visible.flatten().index_select(0, self.index)
+                if self.order is not None:
+                    visible = self._in_order(visible.new_ones(len(self.lengths) * self.extra), visible)
+                bias = replace(bias, visible=visible)
             return replace(self, distances=bias)
         samples, size = len(self.lengths), self.extra + self.width
         tokens = self.index % self.width + self.extra

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -49,6 +51,23 @@ def test_packed_sequences(name, extra, kept):
     ours = ops.attention(*tokens.unbind(2), packing.with_bias(Distances(factors)))
     whole = bias_by_hand(factors, extra, 4).unsqueeze(0)
     theirs = ops.attention(*tokens.unbind(2), packing.with_bias(whole))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    assert_same(gradients(ours, weight, [tokens, factors]), gradients(theirs, weight, [tokens, factors]))
+
+
+@pytest.mark.parametrize("fusible", [True, False])
+@pytest.mark.parametrize("name", ["blocks", "sdpa"])
+@pytest.mark.parametrize("extra", [0, 2])
+def test_padding_that_is_kept_is_attended_to_by_nothing(name, extra, fusible, monkeypatch):
+    """By our own kernel, and by torch's operators where that does not serve."""
+    monkeypatch.setattr(sys.modules["d2v_fast.ops.attention"], "_fusible", lambda query: fusible)
+    packing = plan_kept(torch.tensor([1, 3, 4, 6, 7, 8, 9, 11]), 3, 4, CPU, KERNELS[name], extra)
+    tokens, factors, weight = make(1, sum(packing.lengths))
+    valid = torch.arange(4) < torch.tensor([[4], [3], [2]])
+    ours = ops.attention(*tokens.unbind(2), packing.with_bias(Distances(factors, visible=valid)))
+    visible = torch.nn.functional.pad(valid, (extra, 0), value=True)[:, None, None, :]
+    whole = bias_by_hand(factors, extra, 4).unsqueeze(0).masked_fill(~visible, -torch.inf)
+    theirs = KERNELS[name](*(x.squeeze(0) for x in tokens.unbind(2)), packing.with_bias(whole), 0.0).unsqueeze(0)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     assert_same(gradients(ours, weight, [tokens, factors]), gradients(theirs, weight, [tokens, factors]))
 
