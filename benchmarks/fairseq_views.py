@@ -1,9 +1,9 @@
 """The released arrangement of a data2vec 2.0 step, written plainly on our modules: the baseline of test_views.py.
 
 All views go through the blocks as padded rows [N, L, C] with scores, softmax and a bias [N, heads, L, L] gathered from
-one over all positions; the decoder transposes around every convolution and norm; targets of all positions are made in
-float32, repeated for the views and gathered. Same weights, same mathematics: without dropout and noise the loss is the
-same.
+one over all positions; the front end of speech and the decoder transpose around every convolution and norm; targets of
+all positions are made in float32, repeated for the views and gathered. Linear maps are torch's. Same weights, same
+mathematics: without dropout and noise the loss is the same.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from d2v_fast.models.encoder import Encoder
 def fairseq_loss(model: Data2Vec, batch: Batch) -> Tensor:
     """The regression loss of a batch, summed over the hidden positions."""
     encoder, config = model.student.encoder, model.config
-    local = encoder.embed(batch.inputs)
+    local = _embed(encoder, batch.inputs)
     with torch.no_grad():
-        given = model.teacher.embed(batch.inputs) if config.teacher.averages == "all" else local.detach()
+        given = _embed(model.teacher, batch.inputs) if config.teacher.averages == "all" else local.detach()
         x, bias = _place(model.teacher, given, None)
         features = _run(model.teacher, x, bias)[1][-config.target.top_k :]
         target = _targets(features, config.target.final_norm)
@@ -44,6 +44,16 @@ def fairseq_loss(model: Data2Vec, batch: Batch) -> Tensor:
     error = (predictions[mask].float() - target[mask]).square()
     scale = config.loss.scale
     return (error * (1 / math.sqrt(x.shape[2]) if scale is None else scale)).sum()
+
+
+def _embed(encoder: Encoder, inputs: Tensor) -> Tensor:
+    if not hasattr(encoder, "alibi"):
+        return encoder.embed(inputs)
+    frames, x = encoder.embedding, inputs.unsqueeze(1)
+    for block in frames.convolutions:
+        x = F.conv1d(x, block.weight, stride=block.stride)
+        x = F.gelu(block.norm(x.transpose(1, 2)).transpose(1, 2))
+    return frames.projection(frames.norm(x.transpose(1, 2)))
 
 
 def _place(encoder: Encoder, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -73,7 +83,8 @@ def _run(encoder: Encoder, x: Tensor, bias: Tensor | None) -> tuple[Tensor, list
     x, features = F.dropout(x, encoder.dropout, encoder.training), []
     for block in encoder.blocks:
         h = block.attention_norm(x + F.dropout(_attend(block.attention, x, bias), block.dropout, block.training))
-        feature = block.ffn(h)
+        hidden = F.dropout(F.gelu(block.ffn.up(h)), block.ffn.dropout, block.training)
+        feature = block.ffn.down(hidden)
         features.append(feature[:, first:])
         x = block.ffn_norm(h + F.dropout(feature, block.dropout, block.training))
     return x[:, first:], features

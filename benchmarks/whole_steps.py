@@ -78,6 +78,15 @@ def _attended_back(grad: Any, *rest: Any, **options: Any) -> int:
     return 10 * torch.Size(grad).numel() * rest[9]
 
 
+def _linear(x: Any, weight: Any, bias: Any, out_shape: Any = None, **options: Any) -> int:
+    return 2 * torch.Size(x).numel() * int(weight[0])
+
+
+def _torch_convolved_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) -> int:
+    places = torch.Size(grad).numel() // grad[1]  # torch's own formula forgets the groups
+    return 2 * places * torch.Size(weight).numel() * sum(bool(wanted) for wanted in rest[7][:2])
+
+
 def _sdpa(query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
     return 4 * torch.Size(query).numel() * key[2]
 
@@ -92,10 +101,13 @@ def flops(step: Callable[[], None]) -> float:
     formulas = {
         ours.decoder_layer: _convolved,
         ours.decoder_layer_backward: _convolved_back,
+        ours.linear: _linear,
+        ours.gelu_linear: _linear,
         ours.strided_convolution: _strided,
         ours.strided_convolution_backward: _strided_back,
         ours.distance_attention: _attended,
         ours.distance_attention_backward: _attended_back,
+        aten.convolution_backward: _torch_convolved_back,
         aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_back,
     }

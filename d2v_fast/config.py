@@ -14,7 +14,7 @@ from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 
 NUMERICS = 3
 """The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: the same. 3: on a CPU `ops.adamw_ema_` makes the
-update, whose last bits are not torch's."""
+update and `ops.linear` the products, whose last bits are not torch's."""
 
 
 @dataclass(frozen=True, kw_only=True)

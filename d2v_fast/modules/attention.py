@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v_fast import ops
+from d2v_fast.modules.linear import Linear
 from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Packing
 
@@ -31,10 +31,10 @@ class Attention(nn.Module):
             raise ValueError(f"transformer.dim {dim} is not a multiple of transformer.heads {heads}")
         self.heads = heads
         self.dropout = dropout
-        self.qkv = nn.Linear(dim, 3 * dim, bias=key_bias, dtype=torch.float32)
+        self.qkv = Linear(dim, 3 * dim, bias=key_bias, dtype=torch.float32)
         self.q_bias = None if key_bias else nn.Parameter(torch.zeros(dim, dtype=torch.float32))
         self.v_bias = None if key_bias else nn.Parameter(torch.zeros(dim, dtype=torch.float32))
-        self.out = nn.Linear(dim, dim, dtype=torch.float32)
+        self.out = Linear(dim, dim, dtype=torch.float32)
         self.attend: Callable[..., Tensor] | None = None
 
     def forward(self, x: Tensor, bias: Tensor | Packing | Distances | None = None) -> Tensor:
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         qkv_bias: Tensor | None = self.qkv.bias
         if self.q_bias is not None and self.v_bias is not None:
             qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(batch, length, 3, self.heads, dim // self.heads)
+        qkv = ops.linear(x, self.qkv.weight, qkv_bias).view(batch, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.unbind(2)
         attend = ops.attention if self.attend is None else self.attend
         mixed = attend(query, key, value, bias, dropout=self.dropout if self.training else 0.0)

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2v_fast import ops
 from d2v_fast.modules.attention import Attention
+from d2v_fast.modules.linear import Linear
 from d2v_fast.ops.distances import Distances
 from d2v_fast.ops.packing import Packing
 
@@ -29,13 +31,16 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, hidden, dtype=torch.float32)
-        self.down = nn.Linear(hidden, dim, dtype=torch.float32)
+        self.up = Linear(dim, hidden, dtype=torch.float32)
+        self.down = Linear(hidden, dim, dtype=torch.float32)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to [..., C]."""
-        return self.down(F.dropout(F.gelu(self.up(x)), self.dropout, self.training))
+        hidden = self.up(x)
+        if not (self.training and self.dropout):
+            return ops.gelu_linear(hidden, self.down.weight, self.down.bias)
+        return self.down(F.dropout(F.gelu(hidden), self.dropout, self.training))
 
 
 class Block(nn.Module):

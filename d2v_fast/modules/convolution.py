@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2v_fast import ops
+from d2v_fast.modules.linear import Linear
 
 
 class ConvolutionBlock(nn.Module):
@@ -23,7 +23,8 @@ class ConvolutionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, in] to [B, T, out]."""
-        return F.gelu(self.norm(ops.strided_convolution(x, self.weight, self.stride)))
+        convolved, norm = ops.strided_convolution(x, self.weight, self.stride), self.norm
+        return ops.norm_gelu(convolved, norm.weight, norm.bias, norm.eps)
 
 
 class Frames(nn.Module):
@@ -50,7 +51,7 @@ class Frames(nn.Module):
             for inputs, (outputs, kernel, stride) in zip(sizes, layers, strict=False)
         )
         self.norm = nn.LayerNorm(sizes[-1], dtype=torch.float32)
-        self.projection = nn.Linear(sizes[-1], dim, dtype=torch.float32)
+        self.projection = Linear(sizes[-1], dim, dtype=torch.float32)
         self.mask_token = nn.Parameter(torch.empty(dim, dtype=torch.float32).uniform_()) if mask_token else None
 
     def forward(self, signal: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2v_fast import ops
+from d2v_fast.modules.linear import Linear
 
 
 class Decoder(nn.Module):
@@ -61,7 +62,7 @@ class Decoder(nn.Module):
         )
         sizes = [width, *hidden, dim]
         self.projection = nn.ModuleList(
-            nn.Linear(inputs, outputs, dtype=torch.float32) for inputs, outputs in pairwise(sizes)
+            Linear(inputs, outputs, dtype=torch.float32) for inputs, outputs in pairwise(sizes)
         )
 
     def forward(
@@ -99,7 +100,8 @@ class Decoder(nn.Module):
             x = self._layer(convolution, x)
         x = x.flatten(0, -2).index_select(0, rows)
         for i, linear in enumerate(self.projection):
-            x = linear(F.gelu(x) if i else x)
+            assert isinstance(linear, nn.Linear)
+            x = ops.gelu_linear(x, linear.weight, linear.bias) if i else linear(x)
         return x
 
     def _layer(self, convolution: nn.Module, x: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from d2v_fast import ops
 
 
 class Patches(nn.Module):
@@ -35,4 +36,4 @@ class Patches(nn.Module):
         height, width = images.shape[2] // high, images.shape[3] // wide
         cut = images.view(batch, channels, height, high, width, wide).permute(0, 2, 4, 1, 3, 5)
         flat = cut.reshape(batch, height * width, channels * high * wide)
-        return F.linear(flat, self.patches.weight.flatten(1), self.patches.bias)
+        return ops.linear(flat, self.patches.weight.flatten(1), self.patches.bias)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2v_fast.modules.linear import Linear
+
 
 class RegressionHead(nn.Module):
     """One linear map, or hidden layers of width 2 * C with exact GELU between.
@@ -23,7 +25,7 @@ class RegressionHead(nn.Module):
         if layers < 1:
             raise ValueError(f"head.layers must be at least 1, got {layers}")
         sizes = [dim, *[2 * dim] * (layers - 1), dim]
-        self.layers = nn.ModuleList(nn.Linear(sizes[i], sizes[i + 1], dtype=torch.float32) for i in range(layers))
+        self.layers = nn.ModuleList(Linear(sizes[i], sizes[i + 1], dtype=torch.float32) for i in range(layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """[M, C] to [M, C]."""

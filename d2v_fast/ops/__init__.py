@@ -6,6 +6,8 @@ from d2v_fast.ops.attention import attention
 from d2v_fast.ops.decoder_layer import decoder_layer
 from d2v_fast.ops.ema import ema_update_
 from d2v_fast.ops.layer_targets import layer_targets
+from d2v_fast.ops.linear import linear
+from d2v_fast.ops.recomputed import gelu_linear, norm_gelu
 from d2v_fast.ops.restore import restore
 from d2v_fast.ops.smooth_l1 import masked_smooth_l1
 from d2v_fast.ops.strided_convolution import strided_convolution
@@ -17,8 +19,11 @@ __all__ = [
     "backends",
     "decoder_layer",
     "ema_update_",
+    "gelu_linear",
     "layer_targets",
+    "linear",
     "masked_smooth_l1",
+    "norm_gelu",
     "restore",
     "strided_convolution",
 ]

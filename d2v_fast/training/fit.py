@@ -21,7 +21,7 @@ from d2v_fast.run.settings import Notes
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.loop import Loop
-from d2v_fast.training.precision import own_modes, tensor_float32
+from d2v_fast.training.precision import own_modes, products, tensor_float32
 
 _INFO = logging.INFO
 
@@ -130,6 +130,7 @@ class Fit:
             StopSignals() as stop,
             torch.random.fork_rng(devices=gpus),
             tensor_float32(config.precision, loop.device),
+            products(config.numerics),
         ):
             if first == 0 < config.steps < loader.steps_per_epoch:
                 tell(

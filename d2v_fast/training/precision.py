@@ -1,9 +1,10 @@
-"""Number formats: autocast, TensorFloat-32, the kernel for attention, and the loss scale that float16 needs."""
+"""Number formats: autocast, TensorFloat-32, products on a CPU, attention's kernel, the loss scale of float16."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.ops.attention import choose
+from d2v_fast.ops.linear import torch_products
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -87,6 +89,11 @@ def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[No
             cudnn.allow_tf32 = convolutions
         for place, before in zip(places, new, strict=True):
             place.fp32_precision = before
+
+
+def products(numerics: int) -> AbstractContextManager[None]:
+    """Whose products of linear maps a run has on a CPU: torch's if it began under older rules."""
+    return torch_products() if numerics < 3 else contextlib.nullcontext()
 
 
 def check_attention(config: Any, device: torch.device) -> None:

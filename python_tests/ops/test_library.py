@@ -159,7 +159,8 @@ def test_backends_name_the_code_and_the_reason():
         "decoder_layer",
         "distance_attention",
     }
-    assert set(backends) == compiled | {"attention", "strided_convolution"}
+    by_torch = {"attention", "gelu_linear", "linear", "norm_gelu", "strided_convolution"}
+    assert set(backends) == compiled | by_torch
     for name, devices in backends.items():
         assert devices["cpu"].implementation
         assert devices["cuda"].implementation

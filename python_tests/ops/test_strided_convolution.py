@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from d2v_fast import reference
 from d2v_fast.ops import strided_convolution
+from d2v_fast.ops.linear import LEAST
 
 
 @pytest.mark.parametrize(
@@ -79,3 +80,20 @@ def test_refuses_what_does_not_fit():
     ]:
         with pytest.raises(ValueError, match=message):
             strided_convolution(wrong, kernel, stride)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "length"), [(3, 2, 302), (2, 2, 402), (4, 1, 103), (3, 5, 602)])
+def test_large_ones_agree_in_float32_whoever_computes_them(kernel, stride, length):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, length, 192), torch.randn(256, 192, kernel)
+    frames = (length - kernel) // stride + 1
+    assert 2 * frames * weight.numel() >= LEAST
+    grad = torch.randn(2, frames, 256)
+    found, expected = [], []
+    for part, dtype in ((found, torch.float32), (expected, torch.float64)):
+        own = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+        y = (strided_convolution if part is found else reference.strided_convolution)(*own, stride)
+        part += [y, *torch.autograd.grad(y, own, grad.to(dtype))]
+    for ours, right in zip(found, expected, strict=True):
+        assert ours.is_contiguous()
+        torch.testing.assert_close(ours, right.float(), rtol=0, atol=2e-6 * right.detach().abs().max().item())
