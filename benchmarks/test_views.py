@@ -3,8 +3,9 @@
 A step is the forward and backward pass with the teacher and its moving average, without the optimizer, on one thread;
 figures are medians of the process's CPU time over rounds in which all steps run in turn. The 1.0 step is that of the
 same encoder on the same samples, and its linear maps are `ops.linear`, as those of 2.0 are. fairseq's arrangement has
-torch's linear maps and convolutions, as it was released. FLOPs are counted by torch's counter, with formulas for our operators and for grouped convolutions; those that are not
-matrix products are not counted. Peak memory is that of a process of its own, above what it had before the first step.
+torch's linear maps and convolutions, as it was released. FLOPs are counted by torch's counter, with formulas for our
+operators and for grouped convolutions; those that are not matrix products are not counted. Peak memory is that of a
+process of its own, above what it had before the first step.
 
     OMP_NUM_THREADS=1 pytest benchmarks/test_views.py --benchmark-only        # --quick: tiny shapes, one round
 """
