@@ -24,6 +24,11 @@ def test_from_pictures_to_answers(tmp_path, capsys):
         (photos / CLASSES[k]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(samples.read(i)).save(photos / CLASSES[k] / f"{i}.png")
 
+    drawn = tmp_path / "drawn.png"
+    cli.main(["data", "show", str(photos), "--preset", "vision2-tiny", "--picture", str(drawn)])
+    assert "as vision2-tiny sees them" in capsys.readouterr().out
+    assert len(Image.open(drawn).convert("L").getcolors()) > 16
+
     pretrain = ["pretrain", "vision2-tiny", "--data", str(photos), *PRESET]
     cli.main([*pretrain, "--out", str(run), "--steps", "2", "--dry-run"])
     assert "3 of each sample" in capsys.readouterr().out
