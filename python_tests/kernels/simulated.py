@@ -20,9 +20,6 @@ from torch import Tensor
 EVERYTHING = os.environ.get("D2V_FAST_SIMULATE") == "all"
 ARCHS = (75, 80, 86, 89, 90, 100, 120) if EVERYTHING else (80, 90, 100)
 NAMES = [*CASES, *FURTHER_CASES] if EVERYTHING else [*CASES]
-NOT_EXECUTED = {("attend f32", 100)}
-"""Lanes that share a row hold sums of it that differ in the last bit, and store both to one place: a race here. No
-older GPU has this packed arithmetic, and it is one unit in the last place of a logarithm (docs/kernels.md)."""
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -105,7 +102,7 @@ def launched() -> list[ParameterSet]:
     for name in NAMES:
         first, usual = names[case_named(name).kernel] == name, case_named(name).simulated_for
         for arch in ARCHS:
-            if (name, arch) not in NOT_EXECUTED and (arch == usual or (usual == 90 and (EVERYTHING or first))):
+            if arch == usual or (usual == 90 and (EVERYTHING or first)):
                 marks = () if first and arch == usual else pytest.mark.long
                 pairs.append(pytest.param(name, arch, id=f"{name} sm_{arch}", marks=marks))
     return pairs

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exact import floats32, fractions, near_one, rounded, run, same_bits
+from ptx import Memory, NotSimulated, launch, parse
 
 
 @pytest.mark.parametrize(("name", "function"), [("add", np.add), ("sub", np.subtract), ("mul", np.multiply)])
@@ -120,3 +121,17 @@ def test_division_is_rounded_once():
     exact = [rounded(x / y, 24, -149) for x, y in zip(fractions(a), fractions(b), strict=True)]
     for text in ("div.rn.f32", "div.full.f32"):
         np.testing.assert_array_equal(run(text, a, b), np.float32(exact))
+
+
+def test_three_numbers_have_a_largest_and_a_smallest():
+    a, b, c = floats32(200, 1), floats32(200, 2), floats32(200, 3)
+    number = np.fmax(np.fmax(a, b), c)
+    np.testing.assert_array_equal(run("max.f32", a, b, c), number)
+    np.testing.assert_array_equal(run("min.f32", a, b, c), np.fmin(np.fmin(a, b), c))
+    wanted = np.where(np.isnan(a) | np.isnan(b) | np.isnan(c), np.float32(np.nan), number)
+    np.testing.assert_array_equal(run("max.NaN.f32", a, b, c), wanted)
+
+
+def test_operands_that_an_instruction_does_not_take_are_refused():
+    with pytest.raises(NotSimulated, match="these operands"):
+        launch(parse(".entry k() { .reg .f32 %f<5>; add.f32 %f0, %f1, %f2, %f3; ret; }")["k"], 1, 32, [], Memory(4096))

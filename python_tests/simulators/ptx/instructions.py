@@ -78,7 +78,7 @@ def prepare(instruction: Instruction, machine: Machine) -> Execute:
     what = PURE[instruction.opcode](instruction)
     targets = vector(instruction.operands[0])
     operands = [part for operand in instruction.operands[1:] for part in vector(operand)]
-    if len(operands) < len(what.sources) or len(targets) > len(what.results):
+    if len(operands) != len(what.sources) or len(targets) > len(what.results):
         raise NotSimulated("these operands")
     read = [machine.reader(operand, type_) for operand, type_ in zip(operands, what.sources, strict=False)]
     write = [machine.writer(target, type_) for target, type_ in zip(targets, what.results, strict=False)]

@@ -31,6 +31,10 @@ def _greater(a: NDArray, b: NDArray) -> NDArray:
     return np.where((a == 0) & (b == 0), np.where(np.signbit(a), b, a), np.fmax(a, b))
 
 
+def _of_three(function: Callable[..., NDArray]) -> Callable[..., NDArray]:
+    return lambda a, b, c: function(function(a, b), c)
+
+
 def _in_float64(function: Callable[[NDArray], NDArray]) -> Callable[[NDArray], NDArray]:
     return lambda a: function(a.astype(np.float64))
 
@@ -72,6 +76,8 @@ def arithmetic(instruction: Instruction) -> Pure:
     count, function = FUNCTIONS[instruction.opcode]
     if "NaN" in how:
         function = _spread_nan(function)
+    if instruction.opcode in ("min", "max") and len(instruction.operands) == 4:  # of three numbers, for sm_100
+        count, function = 3, _of_three(function)
     if type_.name == "f64" and function is fused_multiply_add:
         function = fused_multiply_add_float64
     if type_.kind == "pair":
