@@ -37,6 +37,7 @@ commands:
   probe RUN --data LABELLED               what student and teacher are worth on labelled data, layer by layer
   export RUN --to FORMAT --out DIR        the network of a run as a model that other libraries load
   report RUN [RUN ...] --out PAGE         one HTML page: curves, what stands out, masks, configurations
+  profile PRESET|RUN --data PATH          where the time of a training step goes
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
 
@@ -132,6 +133,7 @@ def _dispatch(arguments: list[str]) -> None:
         "probe": _probe,
         "export": _export,
         "report": _report,
+        "profile": _profile,
         "demo": _demo,
         "info": _info,
     }
@@ -230,6 +232,13 @@ def _report(arguments: list[str]) -> None:
         from d2v_fast.commands import report
 
         report.main(arguments, _parse)
+
+
+def _profile(arguments: list[str]) -> None:
+    with _expected_errors():
+        from d2v_fast.commands import profile
+
+        profile.main(arguments, _parse)
 
 
 def _demo(arguments: list[str]) -> None:
