@@ -17,7 +17,7 @@ from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.report import plots
 from d2v_fast.report.flops import counter
 from d2v_fast.run.metrics import Clock
-from d2v_fast.training.precision import DTYPES, own_modes, tensor_float32
+from d2v_fast.training.precision import DTYPES, own_modes, products, tensor_float32
 from d2v_fast.training.trainer import Data2VecTrainer
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def profile(trainer: Data2VecTrainer, rounds: int = 5) -> Profile:
     with (
         own_modes(device),
         tensor_float32(config.precision, device),
+        products(config.numerics),
         open_loader(config, source, device=device) as loader,
     ):
         for number in range(rounds + 2):
