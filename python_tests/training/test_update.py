@@ -227,7 +227,7 @@ def test_averages_follow_the_new_parameters_and_stay_in_skipped_steps():
                 expected = [decay * x + (1 - decay) * y.detach().double() for x, y in pairs]
             for ours, exact in zip(averages.averages, expected, strict=True):
                 torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-7)
-                assert value == value and decay is not None or torch.equal(ours.double(), exact)
+                assert (value == value and decay is not None) or torch.equal(ours.double(), exact)
         results.append([*averages.averages, *model.parameters()])
     for ours, torchs in zip(*results, strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-6, atol=1e-7)
