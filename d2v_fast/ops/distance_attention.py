@@ -106,10 +106,6 @@ def _forward_fake(
     return query.new_empty(query.shape), factors.new_empty(heads, tokens)
 
 
-def _side_by_side(x: Tensor) -> Tensor:
-    return x if x.shape[2] == 1 or x.stride(2) == 1 else x.contiguous()
-
-
 def _sizes(query: Tensor, starts: Tensor) -> list[int]:
     """The integers of struct DistanceAttention (csrc/cpu/kernels.h)."""
     return [starts.shape[0] - 1, *query.shape, dtype_code(query, "query")]
@@ -148,7 +144,7 @@ def _forward_cpu(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     out, logs = _forward_fake(query, key, value, starts, positions, visible, factors, longest, dropout, seed)
-    query, key, value = map(_side_by_side, (query, key, value))
+    query, key, value = map(device.side_by_side, (query, key, value))
     starts, positions, factors = starts.contiguous(), positions.contiguous(), factors.contiguous()
     visible = None if visible is None else visible.contiguous()
     _check_starts(starts, len(query))
@@ -195,7 +191,7 @@ def _backward_cpu(
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     gradients = [query.new_empty(query.shape) for _ in range(3)]
-    query, key, value, grad = map(_side_by_side, (query, key, value, grad))
+    query, key, value, grad = map(device.side_by_side, (query, key, value, grad))
     starts, positions, factors = starts.contiguous(), positions.contiguous(), factors.contiguous()
     visible = None if visible is None else visible.contiguous()
     shares = torch.zeros(len(starts) - 1, query.shape[1], dtype=torch.float64, device="cpu")

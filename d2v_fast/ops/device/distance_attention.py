@@ -150,6 +150,11 @@ def backward(
     return gradients[0], gradients[1], gradients[2], of_factors
 
 
+def side_by_side(x: Tensor) -> Tensor:
+    """The tensor with its channels next to each other, as the kernels want them; a copy only if they are not."""
+    return x if x.shape[2] == 1 or x.stride(2) == 1 else x.contiguous()
+
+
 def backend() -> Backend:
     """The entry in `backends()`."""
     return routes.describe(_COVERAGE)
@@ -173,7 +178,7 @@ def _arguments(
     seed: Tensor | None,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The tensors and the numbers of a launch, in order."""
-    rows = [x if x.shape[2] == 1 or x.stride(2) == 1 else x.contiguous() for x in (query, key, value)]
+    rows = [side_by_side(x) for x in (query, key, value)]
     shown = None if visible is None else visible.contiguous().view(torch.uint8)
     drawn = None if seed is None else torch.full((1,), int(seed), dtype=torch.int64, device=query.device)
     strides = [stride for x in rows for stride in x.stride()[:2]]
