@@ -76,7 +76,8 @@ def last_block(x: tl.tensor, partial: tl.tensor, ticket: tl.tensor, out: tl.tens
 
 def test_a_lost_fence_is_found():
     # The project's own kernels exchange nothing between programs, so there is none to lose in them.
-    assert not any(re.search(r"\b(atom|red|membar|fence)\.", ptx_of(name, 90)) for name in CASES)
+    executed = [name for name, case in CASES.items() if case.simulated_for == 90]
+    assert not any(re.search(r"\b(atom|red|membar|fence)\.", ptx_of(name, 90)) for name in executed)
     for sem in ("acq_rel", "relaxed"):
         arguments = {"x": "*fp32", "partial": "*fp32", "ticket": "*i32", "out": "*fp32"}
         run, device = Run(Case(last_block, arguments, {"SEM": sem}, 1), 90), Device()
