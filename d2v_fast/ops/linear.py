@@ -22,9 +22,6 @@ from d2v_fast.ops._library import Backend, library, register, serve
 LEAST = 1 << 24
 """Products of two numbers from which on oneDNN is asked: it prepares code for each size that it has not seen yet."""
 
-_NARROW = 32
-"""Inputs below which the gradient of the weights is computed the other way round: 7 instead of 48 ms for 10 of them."""
-
 _torch_alone: ContextVar[bool] = ContextVar("torch_alone", default=False)
 
 
@@ -107,12 +104,13 @@ def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | Non
     grad = grad.contiguous()
     flat = grad.flatten(0, -2)
     of_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
-    of_weight = _weight_gradient(flat, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
+    of_weight = weight_gradient(flat, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
     return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
 
 
-def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    if x.shape[1] < _NARROW:
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """[D, C]. oneDNN copies the first factor to have its rows side by side, so that is the smaller one."""
+    if x.shape[1] < grad.shape[1] and by_onednn(x, x.numel() * grad.shape[1]):
         return linear(x.t(), grad.t()).t().contiguous()
     return linear(grad.t(), x.t())
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2v_fast.ops._library import Backend, library, register, serve
-from d2v_fast.ops.linear import linear
+from d2v_fast.ops.linear import linear, weight_gradient
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -76,7 +76,7 @@ def _gelu_linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor
     grad = grad.contiguous()
     flat, of_x, of_weight = grad.flatten(0, -2), None, None
     if ctx.needs_input_grad[1]:
-        of_weight = linear(flat.t(), F.gelu(x).flatten(0, -2).t())
+        of_weight = weight_gradient(flat, F.gelu(x).flatten(0, -2))
     if ctx.needs_input_grad[0]:
         of_x = torch.ops.aten.gelu_backward(linear(grad, weight.t()), x)
     return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from d2v_fast import ops, reference
+from d2v_fast.ops.linear import LEAST
 
 CASES = [  # size, channels, width of the result, groups, kernel
     ((7,), 8, 8, 2, 3),
@@ -158,3 +159,16 @@ def test_no_sample_and_other_formats():
         ops.decoder_layer(x, weight.float(), bias, CASES[0][3], True)
     with pytest.raises(TypeError, match="int64"):
         ops.decoder_layer(x.long(), weight.long(), bias.long(), CASES[0][3], True)
+
+
+@pytest.mark.parametrize("kernel", [4, 9])
+def test_large_groups_agree_in_float32_whoever_computes_them(kernel):
+    given = make((45,), 256, 256, 1, kernel, torch.float32)
+    assert 2 * 45 * given[1].numel() >= LEAST
+    results = []
+    for function, dtype in ((ops.decoder_layer, torch.float32), (reference.decoder_layer, torch.float64)):
+        own = [part.detach().to(dtype).requires_grad_() for part in given]
+        y = function(*own, 1, True)
+        results.append([y, *torch.autograd.grad(y.square().sum(), own)])
+    for ours, right in zip(*results, strict=True):
+        torch.testing.assert_close(ours, right.float(), rtol=0, atol=3e-6 * right.detach().abs().max().item())

@@ -9,6 +9,7 @@ from torch import Tensor
 from d2v_fast.kernels import launch
 from d2v_fast.ops._library import Backend
 from d2v_fast.ops.device import launching, routes
+from d2v_fast.ops.linear import by_onednn
 
 _EPS = 1e-5
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -23,6 +24,11 @@ _COVERAGE = routes.Coverage(
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     """The convolution that keeps the size, [N, ..., C] to contiguous [N, ..., D]."""
+    if _as_picture(x, weight, groups):
+        x, weight = x.unsqueeze(1), weight.unsqueeze(2)
+        kernel = weight.shape[3]
+        z = F.conv2d(x.movedim(-1, 1), weight, bias, padding=(0, kernel // 2)).movedim(1, -1).squeeze(1)
+        return z[:, : x.shape[2]].contiguous()
     function = F.conv1d if x.dim() == 3 else F.conv2d
     padding = weight.shape[2] // 2
     z = function(x.movedim(-1, 1), weight, bias, padding=padding, groups=groups).movedim(1, -1)
@@ -35,6 +41,12 @@ def convolve_backward(of_z: Tensor, x: Tensor, weight: Tensor, groups: int) -> t
     dims, kernel = x.dim() - 2, weight.shape[2]
     if kernel % 2 == 0:  # the place that was left out has no gradient
         of_z = F.pad(of_z, (0, 0, *[0, 1] * dims))
+    picture = _as_picture(x, weight, groups)
+    if picture:
+        of_picture = torch.ops.aten.convolution_backward(
+            of_z.unsqueeze(1).movedim(-1, 1), x.unsqueeze(1).movedim(-1, 1), weight.unsqueeze(2), None, [1, 1],
+            [0, kernel // 2], [1, 1], False, [0, 0], groups, [True, False, False],
+        )[0]  # fmt: skip
     of_x, of_weight, _ = torch.ops.aten.convolution_backward(
         of_z.movedim(-1, 1),
         x.movedim(-1, 1),
@@ -46,9 +58,19 @@ def convolve_backward(of_z: Tensor, x: Tensor, weight: Tensor, groups: int) -> t
         False,
         [0] * dims,
         groups,
-        [True, True, False],
+        [not picture, True, False],
     )
+    if picture:
+        of_x = of_picture.squeeze(2)
     return of_x.movedim(1, -1).contiguous(), of_weight.contiguous()
+
+
+def _as_picture(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether oneDNN is given frames as a picture one place high with channels last: it then transposes nothing.
+
+    Its gradient of such weights is slow, and is asked for with channels first.
+    """
+    return x.is_cpu and x.dim() == 3 and groups == 1 and by_onednn(x, x.shape[0] * x.shape[1] * weight.numel())
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual: bool) -> tuple[Tensor, Tensor]:
