@@ -1,8 +1,8 @@
 """A tiny recipe of data2vec 2.0 for each modality, of the width and depth of the one for 1.0.
 
 The method is the published one; a docstring says where a number departs from the base recipe and why. Nothing here is
-published. What was tried for pictures, on a development split, is in measured.md; the other numbers are taken over from
-the recipes and from the tiny presets of 1.0, and not tuned.
+published. What was tried for pictures, speech and text, on development splits, is in measured.md; the other numbers are
+taken over from the recipes and from the tiny presets of 1.0, and not tuned.
 """
 
 from __future__ import annotations
