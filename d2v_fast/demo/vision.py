@@ -29,7 +29,7 @@ def task() -> Task:
         return Labelled([pictures[i] for i in indices], digits.target[indices].astype(np.int64), raw)
 
     return Task(
-        preset="vision-tiny",
+        preset="vision2-tiny",
         source=ArraySource("vision", [pictures[i] for i in train], [f"digit {i}" for i in train]),
         train=part(train),
         test=part(test),
