@@ -229,7 +229,7 @@ def draw(points: dict[str, list[dict[str, Any]]], task: Task, path: Path) -> Non
         axes.set(xscale="log", xlabel="CPU seconds", ylabel="%")
         axes.set_title({"knn": "kNN", "logistic": "logistic regression"}[probe], fontsize=10)
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
