@@ -79,8 +79,8 @@ def speech2_tiny() -> Config:
     * The teacher follows as slowly as there for each second of sound. With 0.9 to 0.99 and with 0.99 to 0.999 the
       targets collapsed.
 
-    It is not reliable: of three seeds two were better than `speech_tiny` in 0.55 and 0.76 of its CPU seconds, and one stayed
-    with features of little content (quality.md).
+    It is not reliable: of three seeds two were better than `speech_tiny` in 0.55 and 0.76 of its CPU seconds, and one
+    stayed with features of little content (quality.md).
 
     Returns:
         The configuration.
