@@ -79,8 +79,13 @@ def test_epoch_counts_micro_batches(make_config, train, tmp_path, read_lines):
 def test_accumulation_does_not_change_the_step(make_config, train, tmp_path, read_weights, read_lines, monkeypatch):
     """8 samples at once, or 2 in each of 4 micro-batches: the same update, and one EMA step in each."""
     updates = []
-    original = ops.ema_update_
-    monkeypatch.setattr(ops, "ema_update_", lambda one, other, d: (updates.append(float(d)), original(one, other, d)))
+    original = ops.adamw_ema_
+
+    def spy(*tensors, decay, **settings):
+        updates.append(decay)
+        original(*tensors, decay=decay, **settings)
+
+    monkeypatch.setattr(ops, "adamw_ema_", spy)
     runs = {}
     for size, accumulation in ((8, 1), (2, 4)):
         config = make_config(
