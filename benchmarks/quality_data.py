@@ -73,9 +73,9 @@ def commands(modality: str) -> Data:
     return Data(of_words(NUMBERS, lambda voice: sentences_of(voice, 40)))
 
 
-def library(modality: str) -> Data:
+def standard_library(modality: str) -> Data:
     """The texts of the demo with another question, see quality_text.py."""
-    return Data(quality_text.library())
+    return Data(quality_text.standard_library())
 
 
 def dictionary(modality: str) -> Data:
@@ -86,6 +86,6 @@ def dictionary(modality: str) -> Data:
 SETS: dict[str, dict[str, Callable[[str], Data]]] = {
     "vision": {"demo": demo, "fashion": fashion},
     "speech": {"demo": demo, "commands": commands},
-    "text": {"demo": library, "dictionary": dictionary},
+    "text": {"demo": standard_library, "dictionary": dictionary},
 }
 """Modality to name to what makes the set."""

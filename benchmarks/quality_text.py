@@ -48,7 +48,7 @@ SHORTEST = 40
 """Bytes of a passage, at least; at most as many as the preset's blocks hold."""
 
 
-def library() -> Task:
+def standard_library() -> Task:
     """The text of the demo, and which of the 16 most documented modules a passage of it belongs to.
 
     Raises:

@@ -70,7 +70,7 @@ def _is_own(store: Store, i: int, read_header: Callable[[Store, int], tuple[int,
         read_header(store, i)
     except OwnFile:
         return True
-    except Exception:
+    except Exception:  # whatever is wrong with it, it is told where the file is read as data
         return False
     return False
 

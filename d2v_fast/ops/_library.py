@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch import library as torch_library
 
 from d2v_fast import _C
 
-library = torch.library.Library("d2v_fast", "DEF")
+library = torch_library.Library("d2v_fast", "DEF")
 
 # The kernels' codes of the number formats (enum DType in csrc/cpu/kernels.h).
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -56,8 +57,19 @@ def register(
     library.impl(name, cuda, "CUDA")
     if other is not None:
         library.impl(name, other, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"d2v_fast::{name}", fake, lib=library)
+    torch_library.register_fake(f"d2v_fast::{name}", fake, lib=library)
     return getattr(torch.ops.d2v_fast, name).default
+
+
+def differentiate(operator: Any, backward: Callable[..., Any], save: Callable[..., None]) -> None:
+    """Gives an operator that `register` returned its gradient.
+
+    Args:
+        operator: of this namespace.
+        backward: (context, gradients of the outputs) to the gradients of the inputs.
+        save: (context, inputs, output) keeps what `backward` reads.
+    """
+    torch_library.register_autograd(operator, backward, setup_context=save, lib=library)
 
 
 def serve(operation: str, **devices: Callable[[], Backend]) -> None:
@@ -89,6 +101,18 @@ def dtype_code(tensor: Tensor, what: str) -> int:
     if code is None:
         raise TypeError(f"{what} has dtype {tensor.dtype}; use float32, float64, bfloat16 or float16")
     return code
+
+
+def decay_number(decay: Tensor) -> float:
+    """The decay of a moving average, from a [] of the CPU.
+
+    Raises:
+        ValueError: it is not in [0, 1].
+    """
+    value = decay.item()
+    if not 0.0 <= value <= 1.0:  # NaN too
+        raise ValueError(f"decay is {value}; it must be finite and in [0, 1]")
+    return value
 
 
 def check_rows(rows: Tensor, limit: int, name: str = "rows") -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import DTYPE_CODES, compiled, dtype_code, register, serve
-from d2v_fast.ops._overlap import find_overlap
+from d2v_fast.ops._adamw_lists import Lists, Step, check_bytes, check_gradients, check_lists, check_numbers
+from d2v_fast.ops._library import DTYPE_CODES, compiled, decay_number, register, serve
 from d2v_fast.ops.device import adamw_ema as device
 
 
@@ -80,53 +80,8 @@ def adamw_ema_(
         )  # fmt: skip
 
 
-class _Lists(NamedTuple):
-    """The tensors of a call, and which parameters those belong to that not every parameter has."""
-
-    parameters: list[Tensor]
-    gradients: list[Tensor]
-    exp_avg: list[Tensor]
-    exp_avg_sq: list[Tensor]
-    steps: list[Tensor]
-    teacher: list[Tensor]
-    followed: list[int]
-    shadow: list[Tensor]
-    shadowed: list[int]
-    teacher_shadow: list[Tensor]
-    teacher_shadowed: list[int]
-
-    def written(self) -> list[Tensor]:
-        """All but the gradients."""
-        given = (self.parameters, self.exp_avg, self.exp_avg_sq, self.steps, self.teacher, self.shadow)
-        return [tensor for tensors in (*given, self.teacher_shadow) for tensor in tensors]
-
-    def name(self, index: int) -> str:
-        """Of a tensor of `written()`, or behind them of a gradient, for errors."""
-        names = "parameters", "exp_avg", "exp_avg_sq", "steps", "teacher", "shadow", "teacher_shadow", "gradients"
-        owners = (None, None, None, None, self.followed, self.shadowed, self.teacher_shadowed, None)
-        for name, owner in zip(names, owners, strict=True):
-            length = len(self.parameters) if owner is None else len(owner)
-            if index < length:
-                return f"{name}[{index if owner is None else owner[index]}]"
-            index -= length
-        raise IndexError(index)
-
-
-class _Step(NamedTuple):
-    """The numbers of a call; the last three are 0-dim tensors."""
-
-    lr: list[float]
-    weight_decay: list[float]
-    beta1: float
-    beta2: float
-    eps: float
-    gradient_scale: Tensor
-    found_inf: Tensor
-    decay: Tensor
-
-
-def _split(arguments: tuple[Any, ...]) -> tuple[_Lists, _Step]:
-    return _Lists(*arguments[:11]), _Step(*arguments[11:])
+def _split(arguments: tuple[Any, ...]) -> tuple[Lists, Step]:
+    return Lists(*arguments[:11]), Step(*arguments[11:])
 
 
 def _for_each(value: float | Sequence[float], count: int, name: str) -> list[float]:
@@ -147,93 +102,9 @@ def _present(tensors: Sequence[Tensor | None] | None, count: int, name: str) -> 
 def _check(*arguments: Any) -> None:
     """The metadata."""
     lists, step = _split(arguments)
-    _check_lists(lists)
-    _check_gradients(lists)
-    _check_numbers(step, lists)
-
-
-def _check_lists(lists: _Lists) -> None:
-    """All but the gradients."""
-    parameters, every = lists.parameters, range(len(lists.parameters))
-    for index, tensor in enumerate(parameters):
-        if tensor.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"parameters[{index}] has dtype {tensor.dtype}; use float32 or float64, and a `shadow`")
-    for name in ("exp_avg", "exp_avg_sq"):
-        _check_like(name, getattr(lists, name), every, parameters)
-    if len(lists.steps) != len(parameters):
-        raise ValueError(f"steps has {len(lists.steps)} tensors and parameters {len(parameters)}: they go in pairs")
-    for index, tensor in enumerate(lists.steps):
-        if tensor.dtype != torch.float32 or tensor.dim() != 0 or tensor.device != parameters[index].device:
-            found = f"a {tensor.dim()}-dim {tensor.dtype} on {tensor.device}"
-            raise TypeError(f"steps[{index}] is {found}; use a 0-dim float32 on {parameters[index].device}")
-    _check_like("teacher", lists.teacher, lists.followed, parameters)
-    _check_like("shadow", lists.shadow, lists.shadowed, parameters, any_dtype=True)
-    _check_like("teacher_shadow", lists.teacher_shadow, lists.teacher_shadowed, parameters, any_dtype=True)
-    if lost := sorted(set(lists.teacher_shadowed) - set(lists.followed)):
-        raise ValueError(f"teacher_shadow[{lost[0]}] has no teacher")
-
-
-def _check_like(
-    name: str,
-    tensors: Sequence[Tensor],
-    owners: Sequence[int],
-    parameters: Sequence[Tensor],
-    *,
-    any_dtype: bool = False,
-) -> None:
-    if len(tensors) != len(owners):
-        raise ValueError(f"{name} has {len(tensors)} tensors and parameters {len(owners)}: they go in pairs")
-    for index, tensor in zip(owners, tensors, strict=True):
-        own, what = parameters[index], f"{name}[{index}]"
-        if tensor.shape != own.shape:
-            raise ValueError(f"{what} has shape {tuple(tensor.shape)} and parameters[{index}] {tuple(own.shape)}")
-        if tensor.device != own.device:
-            raise ValueError(f"{what} is on {tensor.device} and parameters[{index}] on {own.device}: move one")
-        if any_dtype:
-            dtype_code(tensor, what)
-        elif tensor.dtype != own.dtype:
-            raise TypeError(f"{what} has dtype {tensor.dtype} and parameters[{index}] {own.dtype}: they must agree")
-
-
-def _check_gradients(lists: _Lists) -> None:
-    """Whole lists are compared first: gradients are new tensors at every step."""
-    given, own = lists.gradients, lists.parameters
-    if [(x.shape, x.dtype, x.device) for x in given] != [(x.shape, x.dtype, x.device) for x in own]:
-        _check_like("gradients", given, range(len(own)), own)
-
-
-def _check_numbers(step: _Step, lists: _Lists) -> None:
-    for name, value in (("beta1", step.beta1), ("beta2", step.beta2)):
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"{name} is {value}; it must be in [0, 1)")
-    if not step.eps >= 0.0:
-        raise ValueError(f"eps is {step.eps}; it must be at least 0")
-    for name, values in (("lr", step.lr), ("weight_decay", step.weight_decay)):
-        if len(values) != len(lists.parameters):
-            raise ValueError(f"{name} has {len(values)} numbers and parameters {len(lists.parameters)}")
-    for name, tensor in (("gradient_scale", step.gradient_scale), ("found_inf", step.found_inf)):
-        if tensor.dtype != torch.float32 or tensor.dim() != 0:
-            raise TypeError(f"{name} is a {tensor.dim()}-dim {tensor.dtype} tensor; use a 0-dim float32 tensor")
-        if lists.parameters and tensor.device != lists.parameters[0].device:
-            raise ValueError(
-                f"{name} is on {tensor.device} and parameters[0] on {lists.parameters[0].device}: move one"
-            )
-    if step.decay.dtype != torch.float64 or step.decay.dim() != 0:
-        raise TypeError(f"decay is a {step.decay.dim()}-dim {step.decay.dtype} tensor; use a number or a 0-dim float64")
-
-
-def _check_bytes(lists: _Lists) -> None:
-    pair = find_overlap(lists.written(), lists.gradients)
-    if pair is not None:
-        one, other = lists.name(pair[0]), lists.name(pair[1])
-        raise ValueError(f"{one} and {other} share memory: list tied parameters once, and give each its own memory")
-
-
-def _number(decay: Tensor) -> float:
-    value = decay.item()
-    if not 0.0 <= value <= 1.0:  # NaN too
-        raise ValueError(f"decay is {value}; it must be finite and in [0, 1]")
-    return value
+    check_lists(lists)
+    check_gradients(lists)
+    check_numbers(step, lists)
 
 
 class _Table(NamedTuple):
@@ -255,7 +126,7 @@ _changing = threading.Lock()
 """Held while a table is added: two threads that make room at once would take out the same one."""
 
 
-def _table_of(lists: _Lists, tensors: list[Tensor]) -> _Table:
+def _table_of(lists: Lists, tensors: list[Tensor]) -> _Table:
     """Of contiguous lists, which passed the checks now or before; `tensors` are those that are written."""
     key = (
         *map(Tensor.data_ptr, tensors),
@@ -265,8 +136,8 @@ def _table_of(lists: _Lists, tensors: list[Tensor]) -> _Table:
     )
     table = _tables.get(key)
     if table is None:
-        _check_lists(lists)
-        _check_bytes(lists)
+        check_lists(lists)
+        check_bytes(lists)
         table = _fill(lists)
         with _changing:
             while len(_tables) >= _KEPT_TABLES:
@@ -275,7 +146,7 @@ def _table_of(lists: _Lists, tensors: list[Tensor]) -> _Table:
     return table
 
 
-def _fill(lists: _Lists) -> _Table:
+def _fill(lists: Lists) -> _Table:
     rows = np.zeros((len(lists.parameters), 12), np.int64)
     for column, given in ((0, lists.parameters), (2, lists.exp_avg), (3, lists.exp_avg_sq), (4, lists.steps)):
         rows[:, column] = [tensor.data_ptr() for tensor in given]
@@ -301,18 +172,18 @@ def _on_cpu(*arguments: Any) -> None:
         _elsewhere(*arguments)
         return
     table = _table_of(lists, written)
-    _check_gradients(lists)
-    _check_numbers(step, lists)
+    check_gradients(lists)
+    check_numbers(step, lists)
     rows = table.rows.copy()
     rows[:, 1] = begins = np.fromiter(map(Tensor.data_ptr, lists.gradients), np.int64, len(rows))
     ends = begins + rows[:, 8] * np.where(rows[:, 9] == DTYPE_CODES[torch.float64], 8, 4)
     behind = np.searchsorted(table.ends, begins, side="right")  # the first span that ends behind a gradient's begin
     if (np.append(table.starts, np.iinfo(np.int64).max)[behind] < ends).any():
-        _check_bytes(lists)
+        check_bytes(lists)
     if float(step.found_inf) != 0.0:
         return
     rates = np.array([step.lr, step.weight_decay], np.float64).T.copy()
-    numbers = step.beta1, step.beta2, step.eps, float(step.gradient_scale), _number(step.decay)
+    numbers = step.beta1, step.beta2, step.eps, float(step.gradient_scale), decay_number(step.decay)
     _C.adamw_ema(rows.ctypes.data, rates.ctypes.data, len(rows), *numbers, torch.get_num_threads())
     torch.autograd.graph.increment_version(written)  # what autograd saved of them must not be used any more
 
@@ -320,13 +191,13 @@ def _on_cpu(*arguments: Any) -> None:
 def _on_gpu(*arguments: Any) -> None:
     _check(*arguments)
     lists, step = _split(arguments)
-    _check_bytes(lists)
+    check_bytes(lists)
     formats = [tensor.dtype for tensor in (*lists.parameters, *lists.shadow, *lists.teacher_shadow)]
     if device.serves(lists.written() + lists.gradients, formats):
-        teacher, shadow, teacher_shadow = _optional(lists)
+        teacher, shadow, teacher_shadow = lists.optional()
         decay = step.decay
         if decay.is_cpu:  # a fill, not a copy from the host: nothing waits
-            decay = torch.full((), _number(decay), dtype=torch.float64, device=lists.parameters[0].device)
+            decay = torch.full((), decay_number(decay), dtype=torch.float64, device=lists.parameters[0].device)
         device.update_(
             lists.parameters, lists.gradients, lists.exp_avg, lists.exp_avg_sq, lists.steps, teacher, shadow,
             teacher_shadow, *step[:-1], decay,
@@ -339,28 +210,18 @@ def _on_gpu(*arguments: Any) -> None:
 def _elsewhere(*arguments: Any) -> None:
     _check(*arguments)
     lists, step = _split(arguments)
-    _check_bytes(lists)
+    check_bytes(lists)
     _by_reference(lists, step)
 
 
-def _by_reference(lists: _Lists, step: _Step) -> None:
-    teacher, shadow, teacher_shadow = _optional(lists)
+def _by_reference(lists: Lists, step: Step) -> None:
+    teacher, shadow, teacher_shadow = lists.optional()
     reference.adamw_ema_(
         *lists[:5], lr=step.lr, weight_decay=step.weight_decay, betas=(step.beta1, step.beta2), eps=step.eps,
         gradient_scale=step.gradient_scale, found_inf=step.found_inf, teacher=teacher,
-        decay=_number(step.decay) if step.decay.is_cpu else step.decay, shadow=shadow, teacher_shadow=teacher_shadow,
+        decay=decay_number(step.decay) if step.decay.is_cpu else step.decay, shadow=shadow,
+        teacher_shadow=teacher_shadow,
     )  # fmt: skip
-
-
-def _optional(lists: _Lists) -> list[list[Tensor | None]]:
-    """Teachers and the two kinds of shadows, one entry for each parameter."""
-    result = []
-    for tensors, owners in zip(lists[5::2], lists[6::2], strict=True):
-        entries: list[Tensor | None] = [None] * len(lists.parameters)
-        for owner, tensor in zip(owners, tensors, strict=True):
-            entries[owner] = tensor
-        result.append(entries)
-    return result
 
 
 _adamw_ema = register(

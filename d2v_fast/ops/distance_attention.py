@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast import _C
-from d2v_fast.ops._library import compiled, dtype_code, library, register, serve
+from d2v_fast.ops._library import compiled, differentiate, dtype_code, register, serve
 from d2v_fast.ops.device import distance_attention as device
 
 
@@ -231,5 +231,5 @@ _backward = register(
     cuda=device.backward,
     fake=_backward_fake,
 )
-torch.library.register_autograd("d2v_fast::distance_attention", _apply_backward, setup_context=_save, lib=library)
+differentiate(_forward, _apply_backward, _save)
 serve("distance_attention", cpu=compiled, cuda=device.backend)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import DTYPE_CODES, compiled, dtype_code, register, serve
+from d2v_fast.ops._library import DTYPE_CODES, compiled, decay_number, dtype_code, register, serve
 from d2v_fast.ops._overlap import find_overlap
 from d2v_fast.ops.device import ema as device
 
@@ -98,24 +98,17 @@ def _check_bytes(teacher: list[Tensor], student: list[Tensor], shadow: list[Tens
     )
 
 
-def _number(decay: Tensor) -> float:
-    value = decay.item()
-    if not 0.0 <= value <= 1.0:  # NaN too
-        raise ValueError(f"decay is {value}; it must be finite and in [0, 1]")
-    return value
-
-
 def _on_cpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
     tensors = [*teacher, *student, *shadow]
     if all(map(Tensor.is_contiguous, tensors)):
         table = _table_of(teacher, student, decay, shadow, tensors)
-        _C.ema(table.ctypes.data, len(teacher), _number(decay), torch.get_num_threads())
+        _C.ema(table.ctypes.data, len(teacher), decay_number(decay), torch.get_num_threads())
     else:
         _check(teacher, student, decay, shadow)
         _check_bytes(teacher, student, shadow)
         means, samples, copies = ([tensor.contiguous() for tensor in list_] for list_ in (teacher, student, shadow))
         table = _fill_table(means, samples, copies)
-        _C.ema(table.ctypes.data, len(teacher), _number(decay), torch.get_num_threads())
+        _C.ema(table.ctypes.data, len(teacher), decay_number(decay), torch.get_num_threads())
         torch._foreach_copy_([*teacher, *shadow], [*means, *copies])
     # What autograd saved of a tensor that changed here must not be used any more.
     torch.autograd.graph.increment_version([*teacher, *shadow])
@@ -164,14 +157,14 @@ def _fill_table(teacher: list[Tensor], student: list[Tensor], shadow: list[Tenso
 def _on_gpu(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
     _check(teacher, student, decay, shadow)
     _check_bytes(teacher, student, shadow)
-    device.update_(teacher, student, _number(decay) if decay.is_cpu else decay, shadow)
+    device.update_(teacher, student, decay_number(decay) if decay.is_cpu else decay, shadow)
     torch.autograd.graph.increment_version([*teacher, *shadow])
 
 
 def _elsewhere(teacher: list[Tensor], student: list[Tensor], decay: Tensor, shadow: list[Tensor]) -> None:
     _check(teacher, student, decay, shadow)
     _check_bytes(teacher, student, shadow)
-    reference.ema_update_(teacher, student, _number(decay) if decay.is_cpu else decay, shadow or None)
+    reference.ema_update_(teacher, student, decay_number(decay) if decay.is_cpu else decay, shadow or None)
 
 
 _ema_update = register(

@@ -7,7 +7,7 @@ they have AVX-512; oneDNN, which is a part of torch as well, takes what is there
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.ops._library import Backend, library, register, serve
+from d2v_fast.ops._library import Backend, differentiate, register, serve
 
 LEAST = 1 << 24
 """Products of two numbers from which on oneDNN is asked: it prepares code for each size that it has not seen yet."""
@@ -91,24 +91,33 @@ def _plain(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous()) else x.contiguous()
 
 
-def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def empty_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[..., D] without numbers, for [..., C] and [D, C]."""
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+def save_factors(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    """Keeps x and weight for the backward pass."""
     ctx.save_for_backward(*inputs[:2])
 
 
 def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
+    return gradients(grad, x, weight, ctx.needs_input_grad)
+
+
+def gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of x [..., C], weight [D, C] and bias [D], as far as they are wanted; grad is [..., D], of the output."""
     grad = grad.contiguous()
     flat = grad.flatten(0, -2)
-    of_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
-    of_weight = weight_gradient(flat, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None
-    return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+    of_x = linear(grad, weight.t()) if wanted[0] else None
+    of_weight = _weight_gradient(flat, x.flatten(0, -2)) if wanted[1] else None
+    return of_x, of_weight, flat.sum(0) if wanted[2] else None
 
 
-def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """[D, C]. oneDNN copies the first factor to have its rows side by side, so that is the smaller one."""
     if x.shape[1] < grad.shape[1] and by_onednn(x, x.numel() * grad.shape[1]):
         return linear(x.t(), grad.t()).t().contiguous()
@@ -130,7 +139,7 @@ _forward = register(
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     cpu=_forward_cpu,
     cuda=F.linear,
-    fake=_forward_fake,
+    fake=empty_product,
 )
-torch.library.register_autograd("d2v_fast::linear", _apply_backward, setup_context=_save, lib=library)
+differentiate(_forward, _apply_backward, save_factors)
 serve("linear", cpu=_on_cpu, cuda=_on_gpu)

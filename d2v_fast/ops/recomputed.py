@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.ops._library import Backend, library, register, serve
-from d2v_fast.ops.linear import linear, weight_gradient
+from d2v_fast.ops._library import Backend, differentiate, register, serve
+from d2v_fast.ops.linear import empty_product, gradients, linear, save_factors
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -63,23 +63,13 @@ def _gelu_linear_any(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return linear(F.gelu(x), weight, bias)
 
 
-def _gelu_linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
-
-
-def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-
-
 def _gelu_linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, weight = ctx.saved_tensors
-    grad = grad.contiguous()
-    flat, of_x, of_weight = grad.flatten(0, -2), None, None
-    if ctx.needs_input_grad[1]:
-        of_weight = weight_gradient(flat, F.gelu(x).flatten(0, -2))
-    if ctx.needs_input_grad[0]:
-        of_x = torch.ops.aten.gelu_backward(linear(grad, weight.t()), x)
-    return of_x, of_weight, flat.sum(0) if ctx.needs_input_grad[2] else None
+    wanted = ctx.needs_input_grad
+    product = F.gelu(x) if wanted[1] else x  # only the gradient of the weight reads it
+    of_gelu, of_weight, of_bias = gradients(grad, product, weight, wanted)
+    of_x = None if of_gelu is None else torch.ops.aten.gelu_backward(of_gelu, x)
+    return of_x, of_weight, of_bias
 
 
 def _norm_gelu_any(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +110,7 @@ _gelu_linear = register(
     "gelu_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     cpu=_gelu_linear_any,
     cuda=_gelu_linear_any,
-    fake=_gelu_linear_fake,
+    fake=empty_product,
 )
 _norm_gelu = register(
     "norm_gelu(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)",
@@ -128,7 +118,7 @@ _norm_gelu = register(
     cuda=_norm_gelu_any,
     fake=_norm_gelu_fake,
 )
-torch.library.register_autograd("d2v_fast::gelu_linear", _gelu_linear_backward, setup_context=_save_inputs, lib=library)
-torch.library.register_autograd("d2v_fast::norm_gelu", _norm_gelu_backward, setup_context=_save_norm, lib=library)
+differentiate(_gelu_linear, _gelu_linear_backward, save_factors)
+differentiate(_norm_gelu, _norm_gelu_backward, _save_norm)
 for _name in ("gelu_linear", "norm_gelu"):
     serve(_name, cpu=_on_cpu, cuda=_on_gpu)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import check_rows, compiled, dtype_code, library, register, serve
+from d2v_fast.ops._library import check_rows, compiled, differentiate, dtype_code, register, serve
 from d2v_fast.ops.device import restore as device
 
 
@@ -103,5 +103,5 @@ _restore = register(
     other=reference.restore,
     fake=_restore_fake,
 )
-torch.library.register_autograd("d2v_fast::restore", _backward, setup_context=_save, lib=library)
+differentiate(_restore, _backward, _save)
 serve("restore", cpu=compiled, cuda=device.backend)

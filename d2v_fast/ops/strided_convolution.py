@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.ops._library import Backend, library, register, serve
+from d2v_fast.ops._library import Backend, differentiate, register, serve
 from d2v_fast.ops.linear import by_onednn, linear
 
 
@@ -163,5 +163,5 @@ _backward = register(
     other=_convolve_backward,
     fake=_backward_fake,
 )
-torch.library.register_autograd("d2v_fast::strided_convolution", _apply_backward, setup_context=_save, lib=library)
+differentiate(_forward, _apply_backward, _save)
 serve("strided_convolution", cpu=_products, cuda=_products)

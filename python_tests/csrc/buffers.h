@@ -1,8 +1,6 @@
 // What the tests of sanitized kernels share: buffers of exactly the promised size, at odd addresses.
 #pragma once
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <initializer_list>
@@ -11,13 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/kernels/convert.h"
 
-#define CHECK(condition) \
-  do { \
-    if (!(condition)) { \
-      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      exit(1); \
-    } \
-  } while (0)
+#include "check.h"
 
 using std::vector;
 namespace isa = d2v::D2V_ISA;

@@ -7,11 +7,7 @@
 #include <random>
 #include <vector>
 
-#define CHECK(condition) \
-  if (!(condition)) { \
-    std::fprintf(stderr, "line %d: %s\n", __LINE__, #condition); \
-    std::exit(1); \
-  }
+#include "check.h"
 
 int main() {
   std::mt19937 random(1);

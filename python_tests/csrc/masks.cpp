@@ -1,8 +1,6 @@
 // The masks and the random numbers under AddressSanitizer and UndefinedBehaviorSanitizer: many shapes in buffers of exactly the size
 // that is promised, each row checked against what its algorithm allows.
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <vector>
@@ -11,13 +9,7 @@
 #include "cpu/portable_math.h"
 #include "cpu/rng.h"
 
-#define CHECK(condition) \
-  do { \
-    if (!(condition)) { \
-      fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      exit(1); \
-    } \
-  } while (0)
+#include "check.h"
 
 using std::vector;
 

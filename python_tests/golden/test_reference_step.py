@@ -14,7 +14,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "benchmarks")]
 
-import golden_case  # noqa: E402
+import golden_case  # noqa: E402  (behind the path, as all three)
 import golden_steps  # noqa: E402
 import reference_step  # noqa: E402
 

@@ -144,7 +144,8 @@ def test_speech_agrees(name, samples, dtype):
         found = ours(waveforms)
     with torch.no_grad(), torch_products():
         expected = theirs(waveforms.double(), output_hidden_states=True)
-        assert worst(found, expected.last_hidden_state) < 2 * TOLERANCE[dtype]  # oneDNN's sums are longer than MKL's
+        longer = 2 if dtype == torch.float32 else 1  # oneDNN's sums, where it serves: 1.02e-5; float64 is torch's
+        assert worst(found, expected.last_hidden_state) < longer * TOLERANCE[dtype]
         assert worst(ours(waveforms), expected.last_hidden_state) < TOLERANCE[dtype]
         depth = config.transformer.depth
         for feature, wanted in (("ffn", ffn), ("block", expected.hidden_states[1:])):

@@ -1,12 +1,12 @@
 // AdamW and the moving average of its parameters, over a list of tensors in one parallel region and one pass over memory.
 //
-// As in ema.cpp the list is cut into chunks of a fixed number of elements, each thread takes one part of it, and no bit depends on how many
-// threads there are. A chunk is worked on in blocks that stay in the first-level cache: parameters and moments, then the teacher, which finds
-// the new parameters there, then the shadows. The order of the operations is that of torch's fused AdamW; how a compiler joins them into
-// fused multiply-adds is its own business, so results agree within rounding.
+// The list is cut into chunks (chunks.h). A chunk is worked on in blocks that stay in the first-level cache: parameters and moments, then
+// the teacher, which finds the new parameters there, then the shadows. The order of the operations is that of torch's fused AdamW; how a
+// compiler joins them into fused multiply-adds is its own business, so results agree within rounding.
 #include <math.h>
 
 #include "../kernels.h"
+#include "chunks.h"
 #include "convert.h"
 #include "move.h"
 #include "stream.h"
@@ -17,8 +17,6 @@ namespace D2V_ISA {
 static const int64_t kChunk = 65536;
 static const int64_t kBlock = 512;
 
-static int64_t chunks_of(int64_t size) { return (size + kChunk - 1) / kChunk; }
-static int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : 2; }
 static double root(double x) { return sqrt(x); }
 static float root(float x) { return sqrtf(x); }
 
@@ -83,22 +81,10 @@ static void update(const AdamwTensor& x, const AdamwRate& own, const AdamwStep& 
 }
 
 void adamw_ema(const AdamwTensor* tensors, const AdamwRate* rates, int64_t count, const AdamwStep& x, int threads) {
-  int64_t chunks = 0;
-  for (int64_t i = 0; i < count; ++i) chunks += chunks_of(tensors[i].size);
-  if (chunks < threads) threads = chunks < 1 ? 1 : static_cast<int>(chunks);
-#pragma omp parallel num_threads(threads)
-  {
-    int64_t index = 0, first = 0;  // the tensor that holds the chunk, and its first chunk; a thread's chunks only go up
-#pragma omp for schedule(static) nowait
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      while (chunk - first >= chunks_of(tensors[index].size)) first += chunks_of(tensors[index++].size);
-      const int64_t from = (chunk - first) * kChunk, size = tensors[index].size;
-      const int64_t to = from + kChunk < size ? from + kChunk : size;
-      if (tensors[index].dtype == F64) update<double>(tensors[index], rates[index], x, from, to);
-      else update<float>(tensors[index], rates[index], x, from, to);
-    }
-    stream_fence();
-  }
+  for_chunks(tensors, count, kChunk, threads, [&](int64_t i, int64_t from, int64_t to) {
+    if (tensors[i].dtype == F64) update<double>(tensors[i], rates[i], x, from, to);
+    else update<float>(tensors[i], rates[i], x, from, to);
+  });
   for (int64_t i = 0; i < count; ++i) *tensors[i].step += 1.0f;
 }
 

@@ -21,6 +21,10 @@ namespace D2V_ISA {
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 
+static inline int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : 2; }
+static inline int64_t code_of(const float*) { return F32; }
+static inline int64_t code_of(const double*) { return F64; }
+
 static inline uint32_t float_bits(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
 static inline float bits_float(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
 

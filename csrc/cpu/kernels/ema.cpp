@@ -1,11 +1,11 @@
 // teacher += (1 - decay) * (student - teacher), over a list of tensors in one parallel region.
 //
-// The list is cut into chunks of a fixed number of elements, so that nothing depends on the number of threads, and each thread takes
-// one part of it: two threads that leapfrog through memory are a twentieth slower. A chunk is gone through in two stretches side by
-// side, which keeps more of memory's lines under way than one (a seventh faster; four are not faster, eight slower). A shadow of 16 bits
-// is rounded a cache line at a time and written past the caches. With a student of another format, or any other shadow, a chunk is
-// worked on in blocks that stay in the first-level cache.
+// The list is cut into chunks (chunks.h). A chunk is gone through in two stretches side by side, which keeps more of memory's lines under
+// way than one (a seventh faster; four are not faster, eight slower). A shadow of 16 bits is rounded a cache line at a time and written
+// past the caches. With a student of another format, or any other shadow, a chunk is worked on in blocks that stay in the first-level
+// cache.
 #include "../kernels.h"
+#include "chunks.h"
 #include "convert.h"
 #include "move.h"
 #include "stream.h"
@@ -18,10 +18,6 @@ static const int64_t kChunk = kStretches * (32768 + 32);  // stretches that lie 
 static const int64_t kLine = 32;                          // elements of a stretch at a time: a cache line of a shadow of 16 bits
 static const int64_t kBlock = 1024;
 
-static int64_t chunks_of(int64_t size) { return (size + kChunk - 1) / kChunk; }
-static int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : 2; }
-static int64_t code_of(const float*) { return F32; }
-static int64_t code_of(const double*) { return F64; }
 
 // A chunk, in stretches; `copy(from, n)` is called for every n elements whose new teacher is in the first-level cache.
 template <typename Real, typename Copy>
@@ -87,23 +83,10 @@ static void update(const EmaTensor& x, int64_t from, int64_t to, double decay) {
 }
 
 void ema(const EmaTensor* tensors, int64_t count, double decay, int threads) {
-  int64_t chunks = 0;
-  for (int64_t i = 0; i < count; ++i) chunks += chunks_of(tensors[i].size);
-  if (chunks < threads) threads = chunks < 1 ? 1 : static_cast<int>(chunks);
-#pragma omp parallel num_threads(threads)
-  {
-    int64_t index = 0, first = 0;  // the tensor that holds the chunk, and its first chunk; a thread's chunks only go up
-#pragma omp for schedule(static) nowait
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      while (chunk - first >= chunks_of(tensors[index].size)) first += chunks_of(tensors[index++].size);
-      const EmaTensor& x = tensors[index];
-      const int64_t from = (chunk - first) * kChunk;
-      const int64_t to = from + kChunk < x.size ? from + kChunk : x.size;
-      if (x.teacher_dtype == F64) update<double>(x, from, to, decay);
-      else update<float>(x, from, to, decay);
-    }
-    stream_fence();
-  }
+  for_chunks(tensors, count, kChunk, threads, [&](int64_t i, int64_t from, int64_t to) {
+    if (tensors[i].teacher_dtype == F64) update<double>(tensors[i], from, to, decay);
+    else update<float>(tensors[i], from, to, decay);
+  });
 }
 
 }  // namespace D2V_ISA

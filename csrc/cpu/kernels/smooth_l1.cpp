@@ -18,9 +18,6 @@ static const int kRegisters = 4;              // sums side by side: an addition 
 static const int64_t kPart = 16384;           // elements that one thread takes at a time, more or less
 static const int64_t kPerThread = 2 * kPart;  // elements that are worth waking a thread for
 
-static int64_t bytes_of(int64_t dtype) { return dtype == F64 ? 8 : dtype == F32 ? 4 : 2; }
-static int64_t code_of(const float*) { return F32; }
-static int64_t code_of(const double*) { return F64; }
 
 // A gradient that is written row by row.
 struct Output {

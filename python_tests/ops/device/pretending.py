@@ -11,6 +11,7 @@ import importlib
 import sys
 
 import torch
+from torch import library as torch_library
 
 from d2v_fast.ops.device import (
     decoder_layer,
@@ -35,7 +36,7 @@ def module(name):
 @contextlib.contextmanager
 def registered_for_gpus():
     """The operators of data2vec 2.0, whose autograd is registered with them, have a GPU's implementations here."""
-    library = torch.library.Library("d2v_fast", "IMPL")
+    library = torch_library.Library("d2v_fast", "IMPL")
     for name, function in {
         "restore": restore.restore,
         "decoder_layer": decoder_layer.forward,
