@@ -20,7 +20,7 @@ def counter() -> FlopCounterMode:
         ours.linear: _linear,
         ours.gelu_linear: _linear,
         ours.strided_convolution: _strided,
-        ours.strided_convolution_backward: _strided_back,
+        ours.strided_convolution_backward: _convolved_back,
         ours.distance_attention: _attended,
         ours.distance_attention_backward: _attended_back,
         aten.convolution_backward: _torch_convolved_back,
@@ -41,10 +41,6 @@ def _convolved_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) 
 
 def _strided(x: Any, weight: Any, stride: Any, out_shape: Any = None, **options: Any) -> int:
     return 2 * torch.Size(out_shape[:-1]).numel() * torch.Size(weight).numel()
-
-
-def _strided_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) -> int:
-    return 4 * torch.Size(grad[:-1]).numel() * torch.Size(weight).numel()
 
 
 def _attended(query: Any, key: Any, value: Any, starts: Any, positions: Any, visible: Any, factors: Any, longest: int,
