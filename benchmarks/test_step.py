@@ -16,7 +16,6 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 
 from reference_step import ReferenceStep, Rule
-from whole_steps import flops, make_batch, peak_bytes
+from whole_steps import flops, in_turn, make_batch, peak_bytes
 
 from d2v_fast import presets
 from d2v_fast.batch import Batch
@@ -49,7 +48,6 @@ CASES: dict[str, tuple[Callable[[], Config], tuple[int, int, int], tuple[int, ..
 """Preset; depth, width and heads; shape of the inputs."""
 
 ROUNDS = 3
-
 
 FORMATS = ("float32", "bfloat16")
 
@@ -132,18 +130,6 @@ def bare(size: int) -> dict[str, Callable[[], object]]:
     if torch.backends.mkldnn.is_available():
         products["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(x, y, None, "none", [], "")
     return products
-
-
-def in_turn(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of every round, after one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(rounds + 1):
-        for name, arm in arms.items():
-            start = time.process_time()
-            arm()
-            if turn > 0:
-                seconds[name].append(time.process_time() - start)
-    return seconds
 
 
 def peak(case: str, which: str, quick: bool) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,14 +58,13 @@ def flops(step: Callable[[], object]) -> float:
     return float(counted.get_total_flops())
 
 
-def in_turn(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Medians of the CPU time of the process."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(rounds):
-        for name, step in steps.items():
+def in_turn(arms: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of every round, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(rounds + 1):
+        for name, arm in arms.items():
             start = time.process_time()
-            step()
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            arm()
+            if turn > 0:
+                seconds[name].append(time.process_time() - start)
+    return seconds
