@@ -173,9 +173,14 @@ class MonitorConfig(Section):
     abort_std: float = 0.01
     """Target standard deviation below which the run stops; 0 never stops."""
 
+    min_explained: float = 0.05
+    """Share of the targets' variance that the predictions of the last log lines explain, below which a warning is given
+    after a third of the steps; 0 warns only of predictions that are worse than the targets' mean."""
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
         check.at_least(0, "warmup_steps", "min_std", "min_rank", "abort_std")
+        check.share("min_explained")
 
 
 @dataclass(frozen=True, kw_only=True)

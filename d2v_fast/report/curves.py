@@ -42,7 +42,7 @@ KNOWN = (
     ),
     Curve(
         title="Explained variance",
-        fields={"explained": "explained"},
+        fields={"explained_smoothed": "mean of the last lines", "explained": "each line"},
         unit="share of the targets' variance",
         normal="Whether anything is learned. It rises and stays high: about 0.9 in runs whose features were good, and "
         "0.22 in one whose features were worse than those of its own random start. 0 is what the mean of the targets "

@@ -13,7 +13,7 @@ from d2v_fast.errors import DataError
 from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.models import Data2Vec
 from d2v_fast.training.precision import autocast
-from d2v_fast.training.schedules import ema_decay
+from d2v_fast.training.schedules import ema_decay, too_short
 from d2v_fast.training.trainer import Data2VecTrainer
 
 
@@ -125,7 +125,8 @@ def _length(config: Config, steps_per_epoch: int) -> list[tuple[str, str]]:
                 f"{ema.anneal_steps:,}, more than the steps",
             )
         )
-    return lines
+    remark = too_short(ema, config.steps)
+    return lines if remark is None else [*lines, ("remark", remark)]
 
 
 def _bytes(batch: Batch) -> int:

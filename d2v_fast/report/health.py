@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from d2v_fast.errors import RunStopped
+from d2v_fast.run.learning import LearningWatch
 from d2v_fast.run.monitors import CollapseWatch
 from d2v_fast.run.settings import AnyConfig
 
@@ -53,11 +54,13 @@ def _collapse(config: AnyConfig, lines: Sequence[Mapping[str, Any]]) -> list[str
     limits = getattr(config, "monitor", None)
     if limits is None:
         return []
-    watch, warnings = CollapseWatch(limits), []
+    watch, learning = CollapseWatch(limits), LearningWatch(limits, config.steps)
+    warnings: list[str] = []
     for line in lines:
         try:
             warnings += watch.judge(line, line["step"])
         except RunStopped as stop:
             warnings.append(str(stop))
+        warnings += learning.read(line, line["step"]).warnings
     told = [f"{warning[:1].upper()}{warning[1:]}" for warning in warnings]
     return told if len(told) <= _MOST else [f"{len(told) - _MOST} earlier warnings are left out.", *told[-_MOST:]]

@@ -10,6 +10,7 @@ from typing import Any
 
 from d2v_fast.errors import RunError
 from d2v_fast.files import sync, tell_once
+from d2v_fast.log import tell
 
 
 class MetricsFile:
@@ -32,6 +33,8 @@ class MetricsFile:
         except OSError as error:
             raise RunError(f"{path} cannot be written: {error.strerror}") from error
         self._size = os.path.getsize(path)
+        self.before = _known(path)
+        """The lines that it holds when it is opened."""
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line, or nothing of it.
@@ -64,6 +67,15 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _known(path: Path) -> list[dict[str, Any]]:
+    """The lines; none, and a word about it, if somebody has changed the file."""
+    try:
+        return read_metrics(path)
+    except RunError as error:
+        tell(f"{error}; the log continues without the lines before")
+        return []
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

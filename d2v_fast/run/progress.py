@@ -95,11 +95,12 @@ class Display:
 
 def describe(line: dict[str, Any]) -> str:
     """The few numbers of a log line that are worth watching; what a task does not measure is left out."""
-    parts = [f"loss {_short(line['loss'])}"]
+    parts = [f"epoch {line['epoch']:.3g}", f"loss {_short(line['loss'])}"]
     if "validation_loss" in line:
         parts.append(f"validation {_short(line['validation_loss'])}")
     if "explained" in line:
-        parts.append(f"explained {'-' if line['explained'] is None else format(line['explained'], '.0%')}")
+        share = line.get("explained_smoothed", line["explained"])
+        parts.append(f"explained {'-' if share is None else format(share, '.0%')}")
     parts.append(f"lr {_short(line['lr'])}")
     for label, names in _GROUPS.items():
         if any(name in line for name in names):

@@ -97,6 +97,7 @@ class Loop:
         config, clock = self.config, Clock()
         done = saved = first
         select = self.selection
+        self.task.begin(journal.lines.before)
         try:
             if config.steps == 0:  # the start itself, to compare with or to train later
                 save(0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 from d2v_fast import rng
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
+from d2v_fast.log import tell
 from d2v_fast.models import skipped_blocks
 from d2v_fast.models.data2vec import Data2VecOutput
 from d2v_fast.ops.packing import to_device
 from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.learning import LearningWatch
 from d2v_fast.run.monitors import CollapseWatch, effective_rank, explained, mean_std
 from d2v_fast.run.weights import fill, new_model
 from d2v_fast.training.loop import seed_generators
-from d2v_fast.training.schedules import ema_decay
+from d2v_fast.training.schedules import ema_decay, too_short
 from d2v_fast.training.task import Losses, Metrics, Select
 from d2v_fast.training.update import Averages
 
@@ -43,6 +46,7 @@ class PretrainingTask:
         self.config = config
         self.model = new_model(config)
         self._watch = CollapseWatch(config.monitor)
+        self._learning = LearningWatch(config.monitor, config.steps)
         self._seen: tuple[int, Data2VecOutput] | None = None  # the step of the last forward pass, and what came out
 
     def to(self, device: torch.device) -> None:
@@ -105,16 +109,29 @@ class PretrainingTask:
         """Spread, ranks and what the predictions explain, of one micro-batch; one transfer from the device."""
         names = ("local_std", "pred_std", "target_std", "pred_rank", "target_rank", "explained")
         if self._seen is None or self._seen[0] != step:
-            return dict.fromkeys(names)
+            return dict.fromkeys((*names, "explained_smoothed"))
         output = self._seen[1]
         values: list[Tensor] = [mean_std(z).double() for z in (output.local, output.prediction, output.target)]
         values += [effective_rank(z) for z in (output.prediction, output.target)]
         values.append(explained(output.prediction, output.target))
-        return dict(zip(names, torch.stack(values).tolist(), strict=True))
+        found: Metrics = dict(zip(names, torch.stack(values).tolist(), strict=True))
+        return found | {"explained_smoothed": self._learning.smoothed(found["explained"])}
+
+    def begin(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Look at the lines of earlier starts again, about which all was said; say what is known beforehand."""
+        self._learning = LearningWatch(self.config.monitor, self.config.steps)
+        for line in lines:
+            self._learning.read(line, line["step"])
+        remark = too_short(self.config.ema, self.config.steps)
+        if remark is not None and not lines:
+            tell(remark, logging.INFO)
 
     def judge(self, line: Mapping[str, Any], step: int) -> list[str]:
-        """Warn of a collapse."""
-        return self._watch.judge(line, step)
+        """Warn of a collapse and of a run that learns nothing; explain a loss that rises while all is well."""
+        warnings, notes = self._learning.read(line, step)
+        for note in notes:
+            tell(note, logging.INFO)
+        return self._watch.judge(line, step) + warnings
 
     @torch.no_grad()
     def validate(self, batches: Iterator[Batch]) -> Metrics:

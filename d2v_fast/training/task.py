@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -108,8 +108,16 @@ class Task(Protocol):
         """Numbers about the last micro-batch of optimizer step `step`, from 0; None for each if it had no sample."""
         ...
 
+    def begin(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Called when the steps begin.
+
+        Args:
+            lines: The log lines of the steps that are done, from earlier starts of the run; none if it is new.
+        """
+        ...
+
     def judge(self, line: Mapping[str, Any], step: int) -> list[str]:
-        """Warnings about a log line.
+        """Warnings about a log line, each line once and in order.
 
         Raises:
             RunStopped: The run is not worth going on with.

@@ -120,13 +120,21 @@ def test_the_kernel_that_the_run_uses_is_counted(make_config, make_data, monkeyp
         ({"steps": 8}, []),
         (
             {"steps": 1},
-            ["the run ends before it has seen every sample once; one epoch needs --steps 2", "the teacher's"],
+            [
+                "the run ends before it has seen every sample once; one epoch needs --steps 2",
+                "the teacher's",
+                "1 step is short for this teacher: at the end 92% of it will still be its random start",
+            ],
         ),
         (
             {"steps": 4},
             ["the teacher's decay ends at 0.972, not at ema.end 0.99: ema.anneal_steps is 5, more than the steps"],
         ),
-        ({"steps": 4, "ema": {"start": 0.99}}, []),
+        (
+            {"steps": 4, "ema": {"start": 0.99}},
+            ["4 steps are short for this teacher: at the end 96% of it will still be"],
+        ),
+        ({"steps": 20, "ema": {"start": 0.99}}, []),
     ],
 )
 def test_a_run_that_is_too_short_is_remarked(make_config, make_data, overrides, remarks):

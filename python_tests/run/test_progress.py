@@ -30,18 +30,19 @@ LINE = {
 
 
 def test_a_line_says_what_is_worth_watching():
-    assert describe(LINE) == "loss 1.25  lr 0.001  std 0.5/-/0.7  rank 12/20  123.4 samples/s"
+    assert describe(LINE) == "epoch 0.5  loss 1.25  lr 0.001  std 0.5/-/0.7  rank 12/20  123.4 samples/s"
     rare = LINE | {"validation_loss": 1.5, "skipped_samples": 2, "skipped_steps": 1, "data_wait": 0.25}
     assert "validation 1.5" in describe(rare)
     assert "skipped 1 steps, 2 samples" in describe(rare)
     for share, shown in ((0.904, "90%"), (-1.5, "-150%"), (None, "-")):
         assert f"loss 1.25  explained {shown}  lr" in describe(LINE | {"explained": share})
+        assert f"explained {shown}  lr" in describe(LINE | {"explained": 0.3, "explained_smoothed": share})
     assert describe(rare).endswith("waits for data 25%")
 
 
 def test_what_a_task_does_not_measure_is_left_out():
     bare = {key: LINE[key] for key in LINE if not key.endswith(("_std", "_rank"))}
-    assert describe(bare) == "loss 1.25  lr 0.001  123.4 samples/s"
+    assert describe(bare) == "epoch 0.5  loss 1.25  lr 0.001  123.4 samples/s"
 
 
 class Terminal(io.TextIOWrapper):

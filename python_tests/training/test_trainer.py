@@ -22,7 +22,7 @@ from d2v_fast.training.trainer import Data2VecTrainer
 QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0, "drop_path": 0.0}
 FIELDS = [
     *("step", "epoch", "loss", "lr", "ema_decay", "grad_norm"),
-    *("local_std", "pred_std", "target_std", "pred_rank", "target_rank", "explained"),
+    *("local_std", "pred_std", "target_std", "pred_rank", "target_rank", "explained", "explained_smoothed"),
     *("skipped_samples", "skipped_steps", "samples_per_second", "data_wait"),
 ]
 
@@ -162,6 +162,7 @@ def test_collapse_is_warned_of_and_stops_the_run(trainer, capsys):
     one = trainer(steps=9, log={"every": 1}, monitor={"warmup_steps": 2, "min_std": 50.0, "abort_std": 0.0})
     one.fit()
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "step 8: this run is not learning" in warnings.pop()  # 8 steps teach it nothing
     assert [line for line in warnings if "the targets are collapsing" in line] == [warnings[-1]]
     assert warnings[-1].startswith("d2v-fast: warning: step 2: the targets are collapsing: standard deviation")
     stopped = trainer(steps=12, log={"every": 1}, monitor={"warmup_steps": 2, "abort_std": 40.0})

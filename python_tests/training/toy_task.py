@@ -27,6 +27,7 @@ class ToyTask:
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 4))
         self.parameters, self.averages, self.decay = self.head.named_parameters, lambda: None, lambda step: None
         self.monitors, self.log, self.judge = lambda step: {}, lambda step: {}, lambda line, step: []
+        self.begin = lambda lines: None
         self.rates, self.held, self.select = dict, lambda step: (), lambda: None
 
     def counts(self, batch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -234,6 +234,10 @@ class SupervisedTask(ABC):
     def monitors(self, step: int) -> Metrics:
         """None."""
         return {}
+
+    def begin(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """No memory of log lines."""
+        return
 
     def judge(self, line: Mapping[str, Any], step: int) -> list[str]:
         """No warnings."""
