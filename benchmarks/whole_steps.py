@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ import torch
 from d2v_fast import masking
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
-from d2v_fast.report.flops import counter
+from d2v_fast.run.metrics import peak_memory
+from d2v_fast.training.flops import counter
 
 
 def make_batch(config: Config, shape: tuple[int, ...], views: int = 1) -> Batch:
@@ -46,9 +46,8 @@ def make_batch(config: Config, shape: tuple[int, ...], views: int = 1) -> Batch:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held so far (Linux; `ru_maxrss` would begin with its parent's)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    """The most memory that this process has held so far."""
+    return peak_memory(torch.device("cpu"))
 
 
 def flops(step: Callable[[], object]) -> float:

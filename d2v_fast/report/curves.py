@@ -109,6 +109,20 @@ KNOWN = (
         "machine, or at waiting for data.",
     ),
     Curve(
+        title="Matrix products",
+        fields={"flops_share": "share of the peak"},
+        unit="share of what bare products reach",
+        normal="Steady. The rest is what is no product: norms, softmax, dropout, the update, waiting. Small models on "
+        "small batches stay far below 1.",
+    ),
+    Curve(
+        title="Memory",
+        fields={"peak_memory": "bytes"},
+        unit="bytes, the most so far",
+        normal="Flat after the first lines, or after the first of the longest batches. If it goes on rising, something "
+        "is kept that should not be.",
+    ),
+    Curve(
         title="Waiting for data",
         fields={"data_wait": "share of the time"},
         unit="share of the time",

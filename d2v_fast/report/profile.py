@@ -15,8 +15,8 @@ from d2v_fast import ops
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.modalities import open_data, open_loader
 from d2v_fast.report import plots
-from d2v_fast.report.flops import counter
 from d2v_fast.run.metrics import Clock
+from d2v_fast.training.flops import bare_rate, counter
 from d2v_fast.training.precision import DTYPES, own_modes, products, tensor_float32
 from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -27,9 +27,6 @@ PARTS = ("loading", "embed", "teacher", "targets", "student", "loss", "backward"
 """In the order of a step. "loading": waiting for the loader, which works ahead in threads; "embed": local features of
 the student; "teacher": its blocks, and its embedding if it has one of its own; "rest": everything between the
 others."""
-
-_SIDE = 2048
-"""Of the matrices whose product is the measure."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def profile(trainer: Data2VecTrainer, rounds: int = 5) -> Profile:
                 samples += sum(len(batch.sample_ids) for batch in batches)
         if not samples:
             raise DataError("no sample of these steps can be read")
-        peak = _bare(DTYPES[config.precision.autocast], device, seconds)
+        peak = bare_rate(DTYPES[config.precision.autocast], device)
     median = {part: statistics.median(one[part] for one in times) for part in PARTS}
     return Profile(median, flops, peak, samples / rounds, torch.get_num_threads())
 
@@ -186,17 +183,6 @@ def _watch(trainer: Data2VecTrainer, account: _Account, stack: contextlib.ExitSt
 
         setattr(owner, name, watched)
         stack.callback(setattr, owner, name, function) if own else stack.callback(delattr, owner, name)
-
-
-def _bare(dtype: torch.dtype, device: torch.device, seconds: Callable[[], float]) -> float:
-    """FLOPs per second of products of two large matrices, the median of five; by the library that the run asks."""
-    x = torch.randn(_SIDE, _SIDE, device=device, dtype=torch.float32).to(dtype)
-    times = []
-    for _ in range(6):
-        start = seconds()
-        ops.linear(x, x)
-        times.append(seconds() - start)
-    return 2 * _SIDE**3 / statistics.median(times[1:])
 
 
 def draw(result: Profile, title: str) -> Figure:

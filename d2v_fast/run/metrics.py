@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -99,17 +101,23 @@ class Window:
         self.skipped_samples = state["skipped_samples"]
 
 
+RATES = ("samples_per_second", "data_wait", "flops_per_second", "flops_share", "peak_memory")
+"""The only fields of a log line that differ between two equal runs."""
+
+
 class Clock:
-    """Rates since the last log line: the only numbers of a line that differ between two equal runs."""
+    """Rates since the last log line."""
 
     def __init__(self) -> None:
         self._begin = time.perf_counter()
         self._samples = 0
+        self._flops = 0.0
         self._waited = 0.0
 
-    def add(self, samples: int) -> None:
-        """Count samples that were trained on."""
+    def add(self, samples: int, flops: float = 0.0) -> None:
+        """Count samples that were trained on, and the FLOPs of their matrix products."""
         self._samples += samples
+        self._flops += flops
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
@@ -120,17 +128,34 @@ class Clock:
         finally:
             self._begin += time.perf_counter() - begin
 
-    def read(self, waited: float) -> dict[str, float]:
-        """samples_per_second and data_wait, the share of the time spent waiting for data.
+    def read(self, waited: float, peak: float | None = None) -> dict[str, float | None]:
+        """The fields `RATES` but for the memory; flops_per_second and flops_share are None if no FLOPs were counted.
 
         Args:
             waited: Seconds that the loader has been waited for since it was made.
+            peak: FLOPs per second of bare matrix products.
         """
         now = time.perf_counter()
         elapsed = max(now - self._begin, 1e-9)
-        line = {"samples_per_second": self._samples / elapsed, "data_wait": (waited - self._waited) / elapsed}
-        self._begin, self._samples, self._waited = now, 0, waited
+        rate = self._flops / elapsed if self._flops else None
+        line = {
+            "samples_per_second": self._samples / elapsed,
+            "data_wait": (waited - self._waited) / elapsed,
+            "flops_per_second": rate,
+            "flops_share": rate / peak if rate and peak else None,
+        }
+        self._begin, self._samples, self._flops, self._waited = now, 0, 0.0, waited
         return line
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that this process has held so far, or on CUDA the most of its tensors there (no waiting)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, where ru_maxrss would begin with the parent's
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, in bytes
 
 
 def finite(line: dict[str, Any]) -> dict[str, Any]:

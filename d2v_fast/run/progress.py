@@ -13,6 +13,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from d2v_fast.data.store import human_bytes
 from d2v_fast.log import logger, tell
 from d2v_fast.streams import SteadyStream
 
@@ -110,6 +111,10 @@ def describe(line: dict[str, Any]) -> str:
     if line["skipped_steps"] or line["skipped_samples"]:
         parts.append(f"skipped {line['skipped_steps']} steps, {line['skipped_samples']} samples")
     parts.append(f"{line['samples_per_second']:.1f} samples/s")
+    if line.get("flops_share") is not None:
+        parts.append(f"{line['flops_share']:.0%} of peak FLOP/s")
+    if line.get("peak_memory") is not None:
+        parts.append(human_bytes(line["peak_memory"]))
     if line["data_wait"] > 0.05:
         parts.append(f"waits for data {line['data_wait']:.0%}")
     return "  ".join(parts)

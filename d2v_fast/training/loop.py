@@ -6,6 +6,7 @@ computes is the business of a `Task`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,10 +20,11 @@ from d2v_fast.errors import Interrupted, RunStopped
 from d2v_fast.log import tell
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.journal import Journal
-from d2v_fast.run.metrics import NON_FINITE_LIMIT, Clock, Window, finite
+from d2v_fast.run.metrics import NON_FINITE_LIMIT, Clock, Window, finite, peak_memory
 from d2v_fast.training import out_of_memory
+from d2v_fast.training.flops import StepFlops, bare_rate
 from d2v_fast.training.interrupts import StopSignals
-from d2v_fast.training.precision import LossScale, autocast
+from d2v_fast.training.precision import DTYPES, LossScale, autocast
 from d2v_fast.training.prefetch import Prefetch
 from d2v_fast.training.schedules import learning_rate
 from d2v_fast.training.selection import Selection
@@ -56,6 +58,7 @@ class Loop:
         self.device = device
         self._autocast = autocast(config.precision, device)
         self._prefetch = Prefetch(device)
+        self._flops = None if config.precision.compile else StepFlops()  # of a compiled graph nothing is seen
         self.observe: Callable[[int], Metrics] | None = None
         self.begin()
 
@@ -134,11 +137,14 @@ class Loop:
 
     def step(self, n: int, batches: Sequence[Batch], clock: Clock) -> None:
         """Optimizer step number `n`: forward and backward passes of its micro-batches, and one update."""
-        loss, means = self.forward_backward(n, batches)
+        held, flops = self.task.held(n), self._flops
+        with contextlib.nullcontext() if flops is None else flops.counted(batches, len(held)):
+            loss, means = self.forward_backward(n, batches)
         rate = learning_rate(self.config.optim, n, self.config.steps)
-        norm, found_inf = self.update.step(rate, loss, self.task.decay(n), self.task.held(n))
+        norm, found_inf = self.update.step(rate, loss, self.task.decay(n), held)
         self.window.add(loss, norm, found_inf, sum(batch.skipped for batch in batches), means)
-        clock.add(sum(len(batch.sample_ids) for batch in batches))
+        samples = sum(len(batch.sample_ids) for batch in batches)
+        clock.add(samples, 0.0 if flops is None else flops.of(batches, len(held)))
 
     def forward_backward(self, n: int, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
         """The gradients of step `n`, and its loss.
@@ -188,7 +194,11 @@ class Loop:
         monitors: Metrics = {}
         validation: Metrics = {}
         observed: Metrics = {}
+        peak: float | None = None
         try:
+            if self._flops is not None:
+                with clock.stopped():
+                    peak = bare_rate(DTYPES[config.precision.autocast], self.device)
             monitors = task.monitors(step - 1)
             if validates:
                 with out_of_memory.explained(f"in the validation after step {step}"), self._autocast:
@@ -212,7 +222,8 @@ class Loop:
             "skipped_samples": totals.skipped_samples,
             "skipped_steps": totals.skipped_steps,
         }
-        line = finite(line | clock.read(loader.wait))
+        line |= {**clock.read(loader.wait, peak), "peak_memory": peak_memory(self.device)}
+        line = finite(line)
         try:
             journal.record(line)
             if totals.skipped_lately >= NON_FINITE_LIMIT:

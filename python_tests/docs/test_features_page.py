@@ -53,8 +53,9 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_every_number_of_a_log_line_is_explained():
+    from d2v_fast.run.metrics import RATES
     from d2v_fast.run.progress import _GROUPS
 
     text = PAGE.read_text()
-    for name in (*(name for names in _GROUPS.values() for name in names), "explained", "samples_per_second"):
+    for name in (*(name for names in _GROUPS.values() for name in names), "explained", *RATES):
         assert f"`{name}`" in text, name

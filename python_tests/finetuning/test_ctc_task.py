@@ -19,9 +19,9 @@ from d2v_fast.finetuning.predict import Finetuned
 from d2v_fast.finetuning.recipes import RECIPES
 from d2v_fast.finetuning.sets import LabelledData
 from d2v_fast.finetuning.settings import settle
+from d2v_fast.run.metrics import RATES
 from d2v_fast.run.reader import Run
 
-TIMES = ("samples_per_second", "data_wait")
 TONES = {"a": 0.05, "b": 0.2, "c": 0.8}
 """Radians of a sample."""
 
@@ -70,7 +70,7 @@ def recogniser(pretrained):
 
 
 def lines(run):
-    return [{k: v for k, v in line.items() if k not in TIMES} for line in Run(run).metrics()]
+    return [{k: v for k, v in line.items() if k not in RATES} for line in Run(run).metrics()]
 
 
 def weights(run, step):

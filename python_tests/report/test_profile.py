@@ -12,9 +12,9 @@ from d2v_fast import ops
 from d2v_fast.commands.cli import main
 from d2v_fast.errors import ConfigError
 from d2v_fast.modalities import open_data, open_loader
-from d2v_fast.report.flops import counter
 from d2v_fast.report.profile import PARTS, _Account, profile
 from d2v_fast.run.metrics import Clock
+from d2v_fast.training.flops import counter
 from d2v_fast.training.trainer import Data2VecTrainer
 
 

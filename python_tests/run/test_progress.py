@@ -38,6 +38,8 @@ def test_a_line_says_what_is_worth_watching():
         assert f"loss 1.25  explained {shown}  lr" in describe(LINE | {"explained": share})
         assert f"explained {shown}  lr" in describe(LINE | {"explained": 0.3, "explained_smoothed": share})
     assert describe(rare).endswith("waits for data 25%")
+    measured = {"flops_share": 0.412, "flops_per_second": 9e10, "peak_memory": 612_000_000}
+    assert describe(LINE | measured).endswith("  123.4 samples/s  41% of peak FLOP/s  612 MB")
 
 
 def test_what_a_task_does_not_measure_is_left_out():

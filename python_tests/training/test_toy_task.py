@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from d2v_fast.data import DataError
+from d2v_fast.run.metrics import RATES
 from d2v_fast.training.task import Task
 
 FOLDER = Path(__file__).parent
@@ -27,7 +28,7 @@ def lines(run):
 
 
 def without_times(run):
-    return [{k: v for k, v in line.items() if k not in ("samples_per_second", "data_wait")} for line in lines(run)]
+    return [{k: v for k, v in line.items() if k not in RATES} for line in lines(run)]
 
 
 def tensors(run, step):

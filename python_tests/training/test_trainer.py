@@ -14,7 +14,7 @@ from d2v_fast import ops
 from d2v_fast.data import ArraySource, SampleError
 from d2v_fast.errors import RunStopped
 from d2v_fast.run import checkpoint
-from d2v_fast.run.metrics import NON_FINITE_LIMIT
+from d2v_fast.run.metrics import NON_FINITE_LIMIT, RATES
 from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.training import fit
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -23,7 +23,7 @@ QUIET = {"dropout": 0.0, "attention_dropout": 0.0, "layer_drop": 0.0, "drop_path
 FIELDS = [
     *("step", "epoch", "loss", "lr", "ema_decay", "grad_norm"),
     *("local_std", "pred_std", "target_std", "pred_rank", "target_rank", "explained", "explained_smoothed"),
-    *("skipped_samples", "skipped_steps", "samples_per_second", "data_wait"),
+    *("skipped_samples", "skipped_steps", *RATES),
 ]
 
 
@@ -65,6 +65,9 @@ def test_every_field_is_logged(make_config, train, tmp_path, modality):
         assert 1 <= line["target_rank"] <= 32
         assert 0 <= line["data_wait"] <= 1
         assert line["samples_per_second"] > 0
+        assert line["flops_per_second"] > 0
+        assert 0 < line["flops_share"] < 1.5
+        assert line["peak_memory"] > 1e7
     assert lines[0]["lr"] == 1e-3  # step 2 of 5, one of warm-up
     assert lines[0]["ema_decay"] == decay(2)
     assert (lines[0]["skipped_samples"], lines[0]["skipped_steps"]) == (0, 0)
