@@ -41,6 +41,7 @@ _RESULTS = pytest.StashKey[dict[str, list["Result"]]]()
 
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="tiny shapes and one round: that they run, not how fast")
+    parser.addoption("--plots", metavar="FOLDER", help="where plots are written; by default a temporary folder")
 
 
 def pytest_configure(config):
@@ -60,6 +61,14 @@ def cpu_heading() -> str:
 @pytest.fixture
 def quick(request) -> bool:
     return request.config.getoption("--quick")
+
+
+@pytest.fixture
+def plots_folder(request, tmp_path) -> Path:
+    """Where a benchmark writes its plots."""
+    folder = Path(request.config.getoption("--plots") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -57,8 +57,14 @@ template <typename T>
 struct Normalised {
   const T* x;
   const RealOf<T>*mean, *scale;
-  const T* next;  // memory is asked for this stretch meanwhile; nobody looks at it if there is a mean per channel
+  const T* next;  // memory is asked for this stretch's odd cache lines meanwhile; nobody looks at it if there is a mean per channel
 };
+
+// Whether register number `j` of a stretch that begins at a cache line begins an odd line, or an even one.
+template <typename T>
+static constexpr bool begins_line(int64_t j, bool odd) {
+  return j * lane_count<T>() * static_cast<int64_t>(sizeof(T)) % 128 == (odd ? 64 : 0);
+}
 
 // out = the sum over LAYERS layers of (x - mean) * scale, on top of what is there unless `first`; then, if `last`, the mean of (out + bias).
 template <int LAYERS, bool PER_CHANNEL, typename T>
@@ -83,7 +89,7 @@ static inline void add_layers(const Normalised<T>* of, bool first, bool last, co
     for (int k = 0; k < LAYERS; ++k)
       for (int j = 0; j < r; ++j) {
         const int64_t at = c + j * lanes;
-        if (!PER_CHANNEL && j % (64 / D2V_REGISTER_BYTES) == 0) __builtin_prefetch(of[k].next + at);
+        if (!PER_CHANNEL && begins_line<T>(j, true)) __builtin_prefetch(of[k].next + at);
         const Lanes value = load<part>(of[k].x + at, n);
         if (PER_CHANNEL) y[j] += (value - load<part>(of[k].mean + at, n)) * load<part>(of[k].scale + at, n);
         else y[j] += (value - mean[k]) * scale[k];
