@@ -73,14 +73,18 @@ def commands(modality: str) -> Data:
     return Data(of_words(NUMBERS, lambda voice: sentences_of(voice, 40)))
 
 
+PIECES: Mapping[str, Any] = {"model.embedding.vocab_size": quality_text.VOCABULARY}
+"""Word pieces instead of bytes, for both methods."""
+
+
 def standard_library(modality: str) -> Data:
     """The texts of the demo with another question, see quality_text.py."""
-    return Data(quality_text.standard_library())
+    return Data(quality_text.standard_library(), PIECES)
 
 
 def dictionary(modality: str) -> Data:
     """Definitions from a dictionary and their field, see quality_text.py."""
-    return Data(quality_text.dictionary())
+    return Data(quality_text.dictionary(), PIECES)
 
 
 SETS: dict[str, dict[str, Callable[[str], Data]]] = {

@@ -47,22 +47,21 @@ def test_definitions_have_a_field_and_do_not_name_it(script):
 def test_parts_share_no_passage_and_the_test_texts_are_not_pretrained_on(script):
     found = script.docstrings(Path(sysconfig.get_path("stdlib")) / "asyncio")
     files = ("base_events", "events", "streams", "tasks")
-    task = script._task(found, ["A topic."], files, "file", "docstrings", (20, 10))
+    task = script._task(found, ["A topic."], files, "file", "docstrings", (8, 3))
     passages = [{passage.tobytes() for passage in part.inputs} for part in (task.train, task.test)]
     assert [len(one) for one in passages] == [len(task.train), len(task.test)]
     assert not passages[0] & passages[1]
     begin, end = (task.source.tokenizer.token_to_id(name) for name in ("<s>", "</s>"))
-    for part, most in ((task.train, 20), (task.test, 10)):
-        assert all(passage[0] == begin and 1 + script.SHORTEST <= len(passage) <= 64 for passage in part.inputs)
+    for part, most in ((task.train, 8), (task.test, 3)):
+        assert all(passage[0] == begin and len(passage) == script.PASSAGE for passage in part.inputs)
         assert np.bincount(part.labels, minlength=4).max() == most
         assert len(set(part.labels.tolist())) == len(task.classes) == 4
     tokens = task.source.tokens
     starts = np.flatnonzero(np.concatenate([[end], tokens[:-1]]) == end)
-    corpus = {tokens[i : i + 63].tobytes() for i in starts}
-    long = [passage[1:].astype(tokens.dtype).tobytes() for passage in task.test.inputs if len(passage) == 64]
-    assert long
-    assert not corpus & set(long)
-    assert corpus >= {p[1:].astype(tokens.dtype).tobytes() for p in task.train.inputs if len(p) == 64}
+    corpus = {tokens[i : i + script.PASSAGE - 1].tobytes() for i in starts}
+    known, unknown = ({p[1:].astype(tokens.dtype).tobytes() for p in part.inputs} for part in (task.train, task.test))
+    assert not corpus & unknown
+    assert corpus >= known
 
 
 def test_without_the_dictionary_its_package_is_named(script, monkeypatch, tmp_path):
