@@ -12,9 +12,9 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.masking.config import MaskConfig
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 
-NUMERICS = 3
+NUMERICS = 4
 """The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: the same. 3: on a CPU `ops.adamw_ema_` makes the
-update and `ops.linear` the products, whose last bits are not torch's."""
+update and `ops.linear` the products in float32, whose last bits are not torch's. 4: also those in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,9 @@ class PrecisionConfig(Section):
 
     section: ClassVar[str] = "precision"
 
-    autocast: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Format of matrix products; weights, teacher, optimizer stay float32. float16 scales the loss and needs CUDA."""
+    autocast: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Format of matrix products; weights, teacher, optimizer stay float32. float16 scales the loss and needs CUDA.
+    "auto" is settled when a run begins: bfloat16 where the device multiplies it and the network is wide enough."""
 
     teacher_float32: bool = False
     """Run the teacher in float32 whatever `autocast` says, as the published vision code does."""

@@ -25,7 +25,7 @@ from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.out_of_memory import explained
-from d2v_fast.training.precision import autocast, check_attention, own_modes
+from d2v_fast.training.precision import autocast, check_attention, own_modes, settled
 
 
 class Finetuning:
@@ -63,6 +63,7 @@ class Finetuning:
         """
         self.out = folder_of(out)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        config = settled(config, self.device, self.out)
         self._modality: Any = registry.get(config.model.modality)
         self._start = start = evidence(self.out) is None
         if (self.out / "config.json").is_file():

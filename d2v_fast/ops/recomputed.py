@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2v_fast.ops._library import Backend, differentiate, register, serve
-from d2v_fast.ops.linear import empty_product, gradients, linear, save_factors
+from d2v_fast.ops.linear import empty_product, gradients, in_bfloat16, linear, save_factors
+from d2v_fast.ops.shadows import rounded
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -30,6 +31,8 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     """
     if not _keeps_less(x):
         return linear(F.gelu(x), weight, bias)
+    if in_bfloat16(x, weight):
+        x, weight, bias = x.to(torch.bfloat16), rounded(weight), None if bias is None else bias.to(torch.bfloat16)
     y: Tensor = _gelu_linear(x, weight, bias)
     return y
 
@@ -54,7 +57,9 @@ def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Ten
 
 def _keeps_less(x: Tensor) -> bool:
     """Whether there will be a backward pass of this kind; a graph decides for itself what it keeps."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch.is_autocast_enabled("cpu") and x.dtype != torch.get_autocast_dtype("cpu"):
         return False
     return x.is_cpu and x.dim() > 1 and torch.is_grad_enabled()
 

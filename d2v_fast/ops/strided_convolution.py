@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2v_fast.ops._library import Backend, differentiate, register, serve
-from d2v_fast.ops.linear import by_onednn, linear
+from d2v_fast.ops.linear import by_onednn, in_bfloat16, linear
+from d2v_fast.ops.shadows import rounded
 
 
 def strided_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -41,7 +42,9 @@ def strided_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
         )
     if x.shape[1] < weight.shape[2]:
         raise ValueError(f"x has {x.shape[1]} frames, but a window takes {weight.shape[2]}")
-    if torch.is_autocast_enabled(x.device.type):
+    if in_bfloat16(x, weight):
+        x, weight = x.to(torch.bfloat16), rounded(weight)
+    elif torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
     if torch.compiler.is_exporting():  # a program for others has torch's operators only
@@ -84,13 +87,17 @@ def _backward_cpu(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> tuple
         _picture(grad), _picture(x), weight.unsqueeze(2), None, [1, stride], [0, 0], [1, 1], False, [0, 0], 1,
         [True, False, False],
     )[0]  # fmt: skip
+    grad_x = grad_x.squeeze(2).transpose(1, 2).contiguous()
     channels, kernel = weight.shape[1:]
+    if x.dtype == torch.bfloat16:  # one product: pieces would be rounded before they are added
+        windows = _windows(x, 0, kernel, frames, stride).flatten(0, 1)
+        grad_weight = grad.flatten(0, 1).t() @ windows
+        return grad_x, grad_weight.view(outputs, kernel, channels).transpose(1, 2).contiguous()
     grad_weight = torch.zeros(outputs, kernel * channels, dtype=x.dtype, device=x.device)
     for first, width in _pieces(kernel, stride):
         piece = grad_weight[:, first * channels : (first + width) * channels]
         for one, windows in zip(grad, _windows(x, first, width, frames, stride), strict=True):
             piece += linear(one.t(), windows.contiguous().t())
-    grad_x = grad_x.squeeze(2).transpose(1, 2).contiguous()
     return grad_x, grad_weight.view(outputs, kernel, channels).transpose(1, 2).contiguous()
 
 

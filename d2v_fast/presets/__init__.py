@@ -3,7 +3,8 @@
 Four rules hold for all of them. Where the paper and the released code disagree, the released code wins and the
 docstring gives the paper's value. A size for which no recipe was ever released says from what it is derived. A
 preset states what differs from the defaults of the classes, and its docstring where the whole recipe comes from. The
-published number format is float16; here it is bfloat16, which needs no loss scaling (`precision.autocast` changes it).
+published number format is float16; here it is bfloat16, which needs no loss scaling, where the device multiplies it
+(`precision.autocast`).
 
 Paper: "data2vec: A General Framework for Self-supervised Learning in Speech, Vision and Language", arXiv 2202.03555v3.
 Released code: fairseq, `examples/data2vec` (speech, text), and the BEiT-based `data2vec_vision` (vision).

@@ -113,6 +113,6 @@ def spectrogram2_base() -> Config:
         loader=LoaderConfig(batch_size=61, batch_seconds=122.88, accumulation=4),
         optim=OptimConfig(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=4.0, warmup=53_333 / 400_000),
         ema=EmaConfig(start=0.9998, end=0.99999, anneal_steps=100_000),
-        precision=PrecisionConfig(autocast="bfloat16"),
+        precision=PrecisionConfig(autocast="auto"),
         monitor=MonitorConfig(warmup_steps=53_333, abort_std=0.0),
     )

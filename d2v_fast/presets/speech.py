@@ -60,7 +60,7 @@ def speech_base() -> Config:
             first_lr=0.01,
             last_lr=0.01,
         ),
-        precision=PrecisionConfig(autocast="bfloat16"),
+        precision=PrecisionConfig(autocast="auto"),
         monitor=MonitorConfig(warmup_steps=5000, abort_std=0.1),
     )
 

@@ -47,7 +47,7 @@ def speech2_base() -> Config:
         loader=LoaderConfig(batch_size=62, batch_seconds=125.0, accumulation=4),
         optim=OptimConfig(lr=7.5e-4, warmup=8000 / 400_000),
         ema=EmaConfig(end=0.99999, anneal_steps=75_000),
-        precision=PrecisionConfig(autocast="bfloat16"),
+        precision=PrecisionConfig(autocast="auto"),
         monitor=MonitorConfig(warmup_steps=5000, abort_std=0.1),
     )
 

@@ -52,7 +52,7 @@ def text_base() -> Config:
             warmup=10_000 / 1_000_000,
         ),
         ema=EmaConfig(anneal_steps=300_000),
-        precision=PrecisionConfig(autocast="bfloat16"),
+        precision=PrecisionConfig(autocast="auto"),
         monitor=MonitorConfig(warmup_steps=10_000),
         steps=1_000_000,
     )

@@ -45,7 +45,7 @@ def text2_base() -> Config:
         loader=LoaderConfig(batch_size=16, accumulation=4),
         optim=OptimConfig(lr=2e-4, clip_norm=1.0, warmup=4000 / 1_000_000),
         ema=EmaConfig(start=0.9999, end=0.99999, anneal_steps=100_000),
-        precision=PrecisionConfig(autocast="bfloat16"),
+        precision=PrecisionConfig(autocast="auto"),
         monitor=MonitorConfig(warmup_steps=5000, abort_std=0.1),
         steps=1_000_000,
     )

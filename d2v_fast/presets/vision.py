@@ -66,7 +66,7 @@ def vision_base() -> Config:
             last_lr=1e-5 / 2e-3,
         ),
         ema=EmaConfig(start=0.9998, end=0.9998, anneal_steps=0),
-        precision=PrecisionConfig(autocast="bfloat16", teacher_float32=True),
+        precision=PrecisionConfig(autocast="auto", teacher_float32=True),
         monitor=MonitorConfig(warmup_steps=6250),
         steps=500_000,
     )

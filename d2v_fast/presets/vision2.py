@@ -60,7 +60,7 @@ def vision2_base() -> Config:
             lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=4.0, warmup=50_040 / 375_300
         ),
         ema=EmaConfig(start=0.9998, end=0.99999, anneal_steps=100_000),
-        precision=PrecisionConfig(autocast="bfloat16"),
+        precision=PrecisionConfig(autocast="auto"),
         monitor=MonitorConfig(warmup_steps=50_040, abort_std=0.0),
         steps=375_300,
     )

@@ -9,18 +9,18 @@ import sys
 CHOICE = "D2V_FAST_KEEP_MEMORY"
 """Environment variable: 0 leaves the process's heap as it is."""
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of mallopt in glibc's malloc.h."""
 
 _LARGEST_THRESHOLD = 32 << 20
-"""Bytes; glibc refuses a larger one. What is larger still comes from the system each time."""
+"""Bytes; glibc refuses a larger one."""
 
 _KEPT = 2**31 - 1
 """Bytes at the end of the heap that are not given back."""
 
 
 def keep_freed_memory() -> bool:
-    """Lets tensors of up to 32 MB reuse memory that the process has touched before.
+    """Lets tensors of any size reuse memory that the process has touched before.
 
     By default glibc gives large blocks back to the system as soon as they are free; the next tensor of that size costs
     a page fault for every 4 kB, which takes longer than most operations do to fill it. Whether that happens depends on
@@ -36,4 +36,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_TRIM_THRESHOLD, _KEPT))
+    kept = mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and mallopt(_TRIM_THRESHOLD, _KEPT)
+    # Larger ones too, such as the gradient of an embedding of words.
+    return bool(kept and mallopt(_MMAP_MAX, 0))

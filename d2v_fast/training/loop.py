@@ -134,6 +134,8 @@ class Loop:
             if saved < done and self.update.whole:
                 _save_after(error, save, done)
             raise
+        finally:
+            self.update.end()
 
     def step(self, n: int, batches: Sequence[Batch], clock: Clock) -> None:
         """Optimizer step number `n`: forward and backward passes of its micro-batches, and one update."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +15,57 @@ from torch import Tensor
 
 from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
+from d2v_fast.files import exists
+from d2v_fast.log import tell
 from d2v_fast.ops.attention import choose
-from d2v_fast.ops.linear import torch_products
+from d2v_fast.ops.linear import has_bfloat16_products, torch_products
+from d2v_fast.run.directory import read_config
+from d2v_fast.run.evidence import evidence, folder_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+LEAST_WIDTH = 384
+"""Channels of the context network from which on bfloat16 is faster on a CPU (docs/measured.md)."""
+
+
+def settled(config: Any, device: torch.device, out: Path) -> Any:
+    """The configuration with a format in place of precision.autocast "auto"; says which, and why.
+
+    Args:
+        config: Of a run, whatever its task.
+        device: Where it computes.
+        out: The run's folder. A run that is there keeps its format.
+    """
+    if config.precision.autocast != "auto":
+        return config
+    run = folder_of(out)
+    if evidence(run) is not None and exists(run / "config.json"):
+        name, why = read_config(run).precision.autocast, "as the run began"
+    else:
+        name, why = choose_format(device, config.model.transformer.dim)
+    tell(f"precision.autocast: {name} ({why})", logging.INFO)
+    return replace(config, precision=replace(config.precision, autocast=name))
+
+
+def choose_format(device: torch.device, width: int) -> tuple[str, str]:
+    """The format that "auto" stands for, and why.
+
+    Args:
+        device: Where it computes.
+        width: Channels of the context network.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", "the GPU multiplies it"
+        return "float32", "the GPU does not multiply bfloat16; float16 is faster, but needs loss scaling"
+    if device.type != "cpu":
+        return "float32", f"nothing else has been tried on {device.type}"
+    if not has_bfloat16_products():
+        return "float32", "the processor does not multiply bfloat16"
+    if width < LEAST_WIDTH:
+        return "float32", f"the processor multiplies bfloat16, but {width} channels are too few to gain by it"
+    return "bfloat16", "the processor multiplies it"
 
 
 class Autocast(torch.autocast):
@@ -35,8 +85,10 @@ def autocast(config: PrecisionConfig, device: torch.device) -> torch.autocast:
     """The context of the forward pass.
 
     Raises:
-        ConfigError: float16 was asked for without CUDA.
+        ConfigError: float16 was asked for without CUDA, or "auto" was not settled.
     """
+    if config.autocast == "auto":
+        raise ConfigError("precision.autocast is 'auto', which a trainer settles: name a format here")
     if config.autocast == "float16" and device.type != "cuda":
         raise ConfigError(
             f"precision.autocast is 'float16', which needs CUDA, but this run is on {device.type}; "
@@ -92,8 +144,10 @@ def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[No
 
 
 def products(numerics: int) -> AbstractContextManager[None]:
-    """Whose products of linear maps a run has on a CPU: torch's if it began under older rules."""
-    return torch_products() if numerics < 3 else contextlib.nullcontext()
+    """Whose products a run has on a CPU: torch's if it began under older rules, of both formats or of bfloat16."""
+    if numerics < 3:
+        return torch_products()
+    return torch_products(torch.bfloat16) if numerics < 4 else contextlib.nullcontext()
 
 
 def check_attention(config: Any, device: torch.device) -> None:

@@ -20,7 +20,7 @@ from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.observer import Observer
 from d2v_fast.training.out_of_memory import explained
-from d2v_fast.training.precision import autocast, check_attention, own_modes
+from d2v_fast.training.precision import autocast, check_attention, own_modes, settled
 from d2v_fast.training.pretraining_task import PretrainingTask
 from d2v_fast.training.task import Metrics
 
@@ -74,6 +74,7 @@ class Data2VecTrainer:
         self.data = data
         self.out = Path(out)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        config = settled(config, self.device, self.out)
         autocast(config.precision, self.device)  # refuses a format that the device does not know
         check_attention(config, self.device)
         with explained("while the model was built"), own_modes(self.device):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from d2v_fast import ops
 from d2v_fast.config import OptimConfig
 from d2v_fast.errors import RunError
+from d2v_fast.ops.shadows import forget_shadows, keep_shadows, shadows_of, shadows_written
 from d2v_fast.training.precision import LossScale
 
 
@@ -78,6 +79,8 @@ class Update:
         )
         # torch's kernel has no other way to scale and to skip; for a GPU ours has not been timed.
         self.one_pass = one_pass and all(p.is_cpu and p.dtype == torch.float32 for p in self.parameters)
+        if self.one_pass:  # the averages are read once in a step: their copies do not pay for their memory
+            keep_shadows(self.parameters)
 
     def _groups(self, rates: Mapping[str, float]) -> list[dict[str, Any]]:
         """Parameters of one rate together, those with weight decay first."""
@@ -154,8 +157,9 @@ class Update:
         groups = self.adamw.param_groups
         given = [(p, group) for group in groups for p in group["params"] if p.grad is not None]
         states = [self._state_of(parameter) for parameter, _ in given]
+        parameters = [parameter for parameter, _ in given]
         ops.adamw_ema_(
-            [parameter for parameter, _ in given],
+            parameters,
             [parameter.grad for parameter, _ in given],
             *[[state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step")],
             lr=[group["lr"] for _, group in given],
@@ -164,9 +168,11 @@ class Update:
             eps=self.config.eps,
             gradient_scale=scale,
             found_inf=found_inf,
-            teacher=[following.get(id(parameter)) for parameter, _ in given],
+            teacher=[following.get(id(parameter)) for parameter in parameters],
             decay=1.0 if decay is None else decay,
+            shadow=shadows_of(parameters),
         )
+        shadows_written(parameters)
         _move(rest, decay, found_inf)
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -177,6 +183,10 @@ class Update:
             for key in ("exp_avg", "exp_avg_sq"):
                 state[key] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return state
+
+    def end(self) -> None:
+        """Nothing more is trained: give back what only helps a step."""
+        forget_shadows(self.parameters)
 
     def clear(self) -> None:
         """Forget the gradients."""

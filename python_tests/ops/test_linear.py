@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from d2v_fast import ops
-from d2v_fast.ops.linear import LEAST, _reason_for_torch, linear, torch_products
+from d2v_fast.ops.linear import LEAST, _reason_against_bfloat16, _reason_for_torch, linear, torch_products
 from d2v_fast.training.precision import products
 
 here = pytest.mark.skipif(bool(_reason_for_torch()), reason=f"oneDNN is not asked: {_reason_for_torch()}")
@@ -68,8 +68,6 @@ def test_torch_keeps_what_is_small_other_formats_graphs_and_runs_that_began_with
     assert not is_ours(x[:-1], weight)
     assert not is_ours(x.double(), weight.double())
     assert not is_ours(torch.ones(4096), weight.new_ones(4096, 4096).requires_grad_())
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert linear(x, weight).dtype == torch.bfloat16
     with torch_products():
         assert not is_ours(x, weight)
     with products(2):
@@ -78,6 +76,46 @@ def test_torch_keeps_what_is_small_other_formats_graphs_and_runs_that_began_with
         assert is_ours(x, weight)
     program = torch.export.export(Map(), (x.detach(), weight.detach()))
     assert "d2v_fast" not in str(program.graph)
+
+
+in_bfloat16 = pytest.mark.skipif(bool(_reason_against_bfloat16()), reason=_reason_against_bfloat16() or "served")
+
+
+def autocast():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@in_bfloat16
+@pytest.mark.parametrize("biased", [True, False])
+def test_under_autocast_products_of_bfloat16_numbers_are_as_exact_as_torchs(biased):
+    x, weight, bias = tensors(3, 50, 256)
+    given = (x, weight, bias) if biased else (x, weight)
+    exact = [part.detach().bfloat16().double().requires_grad_() for part in given]
+    grad = torch.randn(3, 50, 512).bfloat16()
+    with autocast():
+        ours = linear(*given)
+    assert "d2v_fast" in ours.grad_fn.name()
+    expected = F.linear(*exact)
+    found = [ours, *torch.autograd.grad(ours, given, grad)]
+    assert [part.dtype for part in found] == [torch.bfloat16, *[torch.float32] * len(given)]
+    for own, right in zip(found, [expected, *torch.autograd.grad(expected, exact, grad.double())], strict=True):
+        torch.testing.assert_close(own.double(), right.detach(), rtol=2**-8, atol=2e-6 * right.abs().max().item())
+
+
+@in_bfloat16
+def test_runs_that_began_with_torchs_products_of_bfloat16_numbers_keep_their_bits():
+    given = tensors(130, 256)
+    with autocast():
+        theirs = F.linear(*given)
+        grads = torch.autograd.grad(theirs.sum(), given)
+        for rules in (2, 3):
+            with products(rules):
+                ours = linear(*given)
+                assert "d2v_fast" not in ours.grad_fn.name()
+                assert torch.equal(ours, theirs)
+                assert all(map(torch.equal, torch.autograd.grad(ours.sum(), given), grads))
+        with products(4):
+            assert "d2v_fast" in linear(*given).grad_fn.name()
 
 
 @here

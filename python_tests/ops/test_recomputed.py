@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from d2v_fast.ops import gelu_linear, norm_gelu
-from d2v_fast.ops.linear import torch_products
+from d2v_fast.ops.linear import linear, torch_products
 
 SHAPE = (3, 20, 96)
 
@@ -35,6 +35,20 @@ def test_same_bits_as_torchs(name, dtype):
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["gelu_linear", "norm_gelu"])
+def test_under_autocast_the_bits_are_those_of_both_one_after_the_other(name):
+    ours, theirs, given = case(name)
+    both = (lambda x, w, b: linear(F.gelu(x), w, b)) if name == "gelu_linear" else theirs
+    x = given[0].detach().bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = ours(x, *given[1:]), both(x, *given[1:])
+    assert "d2v_fast" in found.grad_fn.name()
+    grad = torch.randn_like(found)
+    for one, other in zip(*(torch.autograd.grad(y, [x, *given[1:]], grad) for y in (found, expected)), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["gelu_linear", "norm_gelu"])

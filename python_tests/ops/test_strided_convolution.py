@@ -83,17 +83,18 @@ def test_refuses_what_does_not_fit():
 
 
 @pytest.mark.parametrize(("kernel", "stride", "length"), [(3, 2, 302), (2, 2, 402), (4, 1, 103), (3, 5, 602)])
-def test_large_ones_agree_in_float32_whoever_computes_them(kernel, stride, length):
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 0), (torch.bfloat16, 2**-8)], ids=str)
+def test_large_ones_agree_whoever_computes_them(kernel, stride, length, dtype, relative):
     torch.manual_seed(0)
-    x, weight = torch.randn(2, length, 192), torch.randn(256, 192, kernel)
+    x, weight = torch.randn(2, length, 192).to(dtype), torch.randn(256, 192, kernel).to(dtype)
     frames = (length - kernel) // stride + 1
     assert 2 * frames * weight.numel() >= LEAST
-    grad = torch.randn(2, frames, 256)
+    grad = torch.randn(2, frames, 256).to(dtype)
     found, expected = [], []
-    for part, dtype in ((found, torch.float32), (expected, torch.float64)):
-        own = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+    for part, own_dtype in ((found, dtype), (expected, torch.float64)):
+        own = [tensor.to(own_dtype).requires_grad_() for tensor in (x, weight)]
         y = (strided_convolution if part is found else reference.strided_convolution)(*own, stride)
-        part += [y, *torch.autograd.grad(y, own, grad.to(dtype))]
+        part += [y, *torch.autograd.grad(y, own, grad.to(own_dtype))]
     for ours, right in zip(found, expected, strict=True):
         assert ours.is_contiguous()
-        torch.testing.assert_close(ours, right.float(), rtol=0, atol=2e-6 * right.detach().abs().max().item())
+        torch.testing.assert_close(ours.double(), right, rtol=relative, atol=2e-6 * right.detach().abs().max().item())

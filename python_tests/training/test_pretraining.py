@@ -10,7 +10,7 @@ import pytest
 
 import d2v_fast
 from d2v_fast import presets
-from d2v_fast.config import EmaConfig
+from d2v_fast.config import NUMERICS, EmaConfig
 from d2v_fast.config_json import dotted, with_overrides
 from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError, RunError
@@ -133,11 +133,11 @@ def test_a_run_of_the_first_rules_keeps_them(digits, tmp_path):
     out = tmp_path / "run"
     config = with_overrides(presets.vision_tiny(), dotted(SMALL) | {"steps": 1, "numerics": 1})
     Data2VecTrainer(config, data=digits, out=out).fit()
-    trainer = Data2VecTrainer(replace(config, steps=2, numerics=3), data=digits, out=out)
+    trainer = Data2VecTrainer(replace(config, steps=2, numerics=NUMERICS), data=digits, out=out)
     trainer.fit()
     assert trainer.config.numerics == read_config(out).numerics == 1
     assert not trainer.loop.update.one_pass  # as it began
-    assert Data2VecTrainer(replace(config, numerics=3), data=digits, out=tmp_path / "new").loop.update.one_pass
+    assert Data2VecTrainer(replace(config, numerics=NUMERICS), data=digits, out=tmp_path / "new").loop.update.one_pass
 
 
 @pytest.mark.parametrize("data", ["", "  "])
