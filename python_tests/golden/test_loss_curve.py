@@ -1,8 +1,8 @@
 """200 steps beside the released arrangement: what lies between the two losses is rounding.
 
 The released arrangement in float64 says how fast rounding grows in these 200 steps, whose batch is always the same and
-is learned by heart: its own float32 losses leave those of float64 by about 1e-5 of their size. Ours may be four times as
-far from them.
+is learned by heart: its own float32 losses leave those of float64 by about 1e-5 of their size. Ours may be four times
+as far from them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from d2v_fast.interop import fairseq
 
 STEPS = 200
 DECAY = 0.99
-LR = 3e-4
 
 
 def in_float64(reference, batch):
@@ -37,13 +36,13 @@ def in_float64(reference, batch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("case", ["text Base", "ViT-S/16"])
-def test_the_loss_follows_the_released_arrangement(case, monkeypatch):
+@pytest.mark.parametrize(("case", "rate"), [("text Base", 3e-4), ("ViT-S/16", 1e-4)])  # with more, rounding takes over
+def test_the_loss_follows_the_released_arrangement(case, rate, monkeypatch):
     monkeypatch.setattr("d2v_fast.training.loop.learning_rate", lambda config, step, steps: config.lr)
     torch.manual_seed(0)
     config, batch = test_step.configured(case, True)
     # fairseq's Adam adds eps to the root of the moment before its correction, AdamW behind it: too little to be seen.
-    optim = replace(config.optim, lr=LR, eps=1e-12)
+    optim = replace(config.optim, lr=rate, eps=1e-12)
     config = replace(config, optim=optim, ema=replace(config.ema, start=DECAY, end=DECAY, anneal_steps=0))
     ours, reference = test_step.Ours(config, batch), test_step.reference_of(config)
     reference.student.load_state_dict(
