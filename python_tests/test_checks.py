@@ -78,6 +78,7 @@ ANY = [
     ("monitor.min_std", [NAN]),
     ("monitor.min_rank", [-1.0, INF]),
     ("monitor.abort_std", [NAN]),
+    ("monitor.min_explained", [-0.1, 1.5, NAN]),
 ]
 SPEECH = [
     ("mask.probability", [1.5, -0.1, NAN]),

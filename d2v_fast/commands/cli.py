@@ -41,7 +41,7 @@ commands:
   demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
 
-presets: {speech,text,vision}-{base,large,tiny}, series-tiny, spectrogram-tiny; data2vec 2.0:
+presets: {speech,text,vision}-{base,large,small,tiny}, series-tiny, spectrogram-tiny; data2vec 2.0:
   {speech2,text2,vision2}-{base,large,tiny}, vision2-{huge16,huge14}, series2-tiny, spectrogram2-{base,tiny}
 
 --quiet leaves out progress; warnings and errors stay.

@@ -1,4 +1,4 @@
-"""The published recipes and a tiny one for each modality, as configurations; every number says where it comes from.
+"""The published recipes, and tiny and small ones, as configurations; every number says where it comes from.
 
 Four rules hold for all of them. Where the paper and the released code disagree, the released code wins and the
 docstring gives the paper's value. A size for which no recipe was ever released says from what it is derived. A
@@ -11,7 +11,8 @@ Released code: fairseq, `examples/data2vec` (speech, text), and the BEiT-based `
 
 A "2" behind the modality stands for data2vec 2.0 ("Efficient Self-supervised Learning with Contextualized Target
 Representations for Vision, Speech and Language", arXiv 2212.07525). Its released code is fairseq's too, and its recipes
-are the files below `examples/data2vec/config/v2`.
+are the files below `examples/data2vec/config/v2`. The small presets have no such sign: they are of the method, and for
+speech of the front end, that does better at their size.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
 from d2v_fast.presets.scaling import global_batch, scale_to_batch
 from d2v_fast.presets.series import series_tiny
+from d2v_fast.presets.small import speech_small, text_small, vision_small
 from d2v_fast.presets.spectrogram import spectrogram2_base, spectrogram_tiny
 from d2v_fast.presets.speech import speech_base, speech_large
 from d2v_fast.presets.speech2 import speech2_base, speech2_large
@@ -41,18 +43,21 @@ NAMES: dict[str, Callable[[], Config]] = {
     "spectrogram2-tiny": spectrogram2_tiny,
     "speech-base": speech_base,
     "speech-large": speech_large,
+    "speech-small": speech_small,
     "speech-tiny": speech_tiny,
     "speech2-base": speech2_base,
     "speech2-large": speech2_large,
     "speech2-tiny": speech2_tiny,
     "text-base": text_base,
     "text-large": text_large,
+    "text-small": text_small,
     "text-tiny": text_tiny,
     "text2-base": text2_base,
     "text2-large": text2_large,
     "text2-tiny": text2_tiny,
     "vision-base": vision_base,
     "vision-large": vision_large,
+    "vision-small": vision_small,
     "vision-tiny": vision_tiny,
     "vision2-base": vision2_base,
     "vision2-huge14": vision2_huge14,
@@ -97,12 +102,14 @@ __all__ = [
     "speech2_tiny",
     "speech_base",
     "speech_large",
+    "speech_small",
     "speech_tiny",
     "text2_base",
     "text2_large",
     "text2_tiny",
     "text_base",
     "text_large",
+    "text_small",
     "text_tiny",
     "vision2_base",
     "vision2_huge14",
@@ -111,5 +118,6 @@ __all__ = [
     "vision2_tiny",
     "vision_base",
     "vision_large",
+    "vision_small",
     "vision_tiny",
 ]

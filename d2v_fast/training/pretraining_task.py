@@ -27,6 +27,10 @@ from d2v_fast.training.task import Losses, Metrics, Select
 from d2v_fast.training.update import Averages
 
 
+_A_RUN = 100
+"""Steps from which on a run is expected to give features; shorter ones are trials, and are not told that they are."""
+
+
 class PretrainingTask:
     """The method of data2vec as a `Task`: the teacher is the moving average, the losses are the model's.
 
@@ -123,7 +127,7 @@ class PretrainingTask:
         for line in lines:
             self._learning.read(line, line["step"])
         remark = too_short(self.config.ema, self.config.steps)
-        if remark is not None and not lines:
+        if remark is not None and not lines and self.config.steps >= _A_RUN:
             tell(remark, logging.INFO)
 
     def judge(self, line: Mapping[str, Any], step: int) -> list[str]:

@@ -56,8 +56,8 @@ def too_short(config: EmaConfig, steps: int) -> str | None:
         return None
     count = "1 step is" if steps == 1 else f"{steps:,} steps are"
     return (
-        f"{count} short for this teacher: at the end {share:.0%} of it will still be its random start. Give the run more "
-        f"steps, or lower ema.start ({config.start:.6g}) and ema.end ({config.end:.6g})"
+        f"{count} short for this teacher: at the end {share:.0%} of it will still be its random start. Give the run "
+        f"more steps, or lower ema.start ({config.start:.6g}) and ema.end ({config.end:.6g})"
     )
 
 

