@@ -58,6 +58,10 @@ class RunArguments:
     """Let the learning rate, the teacher's decay and the steps follow another batch size, and the teacher's annealing
     and the monitors' warm-up other steps. A field that you give stays as you give it; --no-scale changes none."""
 
+    for_budget: str | None = None
+    """A time such as 1h or 90m: a few steps are measured on your data and machine, and size, batch, steps, teacher and
+    learning rate are chosen together. A field that you give stays as you give it."""
+
     dry_run: bool = False
     """Print parameters, memory, steps per epoch and the first batch's shapes, and write nothing."""
 
@@ -103,7 +107,7 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 
 def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
-    start = settle(preset, given, run.out, scale=run.scale)
+    start = settle(preset, given, run.out, scale=run.scale, for_budget=run.for_budget, data=run.data)
     trainer = begin(start, run.data, run.out, run.init_from, _probe(run.probe))
     if not run.dry_run:
         trainer.fit()

@@ -236,6 +236,18 @@ class Modality(ABC):
         """
         return None
 
+    def suited(self, source: DataSource, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """What the data asks of a configuration that was made for other data, such as the size of its pictures.
+
+        Args:
+            source: The data.
+            config: Of a preset.
+
+        Returns:
+            Dotted names of fields to values; and for some of these names a sentence that says why.
+        """
+        return {}, {}
+
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """What `d2v-fast data show` says about a source with samples of known size: (what, value) lines, histograms."""
         sizes = np.asarray(source.sizes)

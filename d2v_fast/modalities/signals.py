@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from d2v_fast.modalities.drawing import Histogram, histogram
@@ -42,3 +45,33 @@ def describe(
 def shown(name: str) -> str:
     """A name that fits into a title."""
     return name if len(name) <= _LETTERS else f"...{name[3 - _LETTERS :]}"
+
+
+def suited(
+    seconds: np.ndarray, rates: np.ndarray | None, inputs: WindowInputs
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """See `Modality.suited`: shorter clips than the preset's are used, and no rate that no file has.
+
+    Args:
+        seconds: Lengths of the signals that are known.
+        rates: Hz of the files, 0 for what is no sound; None: unknown.
+        inputs: Of a preset.
+    """
+    fields: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    if len(seconds) and (short := float((seconds < inputs.min_seconds).mean())) > _LEFT_OUT:
+        least = math.floor(100 * float(np.quantile(seconds, _LEFT_OUT))) / 100
+        fields["inputs.min_seconds"] = max(0.1, least)
+        reasons["inputs.min_seconds"] = (
+            f"clips: from {fields['inputs.min_seconds']:g} s on, as {short:.0%} of them are shorter than the preset's "
+            f"{inputs.min_seconds:g} s"
+        )
+    highest = int(rates.max()) if rates is not None and len(rates) and rates.min() > 0 else 0
+    if 0 < highest < inputs.sample_rate:
+        fields["inputs.sample_rate"] = highest
+        reasons["inputs.sample_rate"] = f"sample rate: {highest:,} Hz, the highest of the files"
+    return fields, reasons
+
+
+_LEFT_OUT = 0.05
+"""Share of the clips that may be left out for being too short."""

@@ -30,6 +30,9 @@ class Notes:
     derived: tuple[str, ...] = ()
     """Dotted names of the fields that nobody gave: they followed the batch or the steps at the first start."""
 
+    budget: tuple[str, ...] = ()
+    """What `--for-budget` chose at the first start and why, a sentence each; empty: it was not asked for."""
+
 
 class ModalityUnknown(ConfigError):
     """The modality of a run is not registered; its module has to be imported first."""
@@ -42,6 +45,7 @@ def encode(config: AnyConfig, notes: Notes) -> dict[str, Any]:
         "modality": {"name": modality.name, "module": registry.module_of(modality)},
         "preset": notes.preset,
         "derived": list(notes.derived),
+        **({"budget": list(notes.budget)} if notes.budget else {}),
         **to_dict(config),
     }
 
@@ -54,14 +58,15 @@ def decode(content: Mapping[str, Any]) -> tuple[AnyConfig, Notes]:
             unknown, or its value cannot be used.
     """
     fields = dict(content)
-    modality, preset, derived = (fields.pop(key, None) for key in ("modality", "preset", "derived"))
+    keys = ("modality", "preset", "derived", "budget")
+    modality, preset, derived, budget = (fields.pop(key, None) for key in keys)
     if isinstance(modality, Mapping) and modality.get("name") not in registry.names():
         raise ModalityUnknown(
             f"its modality {modality.get('name')!r} is not registered: import {modality.get('module')} first "
             "(for the command line, its package names that module as an entry point of the group d2v_fast.modalities)"
         )
-    names = tuple(map(str, derived)) if isinstance(derived, list) else ()
-    return config_from(fields), Notes(preset if isinstance(preset, str) else None, names)
+    names, reasons = (tuple(map(str, one)) if isinstance(one, list) else () for one in (derived, budget))
+    return config_from(fields), Notes(preset if isinstance(preset, str) else None, names, reasons)
 
 
 def config_from(fields: Mapping[str, Any]) -> AnyConfig:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +12,16 @@ from d2v_fast import presets
 from d2v_fast.config import Config
 from d2v_fast.config_json import differences, dotted, field_of, with_overrides
 from d2v_fast.data import Openable
-from d2v_fast.errors import RunError
+from d2v_fast.errors import ConfigError, RunError
 from d2v_fast.files import exists
 from d2v_fast.log import tell
-from d2v_fast.presets.scaling import BATCH_FIELDS, follow
+from d2v_fast.presets.budget import seconds_of
+from d2v_fast.presets.scaling import BATCH_FIELDS, follow, is_given
 from d2v_fast.run import checkpoint as checkpoints
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.reader import Run
 from d2v_fast.run.settings import Notes
+from d2v_fast.training.budget import fit_to_budget
 from d2v_fast.training.observer import Observer
 from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -49,6 +52,7 @@ def pretrain(
     resume: Literal["auto", "never", "must"] = "auto",
     scale: bool = True,
     probe: Observer | None = None,
+    for_budget: str | None = None,
     **overrides: Any,
 ) -> Path:
     """Pretrain a preset on one's own data; the same call again continues the run.
@@ -66,6 +70,8 @@ def pretrain(
         scale: Let learning rate, teacher decays and steps follow another batch size, and the teacher's annealing and
             the monitors' warm-up other steps (`presets.scaling.follow`). What is given stays as it is given.
         probe: What looks at the model while it trains, see `d2v_fast.evaluation.ProbeDuring`.
+        for_budget: A time such as "1h": size, batch, steps and what hangs on them are chosen so that a new run takes
+            about so long, by a few measured steps (`training.budget`). A run that continues keeps what was chosen.
         **overrides: Fields of the preset's `Config` to change; a section takes a dictionary.
 
     Returns:
@@ -75,11 +81,19 @@ def pretrain(
         ConfigError: There is no such preset or field, or a value cannot be used.
         RunError: See `Data2VecTrainer.fit`.
     """
-    start = settle(preset, dotted(overrides), out, scale=scale)
+    start = settle(preset, dotted(overrides), out, scale=scale, for_budget=for_budget, data=data)
     return begin(start, data, out, init_from, probe).fit(resume)
 
 
-def settle(preset: str, given: Mapping[str, Any], out: str | Path, *, scale: bool = True) -> Start:
+def settle(
+    preset: str,
+    given: Mapping[str, Any],
+    out: str | Path,
+    *,
+    scale: bool = True,
+    for_budget: str | None = None,
+    data: Openable | None = None,
+) -> Start:
     """The settings of a start; nothing is written.
 
     What follows from other settings is decided once, at a run's first start. A run that continues keeps its own value
@@ -90,17 +104,31 @@ def settle(preset: str, given: Mapping[str, Any], out: str | Path, *, scale: boo
         given: Dotted name of each field that was given, or of a section as a whole, to its value.
         out: The run's folder, which need not be there.
         scale: See `pretrain`.
+        for_budget: See `pretrain`; needs `data`.
+        data: What is trained on.
 
     Raises:
-        ConfigError: There is no such preset or field, or a value cannot be used.
+        ConfigError: There is no such preset or field, a value cannot be used, or a budget is too short.
         RunError: The run in the folder is one of another preset, or cannot be read.
     """
     recipe = presets.preset(preset)
+    budget = None if for_budget is None else seconds_of(for_budget)
     run = begun(folder_of(out))
     if run is not None:
         _check_preset(run, preset, with_overrides(recipe, given))
-        notes = run.notes if run.notes.preset is not None else Notes(preset=preset, derived=run.notes.derived)
+        notes = run.notes if run.notes.preset is not None else replace(run.notes, preset=preset)
+        if budget is not None:
+            tell("the budget was settled when this run began, and is not measured again", logging.INFO)
         return Start(with_overrides(run.config, given), notes, True, {})
+    if budget is not None:
+        if is_given("steps", given):
+            raise ConfigError("--for-budget chooses the steps: give a budget or steps, not both")
+        assert data is not None, "a budget is measured on the data"
+        made = fit_to_budget(preset, given, data, budget)
+        for reason in made.reasons:
+            tell(reason, logging.INFO)
+        chosen = tuple(name for name in made.given if not is_given(name, given))
+        return Start(made.config, Notes(preset=preset, derived=chosen, budget=made.reasons), False, {})
     config, followed = follow(recipe, given) if scale else (with_overrides(recipe, given), {})
     return Start(config, Notes(preset=preset, derived=tuple(followed)), False, followed)
 

@@ -26,7 +26,6 @@ from d2v_fast.training.schedules import ema_decay, too_short
 from d2v_fast.training.task import Losses, Metrics, Select
 from d2v_fast.training.update import Averages
 
-
 _A_RUN = 100
 """Steps from which on a run is expected to give features; shorter ones are trials, and are not told that they are."""
 

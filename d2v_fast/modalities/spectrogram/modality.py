@@ -152,6 +152,13 @@ class Spectrograms(Modality):
         """See `sampling.long`."""
         return long(source, index, inputs, embedding)
 
+    def suited(self, source: DataSource, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """See `signals.suited`."""
+        sizes = np.asarray(source.sizes)
+        known = sizes[(sizes > 0).all(axis=1)]
+        seconds = frames(known, config.inputs, 0) / config.inputs.frame_rate
+        return signals.suited(seconds, source.rates if isinstance(source, Recordings) else None, config.inputs)
+
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """Hours, lengths and rates."""
         sizes = np.asarray(source.sizes)

@@ -16,6 +16,7 @@ from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph
 from d2v_fast.masking.config import FixedSpanMask, SpanMask
+from d2v_fast.modalities import signals
 from d2v_fast.modalities.base import Modality
 from d2v_fast.modalities.drawing import Drawing, Histogram
 from d2v_fast.modalities.frames import for_labels, span_maker
@@ -108,6 +109,11 @@ class Speech(Modality):
     def long(self, source: DataSource, index: int, inputs: Any, embedding: Any) -> Long | None:
         """See `d2v_fast.modalities.speech.prepare`."""
         return long(source, index, inputs, embedding)
+
+    def suited(self, source: DataSource, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """See `signals.suited`; the rate stays, since the convolutions belong to it."""
+        sizes = np.asarray(source.sizes)
+        return signals.suited(sizes[sizes > 0] / config.inputs.sample_rate, None, config.inputs)
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """See `d2v_fast.modalities.speech.describe`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +39,12 @@ from d2v_fast.modalities.text.sequences import LongText, TextSequences
 from d2v_fast.modalities.text.source import TOKENIZER, open_text
 from d2v_fast.modalities.text.tokenizer import load
 from d2v_fast.models.config import ModelConfig
+
+_OFTEN = 100
+"""Times that a piece of the vocabulary should be there on average."""
+
+_FEWEST = 512
+"""Pieces of the smallest vocabulary that is chosen: 261 are bytes and special tokens."""
 
 
 class Text(Modality):
@@ -168,6 +175,19 @@ class Text(Modality):
     def long(self, source: DataSource, index: int, inputs: Any, embedding: Any) -> Long | None:
         """A single text; what a corpus is cut into is used whole."""
         return LongText(source.whole(index)) if isinstance(source, TextSequences) else None
+
+    def suited(self, source: DataSource, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """A smaller vocabulary for a small corpus: each piece should be seen often, or its row stays a random one."""
+        size, count = config.model.embedding.vocab_size, int(np.asarray(source.sizes).sum())
+        if config.inputs.tokenizer is not None or count >= _OFTEN * size:
+            return {}, {}
+        smaller = max(_FEWEST, 2 ** int(math.log2(max(1, count // _OFTEN))))
+        if smaller >= size:
+            return {}, {}
+        name = "model.embedding.vocab_size"
+        return {name: smaller}, {
+            name: f"vocabulary: {smaller:,} pieces instead of {size:,}, for {count:,} tokens of text"
+        }
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """See `d2v_fast.modalities.text.describe`."""

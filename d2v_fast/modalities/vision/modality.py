@@ -29,6 +29,7 @@ from d2v_fast.modalities.vision.draw import draw
 from d2v_fast.modalities.vision.encoder import VisionEncoder
 from d2v_fast.modalities.vision.prepare import prepare
 from d2v_fast.modalities.vision.sampling import PictureSampling
+from d2v_fast.modalities.vision.suited import suited
 from d2v_fast.models.config import ModelConfig
 
 
@@ -109,6 +110,10 @@ class Vision(Modality):
     def prepare(self, sample: np.ndarray | Tensor, inputs: Any, embedding: Any, *, name: str = "sample") -> Tensor:
         """See `d2v_fast.modalities.vision.prepare`."""
         return prepare(sample, inputs, embedding, name)
+
+    def suited(self, source: DataSource, config: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """See `d2v_fast.modalities.vision.suited`."""
+        return suited(source, config)
 
     def describe(self, source: DataSource, inputs: Any) -> tuple[list[tuple[str, str]], list[Histogram]]:
         """See `d2v_fast.modalities.vision.describe`."""

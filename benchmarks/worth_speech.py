@@ -1,0 +1,154 @@
+"""The sound of worth.py: words and sentences by eSpeak NG's voices, and commands by those of Flite."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import wave
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import soxr
+from outcomes_data import NUMBERS, sentences_of
+from worth_parts import Part, Question, Worth, check, few, part, share
+
+from d2v_fast.data import ArraySource
+from d2v_fast.demo import speech as demo
+from d2v_fast.demo.espeak import espeak, speak
+
+INTENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "light on": (
+        ("turn on", "switch on", "put on", "light up"),
+        ("the lamp", "the lights", "the light above the door"),
+    ),
+    "light off": (("turn off", "switch off", "put out", "dim"), ("the lamp", "the lights", "the light above the door")),
+    "music": (("play", "start", "put on", "let me hear"), ("some music", "my favourite song", "the new record")),
+    "silence": (("stop", "end", "turn off", "pause"), ("the music", "this song", "the record")),
+    "alarm": (("set", "start", "give me", "I need"), ("an alarm", "a timer for ten minutes", "a reminder")),
+    "weather": (("what is", "tell me", "how is", "show me"), ("the weather", "the forecast", "the temperature")),
+    "call": (("call", "ring", "phone", "dial"), ("my mother", "the doctor", "the office")),
+    "door": (("open", "close", "lock", "check"), ("the front door", "the garage", "the garden gate")),
+}
+"""Of a spoken command to its ways to begin and to end; a request for silence may begin as one for darkness does."""
+
+BEFORE = ("", "please", "could you", "hey there", "now")
+AFTER = ("", "today", "right now", "in the kitchen", "for me", "after dinner")
+LEARNED, HEARD = ("slt", "kal16"), ("rms", "awb")
+"""Voices of Flite that the probe learns from, and those that it is judged by."""
+
+
+def sound(folder: Path, quick: bool) -> Worth:
+    """Pretraining on sentences; the demo's words are for choices, number words and commands held out."""
+    voices = espeak().voices[:: 12 if quick else 1]
+    test = [voice for voice in voices if share(f"test {voice}") < 0.25]
+    dev = [voice for voice in voices if voice not in test and share(f"dev {voice}") < 0.2]
+    train = [voice for voice in voices if voice not in test and voice not in dev]
+    count = 2 if quick else 40
+    said = [(text, voice) for voice in train for text in sentences_of(voice, count)]
+    words = [word for word in demo.WORDS if word not in NUMBERS][: 4 if quick else 30]
+    parts = {
+        "sentences": said,
+        "dev-fit": list(product(words, train)),
+        "dev-judge": list(product(words, dev)),
+        "numbers-fit": list(product(NUMBERS[: 4 if quick else 20], train)),
+        "numbers-judge": list(product(NUMBERS[: 4 if quick else 20], test)),
+    }
+    spoken = {name: _kept(folder / f"{name}.npz", lambda lines=lines: _espeak(lines)) for name, lines in parts.items()}
+
+    def words_of(name: str) -> Part:
+        rows = zip(spoken[name], parts[name], strict=True)
+        unique = {clip.tobytes(): (clip, word, voice) for clip, (word, voice) in rows}  # a few voices are alike
+        return part(list(unique.values()), grouped=True)
+
+    fit, judge = _commands(folder, quick)
+    given = [*spoken["sentences"], *fit.inputs]
+    corpus = ArraySource("spectrogram", given, [f"clip {i}" for i in range(len(given))])
+    questions = (
+        Question(
+            "words",
+            "which of 30 words, by voices of eSpeak NG that are in neither the corpus nor a test",
+            words_of("dev-fit"),
+            words_of("dev-judge"),
+        ),
+        Question(
+            "numbers",
+            "which number, zero to nineteen, by other voices of eSpeak NG that are not in the corpus",
+            words_of("numbers-fit"),
+            words_of("numbers-judge"),
+        ),
+        Question(
+            "commands",
+            "what a spoken command wants, 8 intents; other wordings and other voices (Flite) than those learned from",
+            fit,
+            judge,
+        ),
+    )
+    if quick:
+        questions = tuple(few(one, 24) for one in questions)
+    made = Worth("speech-small", {}, corpus, questions[:1], questions[1:], {"log-mel mean and deviation": _log_mel})
+    check(made, lambda clip: clip.tobytes())
+    return made
+
+
+def _log_mel(fit: Part, judge: Part) -> tuple[np.ndarray, np.ndarray]:
+    both = [np.stack([demo.log_mel_statistics(clip) for clip in one.inputs]) for one in (fit, judge)]
+    return both[0], both[1]
+
+
+def _commands(folder: Path, quick: bool) -> tuple[Part, Part]:
+    """The commands of the wordings to learn from, and of the others; groups are wordings."""
+    lines: dict[str, list[tuple[str, str, str]]] = {"fit": [], "judge": []}
+    for intent, (begins, ends) in INTENTS.items():
+        for before, begin, end, after in product(BEFORE, begins, ends, AFTER):
+            text = " ".join(word for word in (before, begin, end, after) if word)
+            held = share(f"command {text}") < 0.3
+            if share(f"chosen {text}") < (0.02 if quick else 0.35):
+                for voice in HEARD if held else LEARNED:
+                    lines["judge" if held else "fit"].append((text, voice, intent))
+    found = []
+    for name, those in lines.items():
+        clips = _kept(folder / f"commands-{name}.npz", lambda those=those: _flite([one[:2] for one in those]))
+        rows = [(clip, intent, text) for clip, (text, _, intent) in zip(clips, those, strict=True)]
+        found.append(part(rows, grouped=True))
+    return found[0], found[1]
+
+
+def _espeak(lines: list[tuple[str, str]]) -> list[np.ndarray]:
+    """int16 clips at 16 kHz of (text, voice); rate and pitch differ from line to line."""
+    draws = [int(2**32 * share(f"{voice}: {text}")) for text, voice in lines]
+    said = [(*line, 150 + draw % 51, 40 + draw // 64 % 21) for line, draw in zip(lines, draws, strict=True)]
+    rate, raw = speak(said)
+    with ThreadPoolExecutor(2) as pool:  # soxr releases the interpreter lock
+        return list(pool.map(lambda clip: soxr.resample(clip, rate, demo.SAMPLE_RATE), raw))
+
+
+def _flite(lines: list[tuple[str, str]]) -> list[np.ndarray]:
+    """int16 clips at 16 kHz of (text, voice)."""
+    program = shutil.which("flite")
+    if program is None:
+        raise SystemExit("flite is not there: apt-get install flite")
+
+    def say(line: tuple[str, str]) -> np.ndarray:
+        command = [program, "-voice", line[1], "-t", line[0], "-o", "/dev/stdout"]
+        made = subprocess.run(command, capture_output=True, check=True).stdout
+        with wave.open(io.BytesIO(made)) as file:
+            if file.getframerate() != 16000 or file.getsampwidth() != 2:
+                raise SystemExit(f"flite's voice {line[1]} is not of 16 kHz and 16 bits")
+            return np.frombuffer(file.readframes(file.getnframes()), np.int16)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(say, lines))
+
+
+def _kept(file: Path, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    """The clips in a file; made and written if it is not there."""
+    if not file.is_file():
+        clips = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, samples=np.concatenate(clips), ends=np.cumsum([len(clip) for clip in clips]))
+    with np.load(file) as made:
+        return np.split(made["samples"], made["ends"][:-1])
