@@ -135,8 +135,8 @@ def text_small() -> Config:
       With bytes the tiny presets left features no better than those of a random start (outcomes.md).
     * Spans of 3 pieces, 20 % in all, instead of single ones at 15 %: a piece is easily guessed from its neighbours
       (ours, after SpanBERT, arXiv 1907.10529, whose mean is 3.8 words at 15 %).
-    * 1.0 and not 2.0: neither was better in short trials (quality.md), and hidden tokens that 2.0 leaves out take their
-      positions along, which text has least redundancy for (ours).
+    * 1.0 and not 2.0: neither was better in short trials when this was set. (`text2-tiny` has since gained from a
+      document token; that was not tried at this size.)
     * The teacher averages the embeddings too, pre-norm, layer-normalised block outputs, loss scale 1 / sqrt(C), no
       dropout, clipping at 5: as in `text_tiny`. lr 1e-3 (ours: 3e-3 there, at half of the width).
 

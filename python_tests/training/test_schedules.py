@@ -89,7 +89,5 @@ def test_a_run_too_short_for_its_teacher_says_how_much_stays_random():
 
 @pytest.mark.parametrize("name", presets.NAMES)
 def test_no_preset_is_too_short_for_its_teacher(name):
-    if name in ("speech2-tiny", "series2-tiny"):
-        return  # they are, and their docstrings call them unreliable and not tuned
     config = presets.preset(name)
     assert too_short(config.ema, config.steps) is None
