@@ -162,7 +162,7 @@ void bind_layer_targets(py::module_& m) {
      py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg("views") = 1);
 }
 
-// restore, decoder_layer and distance_attention: tensors and sizes in the order of the structs; checked in d2v_fast/ops.
+// restore, decoder_layer and attention: tensors and sizes in the order of the structs; checked in d2v_fast/ops.
 void bind_views(py::module_& m) {
   using nogil = py::call_guard<py::gil_scoped_release>;
   m.def("restore", [](uintptr_t tokens, uintptr_t kept, uintptr_t noise, uintptr_t out, int64_t count, int64_t places, int64_t row_bytes,
@@ -177,15 +177,16 @@ void bind_views(py::module_& m) {
     const auto run = backward ? d2v::kernels().decoder_layer_backward : d2v::kernels().decoder_layer_forward;
     if (!run(x, d2v::usable_threads(threads))) throw std::bad_alloc();
   }, nogil());
-  m.def("distance_attention", [](bool backward, const std::array<uintptr_t, 14>& t, const std::array<int64_t, 8>& strides,
-                                 const std::array<int64_t, 5>& n, uint64_t seed, double dropout, int threads) {
+  m.def("attention", [](bool backward, const std::array<uintptr_t, 16>& t, const std::array<int64_t, 11>& strides, const std::array<int64_t, 7>& n,
+                        bool pairs, uint64_t seed, double dropout, int threads) {
     const double limit = dropout * 4294967296.0;
-    const d2v::DistanceAttention x = {pointer<const void>(t[0]), pointer<const void>(t[1]), pointer<const void>(t[2]), &strides[0], &strides[2],
-                                      &strides[4], pointer<const int32_t>(t[3]), pointer<const int64_t>(t[4]), pointer<const uint8_t>(t[5]),
-                                      pointer<const void>(t[6]), pointer<void>(t[7]), pointer<void>(t[8]), pointer<const void>(t[9]),
-                                      &strides[6], pointer<void>(t[10]), pointer<void>(t[11]), pointer<void>(t[12]), pointer<double>(t[13]),
-                                      n[0], n[1], n[2], n[3], n[4], seed, static_cast<uint32_t>(limit), dropout};
-    const auto run = backward ? d2v::kernels().distance_attention_backward : d2v::kernels().distance_attention_forward;
+    const d2v::Attention x = {pointer<const void>(t[0]), pointer<const void>(t[1]), pointer<const void>(t[2]), &strides[0], &strides[2],
+                              &strides[4], pointer<const int32_t>(t[3]), pointer<const int64_t>(t[4]), pointer<const uint8_t>(t[5]),
+                              pointer<const void>(t[6]), pointer<const void>(t[7]), &strides[8], pointer<void>(t[8]), pointer<void>(t[9]),
+                              pointer<const void>(t[10]), &strides[6], pointer<void>(t[11]), pointer<void>(t[12]), pointer<void>(t[13]),
+                              pointer<double>(t[14]), pointer<void>(t[15]), n[0], n[1], n[2], n[3], n[4], n[5], n[6], pairs, seed,
+                              static_cast<uint32_t>(limit), dropout};
+    const auto run = backward ? d2v::kernels().attention_backward : d2v::kernels().attention_forward;
     if (!run(x, d2v::usable_threads(threads))) throw std::bad_alloc();
   }, nogil());
 }
@@ -194,7 +195,7 @@ void bind_views(py::module_& m) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of d2v_fast; use d2v_fast.ops and d2v_fast.masking instead.";
-  m.def("isa", [] { return d2v::kernels().isa; }, "Name of the instruction set in use: baseline, avx2 or avx512.");
+  m.def("isa", [] { return d2v::kernels().isa; }, "Name of the instruction set in use: baseline, avx2, avx512 or avx512bf16.");
   m.attr("compiler") = D2V_COMPILER;
   m.attr("cuda") = D2V_CUDA;  // what d2v_fast._cuda was built for, or why it was not built
   bind_random(m);

@@ -172,11 +172,12 @@ def restore(
 def decoder_layer(
     backward: bool, tensors: Sequence[int], sizes: Sequence[int], eps: float, threads: int, /
 ) -> None: ...
-def distance_attention(
+def attention(
     backward: bool,
     tensors: Sequence[int],
     strides: Sequence[int],
     sizes: Sequence[int],
+    pairs: bool,
     seed: int,
     dropout: float,
     threads: int,

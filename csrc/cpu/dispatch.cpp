@@ -23,6 +23,12 @@ bool has_f16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1u << 29)) != 0;
 }
+// Products of bfloat16 numbers: bit 5 of eax in leaf 7, 1. Here too the question is younger than the compilers that should do.
+bool has_products_of_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && eax >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 &&
+         (eax & (1u << 5)) != 0;
+}
 #endif
 
 const Kernels& choose() {
@@ -34,13 +40,15 @@ const Kernels& choose() {
                         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if ((isa == "avx2" && !has_avx2) || (isa == "avx512" && !has_avx512))
+  const bool has_bf16 = has_avx512 && has_products_of_bf16();
+  if ((isa == "avx2" && !has_avx2) || (isa == "avx512" && !has_avx512) || (isa == "avx512bf16" && !has_bf16))
     throw std::runtime_error("D2V_FAST_ISA=" + isa + ": this processor cannot run it; unset D2V_FAST_ISA");
+  if (isa == "avx512bf16" || (isa.empty() && has_bf16)) return avx512bf16::kernels;
   if (isa == "avx512" || (isa.empty() && has_avx512)) return avx512::kernels;
   if (isa == "avx2" || (isa.empty() && has_avx2)) return avx2::kernels;
 #endif
   if (isa.empty() || isa == "baseline") return baseline::kernels;
-  throw std::runtime_error("D2V_FAST_ISA=" + isa + " is not compiled in; use baseline, avx2 or avx512, or unset it");
+  throw std::runtime_error("D2V_FAST_ISA=" + isa + " is not compiled in; use baseline, avx2, avx512 or avx512bf16, or unset it");
 }
 
 }  // namespace
@@ -52,7 +60,7 @@ const Kernels& kernels() {
 
 const char* instruction_sets() {
 #ifdef D2V_X86
-  return "baseline, avx2, avx512";
+  return "baseline, avx2, avx512, avx512bf16";
 #else
   return "baseline";
 #endif

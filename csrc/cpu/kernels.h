@@ -98,21 +98,26 @@ struct DecoderLayer {
   double eps;
 };
 
-// Attention over packed sequences: softmax(q k / sqrt(dim) - factor * |i - j|) v for each head, arithmetic in F64 for F64, else in F32.
-struct DistanceAttention {
+// Attention over packed sequences: softmax(q k / sqrt(dim) - factor * |i - j|) v for each head, or with any bias instead of the distances.
+// Arithmetic is in F64 for F64, else in F32; so are factors, bias, its gradient, and logs.
+struct Attention {
   const void *query, *key, *value;                       // [tokens, heads, dim]: channels side by side, strides in elements
   const int64_t *query_strides, *key_strides, *value_strides;
   const int32_t* starts;      // [samples + 1]
-  const int64_t* positions;   // [tokens], below 0: the token has none
+  const int64_t* positions;   // [tokens], below 0: the token has none; read for factors only
   const uint8_t* visible;     // [tokens]: whether it may be attended to; or null
-  const void* factors;        // [heads], F64 or F32 as the arithmetic; or null
+  const void* factors;        // [heads]; or null
+  const void* bias;           // [samples, heads, longest, longest]: columns side by side, strides in elements; or null
+  const int64_t* bias_strides;
   void* out;                  // [tokens, heads, dim], contiguous
-  void* logs;                 // [heads, tokens], F64 or F32: the logarithm of each row's sum
+  void* logs;                 // [heads, tokens]: the logarithm of each row's sum
   const void* gradient;       // of out; from here on for the backward pass
   const int64_t* gradient_strides;
   void *query_gradient, *key_gradient, *value_gradient;  // as out
-  double* factor_gradients;                              // [samples, heads]
-  int64_t samples, tokens, heads, dim, dtype;
+  double* factor_gradients;                              // [samples, heads]; or null
+  void* bias_gradient;        // [samples / group rounded up, heads, longest, longest], to which is added; null without a bias
+  int64_t samples, tokens, heads, dim, dtype, longest, group;
+  bool pairs;                 // BF16 may be multiplied as such
   uint64_t seed;
   uint32_t limit;  // dropout * 2^32
   double dropout;
@@ -134,8 +139,8 @@ struct Kernels {
   // False when memory is short, all of them.
   bool (*decoder_layer_forward)(const DecoderLayer& x, int threads);
   bool (*decoder_layer_backward)(const DecoderLayer& x, int threads);
-  bool (*distance_attention_forward)(const DistanceAttention& x, int threads);
-  bool (*distance_attention_backward)(const DistanceAttention& x, int threads);
+  bool (*attention_forward)(const Attention& x, int threads);
+  bool (*attention_backward)(const Attention& x, int threads);
   // Index of the first row that is not above its predecessor or not in [0, limit), or -1.
   int64_t (*first_bad_row)(const int64_t* rows, int64_t count, int64_t limit);
   // The fastest copy through memory, for the benchmarks.
@@ -146,6 +151,7 @@ namespace baseline { extern const Kernels kernels; }
 #ifdef D2V_X86
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
+namespace avx512bf16 { extern const Kernels kernels; }
 #endif
 
 // The table in use; chosen on the first call from the processor and D2V_FAST_ISA. Throws std::runtime_error for a name that is

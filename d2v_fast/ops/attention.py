@@ -7,7 +7,10 @@ Over a packed row (`d2v_fast.ops.packing`) one of these kernels keeps the sequen
 * "blocks": scaled dot product attention of one sequence after the other: any device, dropout and bias.
 * "sdpa": scaled dot product attention over padded rows, the padding masked: any device, dropout and bias. Where the
   padding alone could be left out, the encoder then does not pack at all.
-* "fused": our own (`d2v_fast.ops.distance_attention`), with dropout; a bias by distances is always its.
+* "fused": our own (`d2v_fast.ops.fused_attention`), with dropout; on a CPU with a bias, too. A bias by distances is
+  always its.
+
+On a CPU our own serves whole sequences as well, but for float64, and for runs that began without it.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from d2v_fast.ops._library import Backend, serve
-from d2v_fast.ops.distance_attention import distance_attention
 from d2v_fast.ops.distances import Distances
+from d2v_fast.ops.fused_attention import fused_attention, fused_whole, is_earlier
 from d2v_fast.ops.packing import Kernel, Packing, plan_packing
 
 Choice = Literal["auto", "sdpa", "varlen", "xformers", "blocks"]
@@ -56,8 +59,10 @@ def attention(
         return bias.kernel(query.squeeze(0), key.squeeze(0), value.squeeze(0), bias, dropout).unsqueeze(0)
     if isinstance(bias, Distances):
         if _fusible(query):
-            return _fused_whole(query, key, value, bias, dropout)
+            return fused_whole(query, key, value, bias, dropout)
         bias = bias.dense(query.shape[1])
+    elif _is_ours(query) and not (bias is not None and bias.dtype == torch.bool and bias.shape[-2] > 1):
+        return fused_whole(query, key, value, bias, dropout)
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(query.dtype)
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
@@ -66,31 +71,22 @@ def attention(
 
 def fused(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
     """Our own kernel, which keeps nothing of the size of the scores; see `Kernel`."""
-    if packing.bias is not None:
-        raise ValueError("the fused kernel takes no bias but distances: use blocks or sdpa")
     distances, longest = packing.distances, max(packing.lengths)
     factors, visible = (None, None) if distances is None else (distances.factors, distances.visible)
     places = packing.starts, packing.positions(), factors, longest
-    return distance_attention(query, key, value, *places, visible=visible, dropout=dropout)
-
-
-def _fused_whole(query: Tensor, key: Tensor, value: Tensor, distances: Distances, dropout: float) -> Tensor:
-    """The same over whole sequences [N, S, heads, D]."""
-    samples, length = query.shape[:2]
-    number = torch.arange(samples * length, dtype=torch.int64, device=query.device)
-    starts = torch.arange(samples + 1, dtype=torch.int32, device=query.device) * length
-    visible = distances.visible
-    if visible is not None:
-        visible = visible.expand(samples, length).flatten()
-    q, k, v = (x.flatten(0, 1) for x in (query, key, value))
-    positions = number % length - distances.extra
-    mixed = distance_attention(q, k, v, starts, positions, distances.factors, length, visible=visible, dropout=dropout)
-    return mixed.view(query.shape)
+    return fused_attention(query, key, value, *places, bias=packing.bias, visible=visible, dropout=dropout)
 
 
 def _fusible(query: Tensor) -> bool:
     """Whether our own kernel serves; a program for others has torch's operators only."""
     return query.device.type in ("cpu", "cuda") and not torch.compiler.is_exporting()
+
+
+def _is_ours(query: Tensor) -> bool:
+    """Whether our own kernel is taken where torch's serves, too."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph has operators that compilers understand
+        return False
+    return query.is_cpu and query.dtype != torch.float64 and not is_earlier()
 
 
 def blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
@@ -232,10 +228,12 @@ def choose(
         if fault:
             raise ValueError(f"precision.attention is {wanted!r}, which does not work here: {fault}. Use 'auto'")
         return Chosen(wanted, "it was asked for")
-    if subset and device.type == "cpu" and dropout and not bias:
-        # With dropout SDPA writes all scores and masks to memory. Where padding alone is left out it serves all the
-        # same: runs have begun with its noise.
-        return Chosen("fused", "dropped weights are drawn again in the backward pass instead of being kept")
+    if device.type == "cpu" and dtype != torch.float64:
+        # Where padding alone is left out, torch served with dropout, too: runs have begun with its noise.
+        if not is_earlier():
+            return Chosen("fused", "faster than torch's, and no work is done on padding")
+        if subset and dropout and not bias:
+            return Chosen("fused", "dropped weights are drawn again in the backward pass instead of being kept")
     faults: list[str] = []
     for name in _PREFERRED.get(device.type, ()):
         fault = _fault(name, device, dtype, head_dim, dropout, bias)
@@ -278,7 +276,7 @@ def _try(kernel: Kernel, device: torch.device, dtype: torch.dtype, head_dim: int
 def _on_cpu() -> Backend:
     """Sequences of different lengths in float32; the same for the other formats."""
     name, reason = choose("auto", torch.device("cpu"), torch.float32, 64, dropout=False)
-    return Backend(f"scaled_dot_product_attention; packed sequences: {name}", reason)
+    return Backend(f"our own; packed sequences: {name}", reason)
 
 
 def _on_gpu() -> Backend:

@@ -104,8 +104,8 @@ def counter() -> FlopCounterMode:
         ours.gelu_linear: _linear,
         ours.strided_convolution: _strided,
         ours.strided_convolution_backward: _convolved_back,
-        ours.distance_attention: _attended,
-        ours.distance_attention_backward: _attended_back,
+        ours.fused_attention: _attended,
+        ours.fused_attention_backward: _attended_back,
         aten.convolution_backward: _torch_convolved_back,
         aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_back,
@@ -126,13 +126,13 @@ def _strided(x: Any, weight: Any, stride: Any, out_shape: Any = None, **options:
     return 2 * torch.Size(out_shape[:-1]).numel() * torch.Size(weight).numel()
 
 
-def _attended(query: Any, key: Any, value: Any, starts: Any, positions: Any, visible: Any, factors: Any, longest: int,
-              *rest: Any, **options: Any) -> int:  # fmt: skip
+def _attended(query: Any, key: Any, value: Any, starts: Any, positions: Any, visible: Any, factors: Any, bias: Any,
+              longest: int, *rest: Any, **options: Any) -> int:  # fmt: skip
     return 4 * torch.Size(query).numel() * longest  # sequences of one length
 
 
 def _attended_back(grad: Any, *rest: Any, **options: Any) -> int:
-    return 10 * torch.Size(grad).numel() * rest[9]
+    return 10 * torch.Size(grad).numel() * rest[10]
 
 
 def _linear(x: Any, weight: Any, bias: Any, out_shape: Any = None, **options: Any) -> int:

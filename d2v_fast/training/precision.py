@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.files import exists
 from d2v_fast.log import tell
 from d2v_fast.ops.attention import choose
+from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import has_bfloat16_products, torch_products
 from d2v_fast.run.directory import read_config
 from d2v_fast.run.evidence import evidence, folder_of
@@ -143,11 +143,17 @@ def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[No
             place.fp32_precision = before
 
 
-def products(numerics: int) -> AbstractContextManager[None]:
-    """Whose products a run has on a CPU: torch's if it began under older rules, of both formats or of bfloat16."""
-    if numerics < 3:
-        return torch_products()
-    return torch_products(torch.bfloat16) if numerics < 4 else contextlib.nullcontext()
+@contextlib.contextmanager
+def products(numerics: int) -> Iterator[None]:
+    """Whose products and attention a run has on a CPU: torch's, wholly or of bfloat16, if it began under older rules."""
+    with contextlib.ExitStack() as earlier:
+        if numerics < 3:
+            earlier.enter_context(torch_products())
+        elif numerics < 4:
+            earlier.enter_context(torch_products(torch.bfloat16))
+        if numerics < 4:
+            earlier.enter_context(earlier_attention())
+        yield
 
 
 def check_attention(config: Any, device: torch.device) -> None:

@@ -20,7 +20,10 @@ def flags(isa: str) -> list[str]:
     """The options that CMakeLists.txt gives to the kernels of one instruction set."""
     text = (ROOT / "CMakeLists.txt").read_text()
     found = dict(re.findall(r"set\(ISA_FLAGS_(\w+) ([^)]*)\)", text))
-    return found.get(isa, "").replace("${ISA_FLAGS_avx2}", found["avx2"]).split()
+    options = found.get(isa, "")
+    while "${" in options:  # one set is another one and more
+        options = re.sub(r"\$\{ISA_FLAGS_(\w+)\}", lambda match: found[match[1]], options)
+    return options.split()
 
 
 @pytest.mark.parametrize("isa", sorted({"baseline", _C.isa()}))

@@ -1,4 +1,4 @@
-// The kernels of data2vec 2.0, as in kernels.cpp: restored grids, decoder layers, attention with distances.
+// The kernels of data2vec 2.0, as in kernels.cpp: restored grids, decoder layers, attention.
 #include "buffers.h"
 
 namespace {
@@ -124,7 +124,8 @@ void test_decoder_layer() {
     }
 }
 
-void test_attention_case(int64_t dtype, int64_t dim, bool hidden) {
+// Beside plain sums in double: with distances, or with a bias that two sequences share.
+void test_attention_case(int64_t dtype, int64_t dim, bool hidden, bool biased) {
   const int64_t heads = 2, real = dtype == d2v::F64 ? d2v::F64 : d2v::F32;
   const vector<int32_t> starts{0, 1, 1, 6, 45};
   const int64_t samples = 4, tokens = 45;
@@ -138,14 +139,20 @@ void test_attention_case(int64_t dtype, int64_t dim, bool hidden) {
   for (int64_t i = 0; i < qkv.size; ++i) qkv.set(i, qkv.at(i) / 4);
   for (int64_t h = 0; h < heads; ++h) factors.set(h, 0.0625 * static_cast<double>(h + 1));
   vector<double> shares(static_cast<size_t>(samples * heads), 7.0);
+  const int64_t longest = 41, cells = longest * longest;
+  Buffer bias = Buffer(real, heads * cells, 1).fill(3), of_bias = Buffer(real, 2 * heads * cells, 1);
+  for (int64_t i = 0; i < of_bias.size; ++i) of_bias.set(i, 0);
+  vector<double> bias_wanted(static_cast<size_t>(of_bias.size), 0.0);
+  const int64_t bias_strides[3] = {0, cells, longest};
   const int64_t strides[2] = {3 * heads * dim, dim}, own[2] = {heads * dim, dim};
   const auto part = [&](int64_t i) { return static_cast<char*>(qkv.data()) + i * heads * dim * bytes_of(dtype); };
-  const d2v::DistanceAttention x = {part(0), part(1), part(2), strides, strides, strides, starts.data(), positions.data(),
-                                    hidden ? visible.data() : nullptr, factors.data(), out.data(), logs.data(), gradient.data(), own,
-                                    of_query.data(), of_key.data(), of_value.data(), shares.data(), samples, tokens, heads, dim, dtype,
-                                    0, 0, 0.0};
-  CHECK(kernels.distance_attention_forward(x, 2));
-  CHECK(kernels.distance_attention_backward(x, 2));
+  const d2v::Attention x = {part(0), part(1), part(2), strides, strides, strides, starts.data(), positions.data(),
+                            hidden ? visible.data() : nullptr, biased ? nullptr : factors.data(), biased ? bias.data() : nullptr,
+                            bias_strides, out.data(), logs.data(), gradient.data(), own, of_query.data(), of_key.data(), of_value.data(),
+                            biased ? nullptr : shares.data(), biased ? of_bias.data() : nullptr, samples, tokens, heads, dim, dtype,
+                            longest, biased ? 2 : 1, true, 0, 0, 0.0};
+  CHECK(kernels.attention_forward(x, 2));
+  CHECK(kernels.attention_backward(x, 2));
   const double tolerance = 64 * unit(dtype);
   const auto of = [&](int64_t which, int64_t token, int64_t h, int64_t c) { return qkv.at(((token * 3 + which) * heads + h) * dim + c); };
   const auto at = [&](int64_t token, int64_t h, int64_t c) { return (token * heads + h) * dim + c; };
@@ -159,7 +166,7 @@ void test_attention_case(int64_t dtype, int64_t dim, bool hidden) {
         double total = 0, mean = 0;
         for (int64_t j = 0; j < n; ++j) {
           const int64_t from = positions[static_cast<size_t>(first + i)], to = positions[static_cast<size_t>(first + j)];
-          double score = from >= 0 && to >= 0 ? -factors.at(h) * fabs(static_cast<double>(from - to)) : 0.0;
+          double score = biased ? bias.at((h * longest + i) * longest + j) : from >= 0 && to >= 0 ? -factors.at(h) * fabs(static_cast<double>(from - to)) : 0.0;
           for (int64_t c = 0; c < dim; ++c) score += of(0, first + i, h, c) * of(1, first + j, h, c) / sqrt(static_cast<double>(dim));
           weights.push_back(hidden && !visible[static_cast<size_t>(first + j)] ? 0.0 : exp(score));
           total += weights.back();
@@ -178,6 +185,7 @@ void test_attention_case(int64_t dtype, int64_t dim, bool hidden) {
           for (int64_t c = 0; c < dim; ++c) slope += gradient.at(at(first + i, h, c)) * of(2, first + j, h, c);
           slope = weight * (slope - mean);
           const int64_t from = positions[static_cast<size_t>(first + i)], to = positions[static_cast<size_t>(first + j)];
+          bias_wanted[static_cast<size_t>(((s / 2 * heads + h) * longest + i) * longest + j)] += slope;
           if (from >= 0 && to >= 0) share -= slope * fabs(static_cast<double>(from - to));
           for (int64_t c = 0; c < dim; ++c) {
             of_q[static_cast<size_t>(c)] += slope * of(1, first + j, h, c) / sqrt(static_cast<double>(dim));
@@ -192,8 +200,9 @@ void test_attention_case(int64_t dtype, int64_t dim, bool hidden) {
           CHECK(fabs(of_key.at(at(first + j, h, c)) - of_k[static_cast<size_t>(j * dim + c)]) <= 16 * tolerance);
           CHECK(fabs(of_value.at(at(first + j, h, c)) - of_v[static_cast<size_t>(j * dim + c)]) <= 16 * tolerance);
         }
-      CHECK(fabs(shares[static_cast<size_t>(s * heads + h)] - share) <= 1024 * tolerance);
+      if (!biased) CHECK(fabs(shares[static_cast<size_t>(s * heads + h)] - share) <= 1024 * tolerance);
     }
+  for (int64_t i = 0; biased && i < of_bias.size; ++i) CHECK(fabs(of_bias.at(i) - bias_wanted[static_cast<size_t>(i)]) <= 16 * tolerance);
 }
 
 }  // namespace
@@ -203,7 +212,8 @@ void test_views() {
   test_decoder_layer();
   for (int64_t dtype : kFormats)
     for (int64_t dim : {3, 20}) {
-      test_attention_case(dtype, dim, false);
-      test_attention_case(dtype, dim, true);
+      test_attention_case(dtype, dim, false, false);
+      test_attention_case(dtype, dim, true, false);
+      test_attention_case(dtype, dim, true, true);
     }
 }

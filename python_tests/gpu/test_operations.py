@@ -11,7 +11,7 @@ from cases import EMA, LAYOUTS
 from torch import library as checks
 
 from d2v_fast import ops, reference
-from d2v_fast.ops.distance_attention import distance_attention
+from d2v_fast.ops.fused_attention import fused_attention
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 NORMS = [None, "instance", "layer", "batch"]
@@ -82,7 +82,7 @@ def test_dropped_weights_are_those_of_the_cpu(device):
         starts = torch.tensor([0, 40, 57], dtype=torch.int32, device=place)
         torch.manual_seed(5)
         positions, factors = torch.arange(57, device=place), torch.tensor([0.1, 0.2], device=place)
-        out = distance_attention(*qkv.unbind(1), starts, positions, factors, 40, dropout=0.3)
+        out = fused_attention(*qkv.unbind(1), starts, positions, factors, 40, dropout=0.3)
         results.append((out.detach(), torch.autograd.grad(out.square().sum(), qkv)[0]))
     agree(*results, rtol=1e-4, atol=1e-4)
 

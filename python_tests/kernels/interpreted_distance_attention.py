@@ -8,7 +8,7 @@ from d2v_fast.kernels import launch
 from launches import run_attention
 
 from d2v_fast import reference
-from d2v_fast.ops.distance_attention import distance_attention
+from d2v_fast.ops.fused_attention import fused_attention
 from d2v_fast.ops.distances import Distances
 
 
@@ -78,7 +78,7 @@ def test_the_weights_that_are_dropped_are_those_of_the_cpu():
     torch.manual_seed(5)
     qkv.requires_grad_()
     factors.requires_grad_()
-    theirs = distance_attention(*qkv.unbind(1), starts, positions, factors, 40, dropout=0.3)
+    theirs = fused_attention(*qkv.unbind(1), starts, positions, factors, 40, dropout=0.3)
     torch.testing.assert_close(out, theirs, rtol=0, atol=1e-5)
     for ours, other in zip((of_qkv, of_factors), torch.autograd.grad(theirs, (qkv, factors), gradient), strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-4)

@@ -16,7 +16,7 @@ from d2v_fast.kernels.launch import AttentionTile
 from triton.runtime.errors import InterpreterError
 
 from d2v_fast import reference
-from d2v_fast.ops.distance_attention import distance_attention as distance_attention_on_cpu
+from d2v_fast.ops.fused_attention import fused_attention
 
 ROWS = torch.tensor([0, 3, 36, 37, 48, 49, 74, 75])
 KERNELS = {
@@ -226,7 +226,7 @@ def check_distance_attention():
             qkv.detach(), starts, positions, factors.detach(), gradient, seed=seed, dropout=0.3
         )
         torch.manual_seed(7)
-        out = distance_attention_on_cpu(*qkv.unbind(1), starts, positions, factors, 35, dropout=0.3)
+        out = fused_attention(*qkv.unbind(1), starts, positions, factors, 35, dropout=0.3)
         torch.testing.assert_close(ours[0], out.detach(), rtol=1e-4, atol=1e-5)
         of_qkv, of_factors = torch.autograd.grad(out, (qkv, factors), gradient)
         torch.testing.assert_close(ours[2], of_qkv, rtol=1e-4, atol=1e-4)

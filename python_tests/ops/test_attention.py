@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from d2v_fast import ops, reference
 from d2v_fast.modules.attention import Attention
 from d2v_fast.ops.attention import KERNELS, block_diagonal_mask, blocks, choose
+from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.packing import Packing, plan_kept, plan_packing
 
 CPU = torch.device("cpu")
@@ -184,9 +185,21 @@ def test_on_a_gpu_without_any(gpu):
         choice("xformers")
 
 
-def test_on_a_cpu_one_sequence_after_the_other():
-    assert choice(device="cpu", dtype=torch.float32).name == "blocks"
-    assert choice(device="cpu", dtype=torch.float32, dropout=True).name == "blocks"
+def test_on_a_cpu_our_own_serves():
+    for dropout in (False, True):
+        for bias in (False, True):
+            assert choice(device="cpu", dtype=torch.float32, dropout=dropout, bias=bias).name == "fused"
+            assert choice(device="cpu", dtype=torch.float64, dropout=dropout, bias=bias).name == "blocks"
+
+
+def test_a_run_that_began_without_it_keeps_torchs():
+    with earlier_attention():
+        assert choice(device="cpu", dtype=torch.float32).name == "blocks"
+        assert choice(device="cpu", dtype=torch.float32, dropout=True).name == "blocks"
+    assert choice(device="cpu", dtype=torch.float32).name == "fused"
+
+
+def test_on_a_cpu_those_for_a_gpu_are_refused():
     for name in ("varlen", "xformers"):
         with pytest.raises(
             ValueError, match=f"'{name}', which does not work here: it needs a GPU, not cpu. Use 'auto'"
@@ -210,7 +223,8 @@ def test_a_kernel_is_tried_once_and_moves_no_noise(monkeypatch):
     torch.manual_seed(3)
     with torch.inference_mode():
         for _ in range(2):
-            chosen = choice(device="cpu", dtype=torch.bfloat16, dropout=True)
+            with earlier_attention():
+                chosen = choice(device="cpu", dtype=torch.bfloat16, dropout=True)
     assert chosen == ("sdpa", "blocks: no kernel for this head")
     assert calls == [((8, 2, 64), torch.bfloat16, [3, 5], 0.1)]
     after = torch.rand(1)
@@ -304,7 +318,7 @@ def test_the_mask_of_xformers_keeps_sequences_apart(lengths):
 
 def test_backends_name_a_kernel_for_each_device():
     told = ops.backends()["attention"]
-    assert told["cpu"].implementation == "scaled_dot_product_attention; packed sequences: blocks"
+    assert told["cpu"].implementation == "our own; packed sequences: fused"
     if not torch.cuda.is_available():
         assert told["cuda"].implementation.endswith("packed sequences: sdpa")
         assert told["cuda"].reason == "no GPU here to try varlen and xformers on"

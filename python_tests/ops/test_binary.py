@@ -24,7 +24,7 @@ def functions() -> dict[str, dict[str, str]]:
     ).stdout
     found: dict[str, dict[str, str]] = {}
     for name, body in re.findall(r"^[0-9a-f]+ <(.*)>:\n((?:.+\n)*)", text, flags=re.MULTILINE):
-        space = re.search(r"\bd2v::(baseline|avx2|avx512)::", name)
+        space = re.search(r"\bd2v::(baseline|avx2|avx512|avx512bf16)::", name)
         if space:
             found.setdefault(space[1], {})[name] = body
     return found
@@ -51,6 +51,8 @@ def test_registers_are_those_of_the_instruction_set(functions):
     assert "%zmm" not in code["avx2"]
     assert "%k1" not in code["avx2"], "no AVX-512 mask register"
     assert "%zmm" in code["avx512"]
+    assert "vdpbf16ps" not in code["avx512"]
+    assert "vdpbf16ps" in code["avx512bf16"]
 
 
 @needs["objdump"]

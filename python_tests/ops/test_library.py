@@ -157,7 +157,7 @@ def test_backends_name_the_code_and_the_reason():
         "masked_smooth_l1",
         "restore",
         "decoder_layer",
-        "distance_attention",
+        "fused_attention",
     }
     by_torch = {"attention", "gelu_linear", "linear", "norm_gelu", "strided_convolution"}
     assert set(backends) == compiled | by_torch

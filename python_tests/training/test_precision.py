@@ -7,7 +7,9 @@ import torch
 
 from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
-from d2v_fast.training.precision import LossScale, autocast, check_attention
+from d2v_fast.ops.fused_attention import is_earlier
+from d2v_fast.ops.linear import _torch_alone
+from d2v_fast.training.precision import LossScale, autocast, check_attention, products
 
 CPU = torch.device("cpu")
 
@@ -44,6 +46,14 @@ def test_other_formats_are_not_scaled():
     scale = LossScale(PrecisionConfig(autocast="bfloat16"), CPU)
     scale.update(torch.ones(()))
     assert scale.value == 1
+
+
+def test_rules_of_older_runs():
+    told = []
+    for numerics in (2, 3, 4):
+        with products(numerics):
+            told.append((is_earlier(), len(_torch_alone.get())))
+    assert told == [(True, 2), (True, 1), (False, 0)]
 
 
 def test_a_kernel_for_attention_that_does_not_work_is_refused(make_config):

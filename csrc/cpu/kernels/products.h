@@ -1,7 +1,8 @@
 // Matrix products of small matrices that are in the caches: a tile of the result stays in registers.
 //
-// The right factor is packed into panels of kPanel columns, each [depth][kPanel] and whole, so that a register holds columns; of the left
-// one single numbers are read, wherever they are. Each number of the result is one sum in order of the depth, whatever the threads.
+// The right factor is packed into panels of kPanel columns, each [depth][kPanel], so that a register holds columns; the last panel may be
+// one register wide. Of the left factor single words are read, wherever they are. Each number of the result is one sum in order of the
+// depth, whatever the threads. A word is a number or, where the processor multiplies them, a pair of bfloat16 numbers.
 #pragma once
 #include "lanes.h"
 
@@ -14,75 +15,115 @@ template <typename Real> static constexpr int64_t panel_width() { return kPanelL
 
 static inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
+// What a word is multiplied as, a register of words, and one product added to a sum.
+static inline float spread(float word) { return word; }
+static inline double spread(double word) { return word; }
+static inline FloatLanes load_words(const float* p) { return load(p); }
+static inline DoubleLanes load_words(const double* p) { return load(p); }
+static inline FloatLanes plus_product(FloatLanes sum, float factor, FloatLanes column) { return sum + factor * column; }
+static inline DoubleLanes plus_product(DoubleLanes sum, double factor, DoubleLanes column) { return sum + factor * column; }
+
+#ifdef __AVX512BF16__
+#define D2V_PAIRS
+// Two bfloat16 numbers that follow each other along the depth, the first in the low half. The processor sums their products in float.
+struct Pair { uint32_t bits; };
+static inline __m512i spread(Pair word) { return _mm512_set1_epi32(static_cast<int>(word.bits)); }
+static inline __m512i load_words(const Pair* p) { return _mm512_loadu_si512(p); }
+static inline FloatLanes plus_product(FloatLanes sum, __m512i factor, __m512i column) {
+  return (FloatLanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)factor, (__m512bh)column);
+}
+#endif
+
 // sums[i][j] += the sum over k of left[i][k * step] * panel[k][j].
-template <int ROWS, int LANES, typename Real>
-static inline void add_products(const Real* const* left, int64_t step, const Real* panel, int64_t depth, LanesOf<Real> (&sums)[ROWS][LANES]) {
-  typedef LanesOf<Real> Lanes;
-  const int64_t lanes = lane_count<Real>();
-  const Real* row[ROWS];
+template <int ROWS, int LANES, typename Word>
+static inline void add_products(const Word* const* left, int64_t step, const Word* panel, int64_t depth, LanesOf<Word> (&sums)[ROWS][LANES]) {
+  const int64_t lanes = lane_count<Word>();
+  const Word* row[ROWS];
   for (int i = 0; i < ROWS; ++i) row[i] = left[i];
   for (int64_t k = 0; k < depth; ++k) {
-    Lanes column[LANES];
-    for (int j = 0; j < LANES; ++j) column[j] = load(panel + (k * LANES + j) * lanes);
+    decltype(load_words(panel)) column[LANES];
+    for (int j = 0; j < LANES; ++j) column[j] = load_words(panel + (k * LANES + j) * lanes);
     for (int i = 0; i < ROWS; ++i) {
-      const Real factor = row[i][k * step];
-      for (int j = 0; j < LANES; ++j) sums[i][j] += factor * column[j];
+      const auto factor = spread(row[i][k * step]);
+      for (int j = 0; j < LANES; ++j) sums[i][j] = plus_product(sums[i][j], factor, column[j]);
     }
   }
 }
 
-// Rows of a matrix, `stride` apart, with numbers `step` apart in a row.
-template <typename Real>
+// Rows of a matrix, `stride` words apart, with words `step` apart in a row.
+template <typename Word>
 struct Left {
-  const Real* data;
+  const Word* data;
   int64_t stride, step;
 };
 
-// out [rows, columns] = (or +=) left * panels. `rows` is a multiple of kTileRows, `columns` one of the panels' width.
-template <bool ADD, typename Real>
-static inline void multiply(Left<Real> left, const Real* panels, int64_t depth, int64_t rows, int64_t columns, Real* out, int64_t stride) {
-  typedef LanesOf<Real> Lanes;
-  const int64_t width = panel_width<Real>(), lanes = lane_count<Real>();
-  for (int64_t c = 0; c < columns; c += width)
-    for (int64_t r = 0; r < rows; r += kTileRows) {
-      Lanes sums[kTileRows][kPanelLanes] = {};
-      const Real* row[kTileRows];
-      for (int i = 0; i < kTileRows; ++i) row[i] = left.data + (r + i) * left.stride;
-      add_products<kTileRows, kPanelLanes>(row, left.step, panels + c * depth, depth, sums);
-      for (int i = 0; i < kTileRows; ++i)
-        for (int j = 0; j < kPanelLanes; ++j) {
-          Real* const to = out + (r + i) * stride + c + j * lanes;
-          store(to, ADD ? load(to) + sums[i][j] : sums[i][j]);
-        }
-    }
-}
-
-// A matrix [rows, columns] (numbers in a row side by side) as panels of its columns, depth = rows; padded with zeros to `padded` columns
-// and `depth` rows.
-template <typename Real>
-static inline void pack_columns(const Real* x, int64_t stride, int64_t rows, int64_t columns, int64_t depth, int64_t padded, Real* panels) {
-  const int64_t width = panel_width<Real>();
-  for (int64_t c = 0; c < padded; c += width) {
-    const int64_t n = columns - c < width ? (columns > c ? columns - c : 0) : width;
-    Real* to = panels + c * depth;
-    for (int64_t r = 0; r < depth; ++r, to += width) {
-      const int64_t there = r < rows ? n : 0;
-      for (int64_t i = 0; i < there; ++i) to[i] = x[r * stride + c + i];
-      for (int64_t i = there; i < width; ++i) to[i] = 0;
-    }
+template <bool ADD, int LANES, typename Word>
+static inline void multiply_panel(Left<Word> left, const Word* panel, int64_t depth, int64_t rows, RealOf<Word>* out, int64_t stride) {
+  const int64_t lanes = lane_count<Word>();
+  for (int64_t r = 0; r < rows; r += kTileRows) {
+    LanesOf<Word> sums[kTileRows][LANES] = {};
+    const Word* row[kTileRows];
+    for (int i = 0; i < kTileRows; ++i) row[i] = left.data + (r + i) * left.stride;
+    add_products<kTileRows, LANES>(row, left.step, panel, depth, sums);
+    for (int i = 0; i < kTileRows; ++i)
+      for (int j = 0; j < LANES; ++j) {
+        RealOf<Word>* const to = out + (r + i) * stride + j * lanes;
+        store(to, ADD ? load(to) + sums[i][j] : sums[i][j]);
+      }
   }
 }
 
-// Its transpose [columns, rows] as panels, depth = columns padded to `depth`, and `padded` rows.
+// out [rows, columns] = (or +=) left * panels. `rows` is a multiple of kTileRows, `columns` one of the registers' width.
+template <bool ADD, typename Word>
+static inline void multiply(Left<Word> left, const Word* panels, int64_t depth, int64_t rows, int64_t columns, RealOf<Word>* out, int64_t stride) {
+  const int64_t width = panel_width<Word>();
+  int64_t c = 0;
+  for (; c + width <= columns; c += width) multiply_panel<ADD, kPanelLanes>(left, panels + c * depth, depth, rows, out + c, stride);
+  if (c < columns) multiply_panel<ADD, 1>(left, panels + c * depth, depth, rows, out + c, stride);
+}
+
+// A matrix [rows, columns] as panels of its columns, depth = rows. `columns` is a multiple of the registers' width.
 template <typename Real>
-static inline void pack_rows(const Real* x, int64_t stride, int64_t rows, int64_t columns, int64_t depth, int64_t padded, Real* panels) {
-  const int64_t width = panel_width<Real>();
-  for (int64_t r = 0; r < padded; r += width) {
-    Real* const to = panels + r * depth;
+static inline void pack_columns(const Real* x, int64_t stride, int64_t rows, int64_t columns, Real* panels) {
+  const int64_t lanes = lane_count<Real>();
+  for (int64_t c = 0, width; c < columns; c += width) {
+    width = columns - c < panel_width<Real>() ? lanes : panel_width<Real>();
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < width; i += lanes) store(panels + c * rows + r * width + i, load(x + r * stride + c + i));
+  }
+}
+
+// Its transpose, as panels of the matrix's rows, depth = its columns, in words. `rows` is a multiple of the registers' width.
+template <typename Word>
+static inline void pack_rows(const Word* x, int64_t stride, int64_t rows, int64_t columns, Word* panels) {
+  for (int64_t r = 0, width; r < rows; r += width) {
+    width = rows - r < panel_width<Word>() ? lane_count<Word>() : panel_width<Word>();
+    Word* const to = panels + r * columns;
     for (int64_t i = 0; i < width; ++i)
-      for (int64_t k = 0; k < depth; ++k) to[k * width + i] = r + i < rows && k < columns ? x[(r + i) * stride + k] : 0;
+      for (int64_t k = 0; k < columns; ++k) to[k * width + i] = x[(r + i) * stride + k];
   }
 }
+
+#ifdef D2V_PAIRS
+static inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+// Numbers of two rows, 16 of each, as pairs.
+static inline __m512i pair_up(__m256i first, __m256i second) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(first), _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16));
+}
+// pack_columns of bfloat16 numbers: a word has those of rows 2 r and 2 r + 1. `rows` is even.
+static inline void pack_columns(const Pair* pairs, int64_t stride, int64_t rows, int64_t columns, Pair* panels) {
+  const bf16* const x = reinterpret_cast<const bf16*>(pairs);
+  for (int64_t c = 0, width; c < columns; c += width) {
+    width = columns - c < panel_width<Pair>() ? lane_count<Pair>() : panel_width<Pair>();
+    for (int64_t r = 0; r < rows; r += 2)
+      for (int64_t i = 0; i < width; i += lane_count<Pair>()) {
+        __m256i halves[2];
+        for (int64_t half = 0; half < 2; ++half) memcpy(&halves[half], x + (r + half) * 2 * stride + c + i, sizeof halves[half]);
+        _mm512_storeu_si512(panels + (c * rows + r * width) / 2 + i, pair_up(halves[0], halves[1]));
+      }
+  }
+}
+#endif
 
 }  // namespace D2V_ISA
 }  // namespace d2v

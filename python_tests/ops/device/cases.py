@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 
 from d2v_fast import ops, reference
-from d2v_fast.ops.distance_attention import distance_attention
 from d2v_fast.ops.distances import Distances
+from d2v_fast.ops.fused_attention import fused_attention
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 ROWS = torch.tensor([0, 1, 4, 9, 12, 20, 23])
@@ -282,7 +282,7 @@ def attention(dtype, *, hidden, dim=20):
     visible = (torch.arange(58) % 4 != 2) if hidden else None
     leaves = [qkv.view(58, 3, heads, dim).detach().requires_grad_(), factors.requires_grad_()]
     places = torch.tensor(starts, dtype=torch.int32)
-    out = distance_attention(*leaves[0].unbind(1), places, positions, leaves[1], 37, visible=visible)
+    out = fused_attention(*leaves[0].unbind(1), places, positions, leaves[1], 37, visible=visible)
     results = [(out.detach(), *torch.autograd.grad(out, leaves, gradient))]
     exactly = [x.detach().double().requires_grad_() for x in leaves]
     parts = []

@@ -15,7 +15,6 @@ from torch import library as torch_library
 
 from d2v_fast.ops.device import (
     decoder_layer,
-    distance_attention,
     ema,
     launching,
     layer_targets,
@@ -41,8 +40,8 @@ def registered_for_gpus():
         "restore": restore.restore,
         "decoder_layer": decoder_layer.forward,
         "decoder_layer_backward": decoder_layer.backward,
-        "distance_attention": distance_attention.forward,
-        "distance_attention_backward": distance_attention.backward,
+        "fused_attention": module("fused_attention")._forward_cuda,
+        "fused_attention_backward": module("fused_attention")._backward_cuda,
     }.items():
         library.impl(name, function, "CPU", allow_override=True)
     try:

@@ -8,7 +8,7 @@ from pretending import module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2v_fast import ops
-from d2v_fast.ops.distance_attention import distance_attention
+from d2v_fast.ops.fused_attention import fused_attention
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA device")
 
@@ -48,7 +48,7 @@ def test_data2vec_2():
         y = ops.decoder_layer(grid, weight, bias, 4, True)
         qkv = torch.empty(12, 3, 2, 4, device=gpu, dtype=torch.bfloat16, requires_grad=True)
         numbers = torch.empty(3, dtype=torch.int32, device=gpu), torch.empty(12, dtype=torch.int64, device=gpu)
-        mixed = distance_attention(*qkv.unbind(1), *numbers, torch.empty(2, device=gpu), 6)
+        mixed = fused_attention(*qkv.unbind(1), *numbers, torch.empty(2, device=gpu), 6)
         for found, shape, dtype in (
             (grid, (2, 6, 16), torch.float32),
             (y, (2, 6, 8), torch.float32),

@@ -1,13 +1,15 @@
-"""distance_attention: values and gradients beside float64, hidden keys, dropout, layouts, the same bits always."""
+"""fused_attention: values and gradients beside float64, hidden keys, dropout, layouts, the same bits always."""
 
 from __future__ import annotations
+
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from d2v_fast import reference
-from d2v_fast.ops.distance_attention import distance_attention
+from d2v_fast import _C, reference
 from d2v_fast.ops.distances import Distances
+from d2v_fast.ops.fused_attention import earlier_attention, fused_attention
 
 LENGTHS = ([7, 3, 5], [1, 50, 97], [0, 6, 48], [49])
 
@@ -46,7 +48,7 @@ def test_error_is_at_most_twice_that_of_torch(dtype, lengths, hidden, no_worse_t
     if hidden:
         visible = torch.rand(len(qkv), generator=torch.Generator().manual_seed(1)) < 0.7
         visible[starts[:-1][starts.diff() > 0].long()] = True
-    ours = distance_attention(*qkv.unbind(1), starts, positions, factors, longest, visible=visible)
+    ours = fused_attention(*qkv.unbind(1), starts, positions, factors, longest, visible=visible)
     results = []
     for wide in (torch.float32, torch.float64):
         out, *leaves = plainly(qkv, starts, positions, factors, visible, wide)
@@ -72,14 +74,81 @@ def test_gradcheck():
 
         def run(x, f, shown=shown, dropout=dropout):
             torch.manual_seed(3)
-            return distance_attention(*x.unbind(1), starts, positions, f, longest, visible=shown, dropout=dropout)
+            return fused_attention(*x.unbind(1), starts, positions, f, longest, visible=shown, dropout=dropout)
 
         assert torch.autograd.gradcheck(run, (qkv, factors))
 
 
+def make_biased(lengths, dtype=torch.float32, heads=2, dim=20, shared=True):
+    """As `make`, with a bias that is larger than the sequences and does not lie as the kernel reads it best."""
+    qkv, starts, positions, _, longest, gradient = make(lengths, dtype, heads, dim)
+    generator = torch.Generator().manual_seed(1)
+    size = longest + 3
+    bias = torch.randn(1 if shared else len(lengths), heads, size, size + 1, generator=generator, dtype=torch.float64)
+    return qkv, starts, positions, bias.to(dtype)[..., :size].requires_grad_(), longest, gradient
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("lengths", [[7, 3, 5, 1, 2, 6, 4, 5, 3, 7], [1, 50, 97], [0, 6, 48]], ids=str)
+def test_any_bias_and_its_gradient(dtype, lengths, shared):
+    """Beside float64; ten sequences that share a bias add to its gradient in three parts."""
+    qkv, starts, positions, bias, longest, gradient = make_biased(lengths, dtype, shared=shared)
+    out = fused_attention(*qkv.unbind(1), starts, positions, None, longest, bias=bias)
+    ours = (out, *torch.autograd.grad(out, (qkv, bias), gradient))
+    leaves = [x.detach().double().requires_grad_() for x in (qkv, bias)]
+    parts = []
+    for n, (first, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+        own = leaves[1][0 if shared else n][None, :, : end - first, : end - first]
+        parts.append(reference.attention(*(x[None, first:end] for x in leaves[0].unbind(1)), own)[0])
+    exact = torch.cat(parts)
+    exact = (exact, *torch.autograd.grad(exact, leaves, gradient.double()))
+    for one, other in zip(ours, exact, strict=True):
+        assert one.dtype == dtype
+        atol = 8 * torch.finfo(dtype).eps * (1 + other.abs().max().item())
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradcheck_with_a_bias(shared):
+    qkv, starts, positions, bias, longest, _ = make_biased([4, 1, 3], torch.float64, dim=3, shared=shared)
+    for dropout in (0.0, 0.4):
+
+        def run(x, b, dropout=dropout):
+            torch.manual_seed(3)
+            return fused_attention(*x.unbind(1), starts, positions, None, longest, bias=b, dropout=dropout)
+
+        assert torch.autograd.gradcheck(run, (qkv, bias))
+
+
+def test_bias_and_dropout_have_the_same_bits_for_any_number_of_threads(dtype, threads):
+    qkv, starts, positions, bias, longest, gradient = make_biased([60, 1, 40, 33, 60, 60, 2, 60, 60, 9], dtype)
+    results = []
+    for count in (1, 2, 3):
+        with threads(count):
+            torch.manual_seed(1)
+            out = fused_attention(*qkv.unbind(1), starts, positions, None, longest, bias=bias, dropout=0.2)
+            results.append((out, *torch.autograd.grad(out, (qkv, bias), gradient)))
+    for result in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
+
+
+def test_products_of_bfloat16_are_those_of_torch_up_to_rounding():
+    """Where the processor has such products; elsewhere, and for earlier runs, products are made in float32."""
+    qkv, starts, positions, bias, longest, gradient = make_biased([70, 33], torch.bfloat16, dim=64)
+    results = []
+    for earlier in (False, True):
+        with earlier_attention() if earlier else nullcontext():
+            out = fused_attention(*qkv.unbind(1), starts, positions, None, longest, bias=bias)
+        results.append((out, *torch.autograd.grad(out, (qkv, bias), gradient)))
+    assert (_C.isa() != "avx512bf16") == torch.equal(results[0][1], results[1][1])
+    for one, other in zip(*results, strict=True):
+        error = (one.double() - other.double()).norm() / other.double().norm()
+        assert error < 4e-3, "a quarter of the last bit of bfloat16, as an average"
+
+
 def test_without_factors_it_is_attention():
     qkv, starts, positions, factors, longest, _ = make([30, 9])
-    ours = distance_attention(*qkv.unbind(1), starts, positions, None, longest)
+    ours = fused_attention(*qkv.unbind(1), starts, positions, None, longest)
     theirs = plainly(qkv, starts, positions, torch.zeros_like(factors), None, torch.float64)[0]
     torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=1e-6)
 
@@ -87,7 +156,7 @@ def test_without_factors_it_is_attention():
 def test_a_query_that_may_attend_to_nothing_is_zero():
     qkv, starts, positions, factors, longest, _ = make([4, 3])
     visible = torch.tensor([True] * 4 + [False] * 3)
-    out = distance_attention(*qkv.unbind(1), starts, positions, factors, longest, visible=visible)
+    out = fused_attention(*qkv.unbind(1), starts, positions, factors, longest, visible=visible)
     assert not out[4:].any()
     out.sum().backward()
     assert not qkv.grad[4:].any()
@@ -99,7 +168,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     torch.manual_seed(0)
     starts, positions = torch.tensor([0, 600, 1000], dtype=torch.int32), torch.arange(1000)
     query, ones = torch.zeros(1000, 2, 4), torch.ones(1000, 2, 4)
-    out = [distance_attention(query, query, ones, starts, positions, None, 600, dropout=0.25) for _ in range(2)]
+    out = [fused_attention(query, query, ones, starts, positions, None, 600, dropout=0.25) for _ in range(2)]
     assert out[0].mean().item() == pytest.approx(1, abs=2e-3)
     # n weights of 1/n, each kept with probability .75: the variance is p / (1 - p) / n
     assert out[0][:600, :, 0].std().item() == pytest.approx((0.25 / 0.75 / 600) ** 0.5, rel=0.1)
@@ -107,7 +176,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     heads = out[0][..., 0]
     assert abs(torch.corrcoef(heads[:600].T)[0, 1].item()) < 0.15, "heads draw for themselves"
     torch.manual_seed(0)
-    assert torch.equal(distance_attention(query, query, ones, starts, positions, None, 600, dropout=0.25), out[0])
+    assert torch.equal(fused_attention(query, query, ones, starts, positions, None, 600, dropout=0.25), out[0])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -117,7 +186,7 @@ def test_same_bits_for_any_number_of_threads(dtype, dropout, threads):
     for count in (1, 2, 2, 3):
         with threads(count):
             torch.manual_seed(1)
-            out = distance_attention(*qkv.unbind(1), starts, positions, factors, longest, dropout=dropout)
+            out = fused_attention(*qkv.unbind(1), starts, positions, factors, longest, dropout=dropout)
             results.append((out, *torch.autograd.grad(out, (qkv, factors), gradient)))
     for result in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
@@ -125,11 +194,11 @@ def test_same_bits_for_any_number_of_threads(dtype, dropout, threads):
 
 def test_any_layout_gives_the_same_bits():
     qkv, starts, positions, factors, longest, gradient = make([20, 9])
-    wanted = distance_attention(*qkv.unbind(1), starts, positions, factors, longest)
+    wanted = fused_attention(*qkv.unbind(1), starts, positions, factors, longest)
     copies = [x.contiguous() for x in qkv.unbind(1)]
     apart = [x.transpose(0, 2).contiguous().transpose(0, 2) for x in qkv.unbind(1)]
     for query, key, value in (copies, apart):
-        assert torch.equal(distance_attention(query, key, value, starts, positions, factors, longest), wanted)
+        assert torch.equal(fused_attention(query, key, value, starts, positions, factors, longest), wanted)
     one = torch.autograd.grad(wanted, qkv, gradient, retain_graph=True)[0]
     other = torch.autograd.grad(wanted, qkv, gradient.transpose(0, 2).contiguous().transpose(0, 2))[0]
     assert torch.equal(one, other)
@@ -138,15 +207,20 @@ def test_any_layout_gives_the_same_bits():
 def test_is_a_well_behaved_operator():
     qkv, starts, positions, factors, longest, gradient = make([7, 3, 5])
     seed, visible = torch.tensor(7), torch.ones(15, dtype=torch.bool)
-    for shown, dropout, drawn in ((None, 0.0, None), (visible, 0.2, seed)):
-        leaves = [x.detach().requires_grad_() for x in (*qkv.unbind(1), factors)]
-        arguments = (*leaves[:3], starts, positions, shown, leaves[3], longest, dropout, drawn)
+    for shown, biased, dropout, drawn in (
+        (None, False, 0.0, None),
+        (visible, False, 0.2, seed),
+        (None, True, 0.2, seed),
+    ):
+        leaves = [x.detach().requires_grad_() for x in (*qkv.unbind(1), torch.zeros(1, 2, 9, 9) if biased else factors)]
+        added = (None, leaves[3]) if biased else (leaves[3], None)
+        arguments = (*leaves[:3], starts, positions, shown, *added, longest, dropout, drawn, True)
         operators = torch.ops.d2v_fast
-        torch.library.opcheck(operators.distance_attention.default, arguments)
-        out = operators.distance_attention(*arguments)
-        given = (gradient, *arguments[:7], *out, longest, dropout, drawn)
-        torch.library.opcheck(operators.distance_attention_backward.default, [
-            x.detach() if isinstance(x, torch.Tensor) else x for x in given
+        torch.library.opcheck(operators.fused_attention.default, arguments)
+        out = operators.fused_attention(*arguments)
+        backward = (gradient, *arguments[:8], *out, longest, dropout, drawn, True)
+        torch.library.opcheck(operators.fused_attention_backward.default, [
+            x.detach() if isinstance(x, torch.Tensor) else x for x in backward
         ])  # fmt: skip
 
 
@@ -155,7 +229,7 @@ def test_compiles_without_graph_breaks():
     qkv, starts, positions, factors, longest, gradient = make([7, 3, 5])
 
     def run(qkv, factors, dropout):
-        return distance_attention(*qkv.unbind(1), starts, positions, factors, longest, dropout=dropout)
+        return fused_attention(*qkv.unbind(1), starts, positions, factors, longest, dropout=dropout)
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     ours, theirs = compiled(qkv, factors, 0.0), run(qkv, factors, 0.0)
@@ -180,6 +254,13 @@ def test_refuses_what_does_not_fit():
         ((query, key, value, starts, positions, factors), {"dropout": 1.0}, r"dropout is 1\.0"),
         ((query, key, value, starts[:2], positions, factors), {}, "starts must go up from 0 to 10"),
         ((query, key, value, starts, positions.to("meta"), factors), {}, "on one device"),
+        ((query, key, value, starts, positions, None), {"bias": torch.zeros(1, 2, 6, 6)}, "with L at least 7"),
+        (
+            (query, key, value, starts, positions, None),
+            {"bias": torch.zeros(3, 2, 7, 7)},
+            r"\[1 or N = 2\]?, heads = 2",
+        ),
+        ((query, key, value, starts, positions, factors), {"bias": torch.zeros(1, 2, 7, 7)}, "stand alone"),
     ]:
         with pytest.raises(ValueError, match=message):
-            distance_attention(*arguments, longest, **options)
+            fused_attention(*arguments, longest, **options)
