@@ -145,7 +145,7 @@ def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[No
 
 @contextlib.contextmanager
 def products(numerics: int) -> Iterator[None]:
-    """Whose products and attention a run has on a CPU: torch's, wholly or of bfloat16, if it began under older rules."""
+    """Whose products and attention a run has on a CPU; torch's, as far as it began with them."""
     with contextlib.ExitStack() as earlier:
         if numerics < 3:
             earlier.enter_context(torch_products())
