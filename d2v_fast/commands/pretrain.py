@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -14,8 +15,12 @@ from d2v_fast.checks import unchecked
 from d2v_fast.commands.entry_points import import_modalities
 from d2v_fast.config import Config
 from d2v_fast.errors import ConfigError
+from d2v_fast.log import tell
 from d2v_fast.training.observer import Observer
 from d2v_fast.training.pretraining import begin, settle
+
+JUDGED = 300
+"""Steps from which on something is said about the features of a run that has ended; shorter ones are trials."""
 
 Parse = Callable[..., Any]
 """(dataclass, arguments, the command's name, default) to an instance of it."""
@@ -110,7 +115,11 @@ def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
     start = settle(preset, given, run.out, scale=run.scale, for_budget=run.for_budget, data=run.data)
     trainer = begin(start, run.data, run.out, run.init_from, _probe(run.probe))
     if not run.dry_run:
-        trainer.fit()
+        done = trainer.fit()
+        if start.config.steps >= JUDGED:
+            from d2v_fast.evaluation.directions import directions, sentence
+
+            tell(sentence(*directions(done, run.data)), logging.INFO)
         return
     from rich.console import Console
     from rich.table import Table
