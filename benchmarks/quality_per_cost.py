@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import LogLocator, NullLocator
 from quality_data import SETS
 
 from d2v_fast import presets
@@ -227,6 +228,7 @@ def draw(points: dict[str, list[dict[str, Any]]], task: Task, path: Path) -> Non
         floor = function(task.train.raw, task.train.labels, task.test.raw, task.test.labels).mean()
         axes.axhline(100 * float(floor), color="grey", linewidth=1, linestyle=":", label=task.floor)
         axes.set(xscale="log", xlabel="CPU seconds", ylabel="%")
+        axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
         axes.set_title({"knn": "kNN", "logistic": "logistic regression"}[probe], fontsize=10)
         axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=90)
