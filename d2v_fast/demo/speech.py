@@ -59,7 +59,7 @@ def of_words(labels: Sequence[str], said_by: Callable[[str], Sequence[str]]) -> 
     train = _part(fit, words[: len(fit)], labels, seen=set())
     test = _part(judge, words[len(fit) :], labels, seen={content_hash(clip.tobytes()) for clip in train.inputs})
     return Task(
-        preset="speech-tiny",
+        preset="speech2-tiny",
         source=ArraySource("speech", clips, [f"{voice}: {text}" for text, voice in sentences]),
         train=train,
         test=test,
