@@ -22,7 +22,7 @@ def test_report_names_versions_build_and_the_code_that_serves_each_operation():
 
 def test_report_names_the_kernel_for_packed_attention():
     attention = info.collect()["operations"]["attention"]
-    assert attention["cpu"]["implementation"].endswith("packed sequences: blocks")
+    assert attention["cpu"]["implementation"].endswith("packed sequences: fused")
     assert attention["cuda"]["implementation"].rsplit(" ", 1)[1] in ("varlen", "xformers", "sdpa")
     assert attention["cuda"]["reason"]
 
