@@ -1,12 +1,13 @@
 """Whole steps of data2vec 1.0 beside the released arrangement (reference_step.py): time, share of the limit, memory.
 
-Ours is the trainer's step, from a batch in memory to the moved teacher. Dropout is off in both. Times are CPU time of
+Ours is the trainer's step, from a batch in memory to the moved teacher; in bfloat16 the teacher is in it too, also that
+of images, which the preset has in float32. Dropout is off in both. Times are CPU time of
 one thread, medians of rounds in which both run in turn; the ratio is the median of the rounds'. The heap keeps freed
 memory for both. FLOPs of the matrix products are counted by torch's counter, ours and the reference's, each by what it
 does; the share is their rate over that of bare products [2048, 2048] x [2048, 2048] in the same rounds: of float32 by
 torch's own route (MKL on x86) and by oneDNN, or of bfloat16. Peak memory is that of a process of its own with three
-steps, above what the imports need; "without state" is what is left of it without weights, teacher, gradients and
-moments.
+steps, above what the imports need; "without state" is what is left of it without weights, teacher, gradients,
+moments and the copies of weights in bfloat16.
 
     OMP_NUM_THREADS=1 pytest benchmarks/test_step.py --benchmark-only -k speech      # --quick: tiny shapes, one round
 """
@@ -33,6 +34,7 @@ from d2v_fast import presets
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.interop import fairseq
+from d2v_fast.ops.shadows import shadows_of
 from d2v_fast.run.metrics import Clock
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.loop import Loop
@@ -78,7 +80,9 @@ def configured(case: str, quick: bool) -> tuple[Config, Batch]:
     mask: Any = config.mask
     if quick and len(shape) == 4:
         mask = replace(mask, count=6, min_area=2)
-    config = replace(config, model=model, mask=mask, precision=replace(config.precision, autocast="float32"))
+    config = replace(
+        config, model=model, mask=mask, precision=replace(config.precision, autocast="float32", teacher_float32=False)
+    )
     return config, make_batch(config, shape)
 
 
@@ -192,6 +196,7 @@ def _measure_peak(case: str, which: str, quick: bool) -> tuple[int, int]:
     state = sum(p.nbytes for p in everything.parameters()) + 3 * sum(p.nbytes for p in student.parameters())
     for _ in range(3):
         step()
+    state += sum(copy.nbytes for copy in shadows_of(list(student.parameters())) if copy is not None)
     return peak_bytes() - before, state
 
 
