@@ -185,9 +185,9 @@ def _measure_peak(case: str, which: str, quick: bool) -> tuple[int, int]:
     before = peak_bytes()
     config, batch = configured(case, quick)
     if which in FORMATS:
-        keep_freed_memory()
         ours = Ours(config, batch, which)
         model = ours.loop.task.model
+        keep_freed_memory(model.student.parameters())
         step, student, everything = ours, model.student, model
     else:
         reference = reference_of(config)

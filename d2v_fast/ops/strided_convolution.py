@@ -89,7 +89,7 @@ def _backward_cpu(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> tuple
     )[0]  # fmt: skip
     grad_x = grad_x.squeeze(2).transpose(1, 2).contiguous()
     channels, kernel = weight.shape[1:]
-    if x.dtype == torch.bfloat16:  # one product: pieces would be rounded before they are added
+    if x.dtype == torch.bfloat16:  # one product: parts would be rounded before they are added
         windows = _windows(x, 0, kernel, frames, stride).flatten(0, 1)
         grad_weight = grad.flatten(0, 1).t() @ windows
         return grad_x, grad_weight.view(outputs, kernel, channels).transpose(1, 2).contiguous()

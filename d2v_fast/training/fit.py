@@ -122,7 +122,7 @@ class Fit:
     def _run(self, run: RunDirectory, first: int, source: Data, last: Checkpoint | None) -> None:
         loop, config = self.loop, cast(Any, self.loop.config)
         if loop.device.type == "cpu":
-            keep_freed_memory()
+            keep_freed_memory(loop.update.parameters)
         gpus = [loop.device] if loop.device.type == "cuda" else []
         with (
             open_journal(run, config, first, 0 if last is None else last.state["metrics_bytes"]) as journal,
