@@ -17,7 +17,7 @@ def faults(*sizes):
         tensors = [torch.ones(n << 18) for n in sizes]  # MB; all at once, then none
         del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-small, large = (5, 20, 20, 20), (40,)
+small, large = (5, 20, 20, 20), (100,)  # more than all of the small ones leave behind
 faults(*small), print(faults(*small)), print(keep_freed_memory()), faults(*small), print(faults(*small))
 faults(*large), print(faults(*large)), keep_freed_memory([torch.empty(40 << 18)]), faults(*large), print(faults(*large))
 """
