@@ -8,7 +8,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from d2v_fast.kernels import decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
+from d2v_fast.kernels import adamw_ema, decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -42,6 +42,15 @@ def ema_case(student: str, shadow: str | None, *, aligned: bool = True) -> Case:
         "BLOCK": launch.EMA_BLOCK,
     }
     return Case(ema.ema_update, {"table": "*i64", "decay": "*fp64"}, constants, launch.EMA_WARPS)
+
+
+def adamw_case(shadow: str | None, *, aligned: bool = True) -> Case:
+    """With a teacher; `shadow` is the format of both shadows."""
+    arguments = {"rows": "*i64", "chunks": "*i64", "gradient_scale": "*fp32", "found_inf": "*fp32", "decay": "*fp64"}
+    arguments |= dict.fromkeys(("first", "first_weight", "second", "second_weight", "eps"), "fp32")
+    kind = None if shadow is None else FORMATS[shadow]
+    constants = {"TEACHER": True, "SHADOW": kind, "TEACHER_SHADOW": kind, "ALIGNED": aligned, "BLOCK": launch.EMA_BLOCK}
+    return Case(adamw_ema.adamw_ema, arguments, constants, launch.EMA_WARPS)
 
 
 def forward_case(
@@ -192,6 +201,9 @@ CASES = {
     "ema f32 misaligned": ema_case("f32", None, aligned=False),
     "ema bf16": ema_case("bf16", None),
     **{f"ema {x} shadow {y}": ema_case(x, y) for x, y in _SHADOWS},
+    "adamw f32": adamw_case(None),
+    "adamw f32 misaligned": adamw_case(None, aligned=False),
+    "adamw shadows bf16": adamw_case("bf16"),
     "forward f32": forward_case("f32"),
     "forward bf16": forward_case("bf16"),
     "forward bf16 squared rows": forward_case("bf16", beta=0, rows=True),

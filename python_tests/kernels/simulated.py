@@ -71,7 +71,7 @@ class Run:
         self._max_steps = 1 << 20 if text is None else 1 << 16
 
     def __call__(
-        self, device: Device, grid: tuple[int, ...], *, first: int | tuple[int, ...] = 0, **values: Any
+        self, device: Device, grid: tuple[int, ...], *, first_block: int | tuple[int, ...] = 0, **values: Any
     ) -> Report:
         """Launches it; `values` by the names of the kernel's arguments, buffers or numbers, tuples for tuples."""
         arguments: list[Any] = []
@@ -81,7 +81,7 @@ class Run:
                 arguments += value if isinstance(value, tuple) else [value]
         assert not values, f"the kernel takes no {sorted(values)}"
         threads = 32 * self.case.warps
-        options = {"shared_bytes": self.shared, "first": first, "max_steps": self._max_steps}
+        options = {"shared_bytes": self.shared, "first": first_block, "max_steps": self._max_steps}
         report = launch(self.kernel, grid, threads, [*arguments, 0, 0], device.memory, **options)
         self.coverage.add(report)
         return report

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import simulated_adamw
 import simulated_attention
 import simulated_decoder
 import simulated_large
@@ -245,6 +246,7 @@ CHECKS: dict[str, Callable[[Run, NoWorse], Moved]] = {
     "column_statistics": statistics,
     "merge_samples": merge,
     "column_targets": targets_by_columns,
+    **simulated_adamw.CHECKS,
     **simulated_decoder.CHECKS,
     **simulated_attention.CHECKS,
 }

@@ -90,7 +90,7 @@ def check_targets(run: Run, no_worse_than, *, layer_norm: str | None, final_norm
         own = samples if layer_norm == "instance" else [0] * number
         statistics = [tensor[:, own] for tensor in full]
         values |= {"count": first * block + number, "batch": batch}
-    run(device, (number // block,), first=first, **values)
+    run(device, (number // block,), first_block=first, **values)
 
     def expected(of: torch.dtype) -> Tensor:
         mean, scale = (tensor.to(of) for tensor in statistics)

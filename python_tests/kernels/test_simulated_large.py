@@ -105,7 +105,7 @@ def test_loss_and_gradient(name, positions, arch, no_worse_than):
     values["target"], _ = device.rows("target", target, LAST_BLOCKS)
     values["losses"], losses = device.rows("losses", torch.empty(5, 1), LAST_BLOCKS, empty=True)
     beta = 0.0 if "squared" in name else 1.0
-    run(device, (5,), first=LAST_BLOCKS, **values, beta=beta, inverse_beta=beta, scale=0.5)
+    run(device, (5,), first_block=LAST_BLOCKS, **values, beta=beta, inverse_beta=beta, scale=0.5)
     leaf = pred.double().requires_grad_()
     exact = reference.masked_smooth_l1(leaf, target.double(), beta=beta, scale=0.5, reduction="none")
     slope = torch.autograd.grad(exact.sum(), leaf)[0] * 0.6 / (2 if beta == 0 else 1)
@@ -123,7 +123,7 @@ def test_backward(name, positions, no_worse_than):
         values["incoming"], _ = device.rows("incoming", incoming[:, None], LAST_BLOCKS)
     else:
         values["incoming"] = device.put(incoming, "incoming")
-    run(device, (5,), first=LAST_BLOCKS, **values)
+    run(device, (5,), first_block=LAST_BLOCKS, **values)
     exact = gradient.double() * incoming.double()[:, None] * 0.3
     no_worse_than(torch.stack([device.get(buffer) for buffer in out]), exact.to(gradient.dtype), exact)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,3 +126,21 @@ def test_compiled_runs_have_no_count(make_config, make_data, tmp_path):
     compiled = replace(config, precision=replace(config.precision, compile=True))
     trainer = Data2VecTrainer(compiled, data=make_data("vision"), out=tmp_path)
     assert trainer.loop._flops is None
+
+
+def test_what_is_counted_for_a_gpu_are_the_products_of_a_step(steps, monkeypatch):
+    """benchmarks/gpu_count.py, a forward pass on tensors without numbers, against a step of this machine."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    gpu_count = importlib.import_module("gpu_count")
+    trainer, (batches,) = steps("vision", 1, model={"transformer": {"layer_drop": 0.0}})
+    model = trainer.model
+    with counter() as seen:
+        model(batches[0], skipped=(False,) * len(model.student.encoder.blocks)).loss.backward()
+    counts = gpu_count.count(trainer.config, batches[0])
+    # Of the first layer no gradient of the input is wanted.
+    assert seen.get_total_flops() <= counts.flops <= 1.1 * seen.get_total_flops()
+    assert 100 < counts.forward < 1000
+    assert 50 < counts.backward < counts.forward
+    assert counts.moved > 1e5
+    assert counts.parameters == sum(p.numel() for p in model.student.parameters())
+    assert 0 < counts.seconds(fused=0.5) < counts.seconds()
