@@ -8,7 +8,16 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from d2v_fast.kernels import adamw_ema, decoder_layer, distance_attention, ema, launch, layer_targets, restore, smooth_l1
+from d2v_fast.kernels import (
+    adamw_ema,
+    decoder_layer,
+    distance_attention,
+    ema,
+    launch,
+    layer_targets,
+    restore,
+    smooth_l1,
+)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
