@@ -179,6 +179,17 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     assert torch.equal(fused_attention(query, query, ones, starts, positions, None, 600, dropout=0.25), out[0])
 
 
+def test_nothing_of_the_size_of_the_scores_is_kept():
+    """Beside what was given: the result and a number for each row."""
+    qkv, starts, positions, bias, longest, _ = make_biased([300, 200])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        out = fused_attention(*qkv.unbind(1), starts, positions, None, longest, bias=bias, dropout=0.1)
+    given = {x.untyped_storage().data_ptr() for x in (qkv, starts, positions, bias)}
+    sizes = sorted(x.numel() for x in kept if x is not None and x.untyped_storage().data_ptr() not in given)
+    assert sizes == [1, 500 * 2, out.numel()]  # the seed first
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_same_bits_for_any_number_of_threads(dtype, dropout, threads):
     qkv, starts, positions, factors, longest, gradient = make([90, 1, 60, 33], dtype)
