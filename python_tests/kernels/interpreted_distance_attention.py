@@ -8,8 +8,8 @@ from d2v_fast.kernels import launch
 from launches import run_attention
 
 from d2v_fast import reference
-from d2v_fast.ops.fused_attention import fused_attention
 from d2v_fast.ops.distances import Distances
+from d2v_fast.ops.fused_attention import fused_attention
 
 
 @pytest.fixture(autouse=True)
