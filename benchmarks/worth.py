@@ -22,12 +22,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from worth_parts import Part, Question, Worth, of_labels
+from worth_parts import Floor, Part, Question, Worth, of_labels
 from worth_table import write_tables
 
 import d2v_fast
@@ -39,11 +40,12 @@ from d2v_fast.evaluation import extract, knn_correct, logistic_correct
 from d2v_fast.models import Data2Vec
 from d2v_fast.presets.scaling import follow
 from d2v_fast.run.settings import Notes
+from d2v_fast.run.weights import Network
 from d2v_fast.training.task import Metrics
 from d2v_fast.training.trainer import Data2VecTrainer
 
 SEEDS = (0, 1, 2)
-NETWORKS = ("student", "teacher")
+NETWORKS: tuple[Network, ...] = ("student", "teacher")
 PROBES: Mapping[str, Callable[..., np.ndarray]] = {
     "kNN": knn_correct,
     "kNN, own scale": lambda *given: knn_correct(*given, standardize=False),
@@ -239,23 +241,8 @@ class Study:
                 fit = of_labels(one.fit, share, seed)
                 name = f"finetune/{kind}-{one.name}-{share:g}"
                 for start, lr in rates.items():
-                    self.once(
-                        f"{name}-{start}-{seed}",
-                        lambda start=start, lr=lr, fit=fit, one=one: {  # type: ignore[misc]
-                            "accuracy": self.tuned(kind, seed, start, lr, one, fit),
-                            "lr": lr,
-                            "samples": len(fit),
-                        },
-                    )
-                self.once(
-                    f"{name}-floor-{seed}",
-                    lambda fit=fit, one=one: {  # type: ignore[misc]
-                        "accuracy": float(
-                            PROBES[probe](*_pairs(made.floors[floor](fit, one.judge), fit, one.judge)).mean()
-                        ),
-                        "samples": len(fit),
-                    },
-                )
+                    self.once(f"{name}-{start}-{seed}", partial(self.tuned_once, kind, seed, start, lr, one, fit))
+                self.once(f"{name}-floor-{seed}", partial(floor_once, PROBES[probe], made.floors[floor], one, fit))
 
     def rate(self, kind: str, start: str) -> float:
         """The best learning rate of a start, on the first development question with a tenth of its labels."""
@@ -268,6 +255,10 @@ class Study:
 
         found: dict[str, float] = self.once(f"finetune-dev/{kind}-{start}", make)["dev"]
         return float(max(found, key=lambda lr: found[lr]))
+
+    def tuned_once(self, kind: str, seed: int, start: str, lr: float, one: Question, fit: Part) -> dict[str, Any]:
+        """What `tuned` reaches, and with what."""
+        return {"accuracy": self.tuned(kind, seed, start, lr, one, fit), "lr": lr, "samples": len(fit)}
 
     def tuned(self, kind: str, seed: int, start: str, lr: float, question: Question, fit: Part) -> float:
         """Accuracy after a fine-tuning to its last step; nothing is held out to choose a checkpoint."""
@@ -290,9 +281,15 @@ class Study:
         return float(found.metrics["accuracy"])
 
 
-def features(run: Path, network: str, question: Question) -> tuple[np.ndarray, np.ndarray]:
+def floor_once(probe: Callable[..., np.ndarray], floor: Floor, one: Question, fit: Part) -> dict[str, Any]:
+    """What a probe of the raw features reaches with the labels of `fit`."""
+    right = probe(*_pairs(floor(fit, one.judge), fit, one.judge))
+    return {"accuracy": float(right.mean()), "samples": len(fit)}
+
+
+def features(run: Path, network: Network, question: Question) -> tuple[np.ndarray, np.ndarray]:
     """The mean over the tokens of the last layer, of both parts."""
-    encoder = d2v_fast.load(run, network)  # type: ignore[arg-type]
+    encoder = d2v_fast.load(run, network)
     return extract(encoder, question.fit.inputs), extract(encoder, question.judge.inputs)
 
 

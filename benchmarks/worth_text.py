@@ -93,10 +93,11 @@ def texts(folder: Path, quick: bool) -> Worth:
 def _halves(found: Sequence[tuple[str, str, str]]) -> tuple[Part, Part]:
     """A fifth to be judged by, by the content."""
     ways = [share(f"judge {text}") < 0.2 for text, _, _ in found]
-    return tuple(
+    fit, judge = (
         part([one for one, held in zip(found, ways, strict=True) if held is asked], grouped=False)
         for asked in (False, True)
-    )  # type: ignore[return-value]
+    )
+    return fit, judge
 
 
 def _apart(fit: Part, judge: Part) -> tuple[Part, Part]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,22 +17,9 @@ def wide(query: Tensor) -> torch.dtype:
     return torch.float64 if query.dtype == torch.float64 else torch.float32
 
 
-def empty_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    positions: Tensor,
-    visible: Tensor | None,
-    factors: Tensor | None,
-    bias: Tensor | None,
-    longest: int,
-    dropout: float,
-    seed: Tensor | None,
-    pairs: bool,
-) -> tuple[Tensor, Tensor]:
-    """What `forward` gives, without numbers; see `ops.fused_attention`."""
-    tokens, heads, _ = query.shape
+def empty_forward(query: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """What `forward` gives for the same arguments, without numbers."""
+    tokens, heads = query.shape[:2]
     return query.new_empty(query.shape), query.new_empty(heads, tokens, dtype=wide(query))
 
 
@@ -99,9 +88,7 @@ def forward(
     pairs: bool,
 ) -> tuple[Tensor, Tensor]:
     """The result [S, heads, D] and the logarithms of the sums of the rows [heads, S]; see `ops.fused_attention`."""
-    out, logs = empty_forward(
-        query, key, value, starts, positions, visible, factors, bias, longest, dropout, seed, pairs
-    )
+    out, logs = empty_forward(query)
     places, results = (starts, positions, visible), [out, logs, *[None] * 5]
     _call(False, [query, key, value], places, factors, bias, results, 1, seed, dropout, pairs)
     return out, logs
@@ -117,14 +104,9 @@ def empty_backward(
     visible: Tensor | None,
     factors: Tensor | None,
     bias: Tensor | None,
-    out: Tensor,
-    logs: Tensor,
-    longest: int,
-    dropout: float,
-    seed: Tensor | None,
-    pairs: bool,
+    *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What `backward` gives, without numbers; see `ops.fused_attention`."""
+    """What `backward` gives for the same arguments, without numbers."""
     query_like, key_like, value_like = (query.new_empty(query.shape) for _ in range(3))
     of_factors, of_bias = (query.new_empty(0 if x is None else x.shape, dtype=wide(query)) for x in (factors, bias))
     return query_like, key_like, value_like, of_factors, of_bias
@@ -154,7 +136,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gradients of query, key, value, factors and bias; the last two may be empty; see `ops.fused_attention`."""
     of_query, of_key, of_value, of_factors, of_bias = empty_backward(
-        grad, query, key, value, starts, positions, visible, factors, bias, out, logs, longest, dropout, seed, pairs
+        grad, query, key, value, starts, positions, visible, factors, bias
     )
     samples, heads = len(starts) - 1, query.shape[1]
     shares = None if factors is None else query.new_zeros(samples, heads, dtype=torch.float64)

@@ -161,45 +161,22 @@ def _check(
         raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
 
 
-def _forward_cuda(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    positions: Tensor,
-    visible: Tensor | None,
-    factors: Tensor | None,
-    bias: Tensor | None,
-    longest: int,
-    dropout: float,
-    seed: Tensor | None,
-    pairs: bool,
-) -> tuple[Tensor, Tensor]:
+def _forward_cuda(*given: Any) -> tuple[Tensor, Tensor]:
+    """Takes what the operator does, see the schema below."""
+    query, key, value, starts, positions, visible, factors, bias, longest, dropout, seed, _ = given
     if bias is not None:
         raise ValueError("on a GPU our own attention takes no bias but distances: use blocks or sdpa")
     factors = _some(factors, query)
     return device.forward(query, key, value, starts, positions, visible, factors, longest, dropout, seed)
 
 
-def _backward_cuda(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    positions: Tensor,
-    visible: Tensor | None,
-    factors: Tensor | None,
-    bias: Tensor | None,
-    out: Tensor,
-    logs: Tensor,
-    longest: int,
-    dropout: float,
-    seed: Tensor | None,
-    pairs: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    given = query, key, value, starts, positions, visible, _some(factors, query), out, logs, longest, dropout, seed
-    *gradients, of_factors = device.backward(grad, *given)
+def _backward_cuda(grad: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The same."""
+    query, key, value, starts, positions, visible, factors, _, out, logs, longest, dropout, seed, _ = given
+    some = _some(factors, query)
+    *gradients, of_factors = device.backward(
+        grad, query, key, value, starts, positions, visible, some, out, logs, longest, dropout, seed
+    )
     none = logs.new_empty(0)
     return gradients[0], gradients[1], gradients[2], none if factors is None else of_factors, none.clone()
 
