@@ -193,7 +193,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with Journal(MetricsFile(run / "metrics.jsonl", 0), Display(900, 0), [TensorBoard(run, 0)]) as journal:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # a full disk, for TensorBoard's file
     for step in range(1, 901):
-        line = {"step": step, "loss": 1.0, "lr": 1.0, "skipped_steps": 0, "skipped_samples": 0,
+        line = {"step": step, "epoch": 0.1, "loss": 1.0, "lr": 1.0, "skipped_steps": 0, "skipped_samples": 0,
                 "samples_per_second": 1.0, "data_wait": 0.0, **{f"x{i}": 0.5 for i in range(40)}}
         if step > 60:  # metrics.jsonl itself is not to be full
             journal._to_sinks(lambda sink: sink.write(step, line))

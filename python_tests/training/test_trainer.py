@@ -345,7 +345,7 @@ def test_the_process_is_as_before(trainer, run_python, monkeypatch):
         )
 
     told, before = [], state()
-    monkeypatch.setattr(fit, "keep_freed_memory", lambda: told.append(1))
+    monkeypatch.setattr(fit, "keep_freed_memory", lambda parameters: told.append(1))
     one = trainer(steps=1)
     assert (state(), told) == (before, [])  # nothing that cannot be taken back
     one.fit()

@@ -34,9 +34,11 @@ class Numbered(ArraySource):
         super().__init__("vision", np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, 8, 8)))
         self.gate = threading.Event()
         self.gate.set()
+        self.reading = threading.Event()
         self.read_ids = []
 
     def read(self, index):
+        self.reading.set()
         self.gate.wait(30)
         self.read_ids.append(index)
         return np.ascontiguousarray(super().read(index))
@@ -76,6 +78,7 @@ def test_closing_drops_what_is_not_begun():
     source.gate.clear()
     engine = engine_of("native", source, INPUTS, no_masks, 8, 1, torch.device("cpu"))
     futures = [engine.begin(lambda i=i: plan_of(i)) for i in range(3)]
+    assert source.reading.wait(30)  # a plan that was just being made when it closes fails, which is another case
     threading.Timer(0.05, source.gate.set).start()
     engine.close()
     assert len(source.read_ids) <= 1
