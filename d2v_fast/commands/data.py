@@ -40,6 +40,9 @@ class BuildArguments:
     threads: int = 4
     """Threads that read."""
 
+    part: str | None = None
+    """i/n: only the i-th of n parts, such as 2/4, as one of n such commands; the last one writes the manifest."""
+
     allow_roots: tuple[str, ...] = ()
     """Folders outside of PATH that links may lead to."""
 
@@ -91,20 +94,29 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 def _build(asked: BuildArguments) -> None:
     from d2v_fast import registry
-    from d2v_fast.data.build import broken_list, build
+    from d2v_fast.data.build import Built, broken_list, build, build_part
     from d2v_fast.data.formats.write import named_root
+    from d2v_fast.data.parts import Part
 
     if asked.modality is not None:
         registry.get(asked.modality)
     out = Path(asked.out).expanduser()
-    built = build(
-        asked.path,
-        out,
-        modality=asked.modality,
-        deep=asked.deep,
-        threads=asked.threads,
-        allow_roots=asked.allow_roots,
-    )
+    options: dict[str, Any] = {
+        "modality": asked.modality,
+        "deep": asked.deep,
+        "threads": asked.threads,
+        "allow_roots": asked.allow_roots,
+    }
+    if asked.part is None:
+        built = build(asked.path, out, **options)
+    else:
+        part = Part.parse(asked.part)
+        result = build_part(asked.path, out, part, **options)
+        if not isinstance(result, Built):
+            named = ", ".join(map(str, result[:5])) + (f" and {len(result) - 5:,} more" if len(result) > 5 else "")
+            print(f"{out}: part {part} is complete; to come: {named}")
+            return
+        built = result
     print(f"{out}: {len(built.good):,} samples, {built.kind.amount(built.sizes[built.good])}")
     if built.problems:
         print(f"{broken_list(out)}: {len(built.problems):,} left out, with their reasons")
@@ -114,7 +126,7 @@ def _build(asked: BuildArguments) -> None:
 
 def _show(asked: ShowArguments) -> None:
     from d2v_fast import presets, registry
-    from d2v_fast.data.build import guess
+    from d2v_fast.data.guess import guess
     from d2v_fast.data.own import PICTURE
     from d2v_fast.errors import DataError
     from d2v_fast.modalities import open_data

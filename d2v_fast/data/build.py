@@ -1,36 +1,30 @@
 """`d2v-fast data build`: looks at every sample once, and writes a manifest of those that can be read.
 
 What was found out is kept beside the manifest in MANIFEST.part, a line for each sample, until the manifest is written:
-a scan that is interrupted, by whatever, continues where it was.
+a scan that is interrupted, by whatever, continues where it was. Many processes share a scan by parts; see `parts`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from d2v_fast import registry
-from d2v_fast.data.formats import Kind, archives, find, manifest, tables
-from d2v_fast.data.formats.entries import check_encoding, entries
-from d2v_fast.data.formats.find import expand
-from d2v_fast.data.formats.write import check_target, named_root, write
-from d2v_fast.data.listing import Listing, list_files
+from d2v_fast.data.formats import Kind
+from d2v_fast.data.formats.write import named_root, write
+from d2v_fast.data.journal import Journal
+from d2v_fast.data.listing import Listing
+from d2v_fast.data.looking import Found, Job, look_at, open_job
 from d2v_fast.data.own import BROKEN
-from d2v_fast.data.paths import Fence, expanded
-from d2v_fast.data.protocol import modality_of
-from d2v_fast.data.scan import scan
-from d2v_fast.data.store import FileStore, Store
-from d2v_fast.errors import DataError, OwnFile, SampleError, failed
+from d2v_fast.data.parts import Part, Parts, fingerprint
+from d2v_fast.data.paths import expanded
+from d2v_fast.errors import DataError
 from d2v_fast.files import write_whole
-from d2v_fast.log import report, tell
+from d2v_fast.log import tell
 
 
 @dataclass(frozen=True)
@@ -80,186 +74,104 @@ def build(
     Raises:
         DataError: There is nothing to scan, nothing that can be read, or the manifest cannot be written.
     """
-    kind = modality_of(modality or guess(path)).kind()
-    found = find(path, kind, run=None, allow_roots=allow_roots)
-    listing = found.listing()
-    store = found.store(listing)
-    if not isinstance(store, FileStore) or any("://" in name for name in listing.containers):
-        raise DataError(f"{found.where} needs no manifest: pass it to pretrain as it is")
-    check_target(out, store.root, listing)
-    store = store.fenced(Fence(store.root, allow_roots))
-    look = _deep(kind) if deep else kind.header
-    task = {"path": os.path.abspath(path), "modality": kind.modality, "deep": deep}
-    journal = _Journal(out.with_name(out.name + ".part"), task)
-    sizes, problems, ours = _scan(store, listing, kind, look, journal, threads)
-    built = Built(kind, store.root, listing, sizes, problems, len(journal.known), ours)
-    if not built.good:
-        if not problems:
-            raise DataError(f"{found.where} has nothing but what this program wrote itself")
-        first = min(problems)
-        raise DataError(f"nothing in {found.where} can be read; {listing.names[first]}: {problems[first]}")
-    write(out, store.root, listing, sizes, kind, built.good)
-    _write_broken(out, listing, problems)
+    job = open_job(path, out, modality, deep, allow_roots)
+    task = {"path": os.path.abspath(path), "modality": job.kind.modality, "deep": deep}
+    journal = Journal(out.with_name(out.name + ".part"), task)
+    found = look_at(job, journal, threads)
+    built = _finish(job, out, found, len(journal.known))
     journal.remove()
-    if os.path.isabs(root := named_root(out, store.root)):
-        tell(f"{out} names files outside of its own folder: pretrain takes it with --loader.allow-roots {root}")
     return built
 
 
-def guess(path: str | Path) -> str:
-    """The modality of most files at a path; of several shards, those of the first.
+def build_part(
+    path: str | Path,
+    out: Path,
+    part: Part,
+    *,
+    modality: str | None = None,
+    deep: bool = False,
+    threads: int = 2,
+    allow_roots: Sequence[str] = (),
+) -> Built | list[Part]:
+    """Scans one part of the files, and writes the manifest once all parts are there.
 
-    Raises:
-        DataError: There are pictures and sound, or neither these nor text.
-    """
-    place = expanded(path)
-    if not place.exists() and "://" not in str(path):
-        shards = expand(str(place))
-        place = Path(shards[0]) if shards else place
-    if not place.exists():
-        raise DataError(f"data: cannot look at {path} to see what it holds: say --modality")
-    found = _extensions(place)
-    kinds = [kind for kind in _kinds() if kind.guessed]
-    counts = {kind.modality: sum(found[e] for e in {*kind.extensions, *kind.remedies}) for kind in kinds}
-    # a table or a list may lie beside pictures and clips: documents are what is there when nothing else is
-    likely = [kind.modality for kind in kinds if counts[kind.modality] and not kind.documents]
-    if len(likely) > 1:
-        raise DataError(
-            f"{path} has {' and '.join(f'{counts[name]} files of {name}' for name in likely)}: choose by --modality"
-        )
-    likely += [kind.modality for kind in kinds if counts[kind.modality] and kind.documents]
-    if not likely:
-        raise DataError(f"{path} has no files that are known by their names; say --modality")
-    return likely[0]
-
-
-def _kinds() -> list[Kind]:
-    """Those of all modalities that read files."""
-    kinds = []
-    for name in registry.names():
-        with contextlib.suppress(DataError):  # reads none
-            kinds.append(modality_of(name).kind())
-    return kinds
-
-
-def _extensions(path: Path) -> Counter[str]:
-    """How many files of each extension there are."""
-    if path.is_dir():
-        if tables.is_saved(path):
-            raise DataError(f"{path} was saved by datasets and needs no manifest: pass it to pretrain as it is")
-        found = list_files(path, (archives.EXTENSION,))
-        shard = found.names[0] if found.names else None
-        return found.ignored if shard is None else found.ignored + _members(path, shard)
-    if path.suffix.lower() == archives.EXTENSION and path.is_file():
-        return _members(path.parent, path.name)
-    if path.suffix.lower() in manifest.EXTENSIONS and path.is_file():
-        kinds = _kinds()
-        check_encoding(path)
-        if not all(manifest.is_manifest(path, kind) for kind in kinds):
-            return Counter({path.suffix.lower(): 1})
-        names = [entry.path for _, entry in entries(path, kinds[0]) if not isinstance(entry, str)]
-        return Counter(os.path.splitext(name)[1].lower() for name in names)
-    return Counter({path.suffix.lower(): 1})
-
-
-def _members(root: Path, shard: str) -> Counter[str]:
-    members, _ = archives.members(root, shard, (root / shard).stat().st_size)
-    return Counter(os.path.splitext(name)[1].lower() for name, *_ in members)
-
-
-Look = Callable[[Store, int], tuple[int, ...]]
-"""(store, number) -> what the index says about a sample; raises SampleError for a broken one."""
-
-
-def _deep(kind: Kind) -> Look:
-    """Decodes the sample too."""
-    decode = kind.decode
-    if decode is None:
-        return kind.header
-
-    def look(store: Store, i: int) -> tuple[int, ...]:
-        sizes = kind.header(store, i)
-        decode(store, i, sizes)
-        return sizes
-
-    return look
-
-
-def _scan(
-    store: Store, listing: Listing, kind: Kind, look: Look, journal: _Journal, threads: int
-) -> tuple[np.ndarray, dict[int, str], frozenset[int]]:
-    """Sizes, what is wrong, and what are no samples; goes on where the journal ends."""
-
-    def one(i: int) -> tuple[int, ...] | SampleError:
-        try:
-            return look(store, i)
-        except Exception as error:
-            return failed(store.label(i), error)
-
-    problems = dict(listing.problems)
-    ours: set[int] = set()
-    sizes = np.zeros((len(listing.names), len(kind.fields)), dtype=np.int64)
-    for i, reason in problems.items():
-        report(store.label(i), reason)
-    numbers = []
-    for i, name in enumerate(listing.names):
-        done = journal.known.get(name)
-        if done is not None and done[0] == listing.file_bytes[i]:
-            sizes[i] = done[1]
-        elif i not in problems:
-            numbers.append(i)
-    if journal.known:
-        tell(f"continued: {len(listing.names) - len(numbers) - len(problems):,} samples were looked at before")
-    what = "decoding" if look.__name__ == "look" else "reading headers"
-    with journal:
-        for i, result in zip(numbers, scan(one, numbers, threads, what), strict=True):
-            if isinstance(result, OwnFile):
-                ours.add(i)
-            elif isinstance(result, SampleError):
-                problems[i] = result.reason
-                report(store.label(i), result.reason)
-            else:
-                sizes[i] = result
-                journal.note(listing.names[i], int(listing.file_bytes[i]), result)
-    return sizes, dict(sorted(problems.items())), frozenset(ours)
-
-
-class _Journal:
-    """Samples that were found to be good, a line each, on the disk as soon as they are known.
+    The manifest has the same bytes as that of `build`. A part that is complete is not scanned again.
 
     Args:
-        path: Of the file.
-        task: What is scanned and how; a file that says something else is begun anew.
+        path: See `build`, as for the other arguments.
+        out: The manifest; the parts lie beside it in MANIFEST.parts.
+        part: Which of how many.
+        modality: See `build`.
+        deep: See `build`.
+        threads: See `build`.
+        allow_roots: See `build`.
+
+    Returns:
+        All that was found, or the parts that are still missing.
+
+    Raises:
+        DataError: As `build`, or the parts that are there do not belong to this command.
     """
+    if os.path.realpath(expanded(path)) == os.path.realpath(out):
+        raise DataError(f"--part: {out} cannot be read and written by many processes: choose another --out")
+    job = open_job(path, out, modality, deep, allow_roots, (out, broken_list(out)))
+    task = {
+        "root": named_root(out, job.store.root),
+        "modality": job.kind.modality,
+        "deep": deep,
+        "allow_roots": sorted(map(os.path.abspath, allow_roots)),
+        "samples": len(job.listing.names),
+        "files": fingerprint(job.listing),
+    }
+    parts = Parts(out.with_name(out.name + ".parts"), part.count, task)
+    continued = 0
+    with parts.locked(f"{part.number}-of-{part.count}"):
+        parts.check()
+        if part in parts.missing():
+            journal = Journal(parts.file(part, "journal"), task)
+            mine = part.of(len(job.listing.names))
+            found = look_at(job, journal, threads, mine)
+            parts.save(part, [found.row(i) for i in mine])
+            journal.remove()
+            continued = len(journal.known)
+        else:
+            tell(f"part {part} is complete: it was built before")
+    if missing := parts.missing():
+        return missing
+    with parts.locked("merge"):
+        parts.check()
+        return _finish(job, out, _together(job, parts), continued)
 
-    def __init__(self, path: Path, task: dict[str, Any]) -> None:
-        self._path, self._task = path, json.dumps(task)
-        self.known: dict[str, tuple[int, tuple[int, ...]]] = {}
-        """Name to bytes and sizes."""
-        if path.exists():
-            with path.open("rb") as file:
-                if file.readline() == self._task.encode() + b"\n":
-                    for line in file:
-                        with contextlib.suppress(ValueError, TypeError):  # cut off or damaged: looked at again
-                            name, count, *sizes = json.loads(line)
-                            self.known[name] = (count, tuple(map(int, sizes)))
 
-    def __enter__(self) -> None:
-        # what is known is written again: behind a line that was cut off nothing could be added
-        lines = [self._task, *(json.dumps([name, count, *sizes]) for name, (count, sizes) in self.known.items())]
-        write_whole(self._path, "\n".join(lines) + "\n")
-        self._file = self._path.open("a", buffering=1, encoding="utf-8")
+def _together(job: Job, parts: Parts) -> Found:
+    """What all parts found, as one scan would have found it."""
+    sizes = np.zeros((len(job.listing.names), len(job.kind.fields)), dtype=np.int64)
+    problems: dict[int, str] = {}
+    ours: set[int] = set()
+    for i, row in enumerate(parts.rows(len(job.kind.fields))):
+        if row is None:
+            ours.add(i)
+        elif isinstance(row, str):
+            problems[i] = row
+        else:
+            sizes[i] = row
+    return Found(sizes, problems, frozenset(ours))
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
-    def note(self, name: str, count: int, sizes: tuple[int, ...]) -> None:
-        """Keeps a good sample; a broken one is looked at again, it may have been mended."""
-        self._file.write(json.dumps([name, count, *sizes]) + "\n")
-
-    def remove(self) -> None:
-        """After the manifest is written."""
-        self._path.unlink()
+def _finish(job: Job, out: Path, found: Found, continued: int) -> Built:
+    """Writes the manifest and the list of what is broken."""
+    listing, root, problems = job.listing, job.store.root, found.problems
+    built = Built(job.kind, root, listing, found.sizes, problems, continued, found.ours)
+    if not built.good:
+        if not problems:
+            raise DataError(f"{job.where} has nothing but what this program wrote itself")
+        first = min(problems)
+        raise DataError(f"nothing in {job.where} can be read; {listing.names[first]}: {problems[first]}")
+    write(out, root, listing, found.sizes, job.kind, built.good)
+    _write_broken(out, listing, problems)
+    if os.path.isabs(named := named_root(out, root)):
+        tell(f"{out} names files outside of its own folder: pretrain takes it with --loader.allow-roots {named}")
+    return built
 
 
 def broken_list(out: Path) -> Path:

@@ -14,8 +14,9 @@ from loading import open_source
 
 from d2v_fast import registry
 from d2v_fast.data import DataError, SampleError
-from d2v_fast.data.build import broken_list, build, guess
+from d2v_fast.data.build import broken_list, build
 from d2v_fast.data.formats import manifest
+from d2v_fast.data.guess import guess
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
