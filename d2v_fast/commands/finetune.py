@@ -53,6 +53,9 @@ class FinetuneOptions:
     recipe: str | None = None
     """Settings by name, which change some defaults; d2v-fast finetune without arguments lists them."""
 
+    data_changed: bool = False
+    """The data or its labels have grown or changed: the run goes on from its newest checkpoint with what there is."""
+
     from_scratch: bool = False
     """Random weights instead of the run's, to see what pretraining is worth (encoder.from_scratch)."""
 
@@ -185,7 +188,7 @@ def main(arguments: list[str], parse: Parse) -> None:
     given = LabelledData(data=run.data, label=run.label, group=run.group, validation=run.validation)
     tuning = Finetuning(settled, given, run.out)
     if not run.dry_run:
-        print(tuning.fit())
+        print(tuning.fit(data_changed=run.data_changed))
         return
     from rich.console import Console
     from rich.table import Table

@@ -59,6 +59,9 @@ class RunArguments:
     init_from: str | None = None
     """A run whose student weights a new run starts from, or weights of Hugging Face, timm or fairseq."""
 
+    data_changed: bool = False
+    """The data has grown or changed: the run goes on from its newest checkpoint with what there is now."""
+
     scale: bool = True
     """Let the learning rate, the teacher's decay and the steps follow another batch size, and the teacher's annealing
     and the monitors' warm-up other steps. A field that you give stays as you give it; --no-scale changes none."""
@@ -115,7 +118,7 @@ def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
     start = settle(preset, given, run.out, scale=run.scale, for_budget=run.for_budget, data=run.data)
     trainer = begin(start, run.data, run.out, run.init_from, _probe(run.probe))
     if not run.dry_run:
-        done = trainer.fit()
+        done = trainer.fit(data_changed=run.data_changed)
         if start.config.steps >= JUDGED:
             from d2v_fast.evaluation.directions import directions, sentence
 

@@ -40,7 +40,8 @@ def check_unchanged(
         changes = describe({"new": new, "gone": gone, "of another size": other})
         raise DataError(
             f"data: {found.where} is not what this run began with: {changes}. "
-            f"Put it back as it was, or start a new run in another folder ({path} lists the files of this one)."
+            "Put it back as it was, continue with what there is now by --data-changed (data_changed=True), or start a "
+            f"new run in another folder ({path} lists the files of this one)."
         )
     return _of_gone(index, set(gone))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,4 +186,39 @@ def check_fingerprint(run: Path, modality: str, samples: int, fingerprint: str) 
         changed = ", ".join(
             f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]
         )
-        raise DataError(f"data is not what this run began with: {changed}. Start a new run in another folder.")
+        raise DataError(
+            f"data is not what this run began with: {changed}. Continue with what there is now by --data-changed "
+            "(data_changed=True), or start a new run in another folder."
+        )
+
+
+def head_of(path: Path) -> dict[str, Any] | None:
+    """The first line of an index, of files or of a source of one's own; None if there is no index, or no such line."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            head = json.loads(file.readline())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read just now ({error.strerror or error}): start again") from error
+    except (ValueError, RecursionError):  # damaged
+        return None
+    return head if isinstance(head, dict) else None
+
+
+def keep_notes(path: Path, before: Path, modality: str) -> None:
+    """Put the notes of the index `before` into the one at `path`, except where files are looked for.
+
+    Whose tokenizer it is, for example, does not change with the data.
+    """
+    new, old = head_of(path), head_of(before)
+    if new is None or "files" not in new:  # a source of one's own
+        return
+    index = Index.load(path, modality)
+    if old is None or "files" not in old:
+        notes = {name: value for name, value in index.notes.items() if name != "tokenizer"}
+    elif not (known := old.get("notes", {})):
+        notes = {}
+    else:
+        notes = known | {name: index.notes[name] for name in ("endings",) if name in index.notes}
+    replace(index, notes=notes).save(path)

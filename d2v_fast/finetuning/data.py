@@ -34,6 +34,10 @@ class Sets:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many samples of the data were left out, by the reason."""
 
+    def __len__(self) -> int:
+        """Samples with a label, of both."""
+        return len(self.train) + (0 if self.validation is None else len(self.validation))
+
     @property
     def fingerprint(self) -> str:
         """Changes with samples, labels and their split."""

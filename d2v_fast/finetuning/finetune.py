@@ -96,9 +96,9 @@ class Finetuning:
             self.loop = Loop(config, self.task, self.device)
         self._fit = Fit(self.loop, self.out, self._open, self.open_loader)
 
-    def fit(self, resume: Resume = "auto") -> Path:
+    def fit(self, resume: Resume = "auto", *, data_changed: bool = False) -> Path:
         """Train, from the newest checkpoint if there is one; see `Data2VecTrainer.fit`."""
-        return self._fit(resume)
+        return self._fit(resume, data_changed)
 
     def _trainable(self, sets: Sets) -> Sets:
         """The samples that something can be learned from, with the others counted and named."""
@@ -145,6 +145,7 @@ def finetune(
     validation_labels: Sequence[Any] | Any | None = None,
     recipe: str | None = None,
     resume: Resume = "auto",
+    data_changed: bool = False,
     **overrides: Any,
 ) -> Path:
     """Fine-tune the encoder of a run on samples with labels; the same call again continues.
@@ -169,6 +170,7 @@ def finetune(
         validation_labels: One label for each of these.
         recipe: A name in `finetuning.recipes.RECIPES`, which changes some defaults.
         resume: See `Data2VecTrainer.fit`.
+        data_changed: See `Data2VecTrainer.fit`; samples, labels and what is held out are then what they are now.
         **overrides: Fields of `FinetuneConfig` to change; a section takes a dictionary.
 
     Returns:
@@ -188,4 +190,5 @@ def finetune(
         validation=validation,
         validation_labels=validation_labels,
     )
-    return Finetuning(settle(run, task, dotted(overrides), out, recipe), given, out).fit(resume)
+    tuning = Finetuning(settle(run, task, dotted(overrides), out, recipe), given, out)
+    return tuning.fit(resume, data_changed=data_changed)

@@ -11,7 +11,7 @@ from d2v_fast.data.stages import MaskMaker
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.masking import MaskConfig, Masks
 from d2v_fast.modalities.base import Modality
-from d2v_fast.modalities.opening import check_engine, modality_of, open_data, open_loader
+from d2v_fast.modalities.opening import check_engine, index_anew, modality_of, open_data, open_loader
 from d2v_fast.modalities.whole import WholeSampling
 from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 from d2v_fast.models.encoder import Encoder
@@ -34,6 +34,7 @@ __all__ = [
     "WholeSampling",
     "check_engine",
     "get",
+    "index_anew",
     "modality_of",
     "names",
     "open_data",

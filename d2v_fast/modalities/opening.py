@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from d2v_fast import registry
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, open_source
 from d2v_fast.data.engines import choice as engines
+from d2v_fast.data.index import FILE as INDEX
+from d2v_fast.data.index import keep_notes
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.base import Modality
@@ -56,6 +59,29 @@ def open_data(data: Openable, config: Config, run: Path | None) -> DataSource:
         threads=config.loader.thread_count(gpu=torch.cuda.is_available()),
         allow_roots=config.loader.allow_roots,
     )
+
+
+def index_anew(data: Openable, config: Config, run: Path, folder: Path) -> DataSource:
+    """The data of a run as it is now; its index is made in another folder. What else the run keeps stays: a tokenizer.
+
+    Args:
+        data: What there is now.
+        config: Of the run.
+        run: Its folder, in which nothing is changed.
+        folder: For the index; empty.
+
+    Raises:
+        DataError: The data cannot be used.
+    """
+    modality = modality_of(config)
+    modality.carry(run, folder)
+    carried = list(folder.iterdir())
+    open_data(data, replace(config, inputs=modality.for_features(config.inputs, folder)), folder)
+    keep_notes(folder / INDEX, run / INDEX, modality.name)
+    source = open_data(data, config, folder)  # now with what the configuration says, which may be refused
+    for path in carried:
+        path.unlink()
+    return source
 
 
 def open_loader(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from d2v_fast.config_json import to_dict
 from d2v_fast.errors import RunStopped
 from d2v_fast.log import tell
+from d2v_fast.run.data_changes import DataChange, read_changes
 from d2v_fast.run.directory import RunDirectory
 from d2v_fast.run.metrics_file import MetricsFile
 from d2v_fast.run.progress import Display
@@ -21,8 +23,11 @@ class Journal:
     Only metrics.jsonl is worth a run. What else fails is told once and left out from then on.
     """
 
-    def __init__(self, lines: MetricsFile, display: Display, sinks: Sequence[Sink]) -> None:
+    def __init__(
+        self, lines: MetricsFile, display: Display, sinks: Sequence[Sink], changes: Sequence[DataChange] = ()
+    ) -> None:
         self.lines = lines
+        self._changes = [asdict(change) for change in changes]
         self.display = display
         self._sinks = list(sinks)
 
@@ -39,18 +44,19 @@ class Journal:
         self._to_sinks(lambda sink: sink.close())
 
     def record(self, line: dict[str, Any]) -> None:
-        """Write the fields of a line everywhere.
+        """Write the fields of a line everywhere; to metrics.jsonl also changes of the data since the line before.
 
         Raises:
             RunStopped: metrics.jsonl cannot be written.
         """
         step = line["step"]
         try:
-            self.lines.write(line)
+            self.lines.write(line | ({"data_changed": self._changes} if self._changes else {}))
         except OSError as error:
             raise RunStopped(
                 f"step {step}: metrics.jsonl could not be written: {error.strerror}; free some space"
             ) from error
+        self._changes = []
         self.display.log(step, line)
         self._to_sinks(lambda sink: sink.write(step, line))
 
@@ -76,6 +82,8 @@ def open_journal(run: RunDirectory, config: AnyConfig, first: int, metrics_bytes
         ConfigError: wandb was asked for and is not installed, or does not start.
         RunError: metrics.jsonl cannot be opened.
     """
+    changes = read_changes(run.path)
     sinks = open_sinks(run.path, run.id, first, to_dict(config), wandb=config.log.wandb)
     lines = MetricsFile(run.metrics_file, metrics_bytes)
-    return Journal(lines, Display(config.steps, first), sinks)
+    last = lines.before[-1]["step"] if lines.before else 0
+    return Journal(lines, Display(config.steps, first), sinks, [one for one in changes if one.after_step >= last])

@@ -12,9 +12,13 @@ import torch
 from d2v_fast import __version__
 from d2v_fast.config_json import to_dict
 from d2v_fast.data import Loader
+from d2v_fast.data.index import FILE as INDEX
+from d2v_fast.data.index import head_of
 from d2v_fast.errors import DataError, RunError
+from d2v_fast.files import delete
 from d2v_fast.log import tell
 from d2v_fast.run.checkpoint import Checkpoint
+from d2v_fast.run.data_changes import DataChange, exchange, finish, new_folder, read_changes, trained_on
 from d2v_fast.run.directory import RunDirectory, as_begun
 from d2v_fast.run.journal import open_journal
 from d2v_fast.run.settings import Notes
@@ -36,9 +40,16 @@ class Data(Protocol):
         """Changes when the data does."""
         ...
 
+    def __len__(self) -> int:
+        """Number of samples."""
+        ...
+
 
 OpenSource = Callable[[Path], Any]
 """The run's folder -> the `Data`, whose index is kept there."""
+
+IndexAnew = Callable[[Path, Path], Any]
+"""(the run's folder, an empty folder) -> the `Data` as it is now, with its index in the second folder."""
 
 Engine = Literal["dali", "native"]
 
@@ -55,19 +66,27 @@ class Fit:
         open_source: Opens the data.
         open_loader: Makes its batches.
         notes: What config.json says beside the configuration.
+        index_anew: Looks at data that has changed; None if `open_source` keeps no index.
     """
 
     def __init__(
-        self, loop: Loop, out: Path, open_source: OpenSource, open_loader: OpenLoader, notes: Notes | None = None
+        self,
+        loop: Loop,
+        out: Path,
+        open_source: OpenSource,
+        open_loader: OpenLoader,
+        notes: Notes | None = None,
+        index_anew: IndexAnew | None = None,
     ) -> None:
         self.loop = loop
         self.out = out
         self._open_source = open_source
         self._open_loader = open_loader
         self._notes = notes
+        self._index_anew = index_anew
         self._trained = False
 
-    def __call__(self, resume: Resume = "auto") -> Path:
+    def __call__(self, resume: Resume = "auto", data_changed: bool = False) -> Path:
         """Train up to `config.steps`, from the newest checkpoint if there is one; see `Data2VecTrainer.fit`."""
         if resume not in ("auto", "never", "must"):
             raise ValueError(f"resume must be 'auto', 'never' or 'must', got {resume!r}")
@@ -77,6 +96,9 @@ class Fit:
             config = self.loop.config = as_begun(config, last)
             if last is None and self._trained:
                 raise RunError("this trainer has trained before it had a checkpoint to go back to: make a new one")
+            finish(run.path)
+            if data_changed:
+                self._take_changed(run, last)
             source = self._source(run, last)
             if last is None:
                 self.loop.begin()
@@ -112,12 +134,51 @@ class Fit:
             if last is not None or not run.forget_index():  # of other data, left by a start that trained nothing
                 raise
             source = self._open_source(run.path)
-        if last is not None and last.state["fingerprint"] != source.fingerprint:
+        if last is None:
+            return source
+        before = trained_on(read_changes(run.path), last.step, last.state["fingerprint"])
+        if before != source.fingerprint:
             raise RunError(
-                f"the data is not what {run.path} was trained on (fingerprint {last.state['fingerprint']} then, "
-                f"{source.fingerprint} now): give the same data, or start a new run in another folder with --init-from"
+                f"the data is not what {run.path} was trained on (fingerprint {before} then, {source.fingerprint} "
+                "now): give the same data, continue with what there is now by --data-changed (data_changed=True), or "
+                "start a new run in another folder with --init-from"
             )
         return source
+
+    def _take_changed(self, run: RunDirectory, last: Checkpoint | None) -> None:
+        """Let the run go on from `last` with the data as it is now."""
+        if last is None:
+            raise RunError(
+                f"{run.path} has no checkpoint to continue from with other data: leave out --data-changed "
+                "(data_changed=True) to begin a run"
+            )
+        changes = read_changes(run.path)
+        trained = last.state["fingerprint"]
+        before = trained_on(changes, last.step, trained)
+        folder = new_folder(run.path)
+        try:
+            source: Data = (
+                self._open_source(run.path) if self._index_anew is None else self._index_anew(run.path, folder)
+            )
+            now, count = source.fingerprint, len(source)
+            made, kept = head_of(folder / INDEX), head_of(run.path / INDEX)
+            if now == before and (made is None or (kept or {}).get("fingerprint") == made["fingerprint"]):
+                tell(f"the data of {run.path} has not changed; it goes on as it would without --data-changed", _INFO)
+                return
+            earlier = [change for change in changes if change.after_step < last.step]
+            change = DataChange(last.step, last.state.get("samples"), count, trained, now)
+            exchange(run.path, folder, earlier if now == trained else [*earlier, change])
+        finally:
+            delete(folder)
+        if now == trained:
+            tell(f"{run.path} goes on after step {last.step} with the data that it was trained on up to there", _INFO)
+            return
+        known = "a number" if change.samples_before is None else f"{change.samples_before:,}"
+        tell(
+            f"{run.path} goes on with other data after step {last.step}: {count:,} samples instead of {known} "
+            f"(fingerprint {now} instead of {trained})",
+            _INFO,
+        )
 
     def _run(self, run: RunDirectory, first: int, source: Data, last: Checkpoint | None) -> None:
         loop, config = self.loop, cast(Any, self.loop.config)
@@ -142,6 +203,7 @@ class Fit:
             def save(step: int) -> None:
                 state = {
                     "fingerprint": source.fingerprint,
+                    "samples": len(source),
                     "engine": loader.engine,
                     "metrics_bytes": journal.lines.sync(),
                     **loop.state(),

@@ -53,6 +53,7 @@ def pretrain(
     scale: bool = True,
     probe: Observer | None = None,
     for_budget: str | None = None,
+    data_changed: bool = False,
     **overrides: Any,
 ) -> Path:
     """Pretrain a preset on one's own data; the same call again continues the run.
@@ -72,6 +73,7 @@ def pretrain(
         probe: What looks at the model while it trains, see `d2v_fast.evaluation.ProbeDuring`.
         for_budget: A time such as "1h": size, batch, steps and what hangs on them are chosen so that a new run takes
             about so long, by a few measured steps (`training.budget`). A run that continues keeps what was chosen.
+        data_changed: See `Data2VecTrainer.fit`.
         **overrides: Fields of the preset's `Config` to change; a section takes a dictionary.
 
     Returns:
@@ -82,7 +84,7 @@ def pretrain(
         RunError: See `Data2VecTrainer.fit`.
     """
     start = settle(preset, dotted(overrides), out, scale=scale, for_budget=for_budget, data=data)
-    return begin(start, data, out, init_from, probe).fit(resume)
+    return begin(start, data, out, init_from, probe).fit(resume, data_changed=data_changed)
 
 
 def settle(

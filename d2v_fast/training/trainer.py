@@ -11,7 +11,7 @@ import torch
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, Openable
 from d2v_fast.data.source import check_given
-from d2v_fast.modalities import check_engine, open_data, open_loader
+from d2v_fast.modalities import check_engine, index_anew, open_data, open_loader
 from d2v_fast.models import Data2Vec
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.settings import Notes
@@ -87,7 +87,14 @@ class Data2VecTrainer:
         self._probe = probe
         if probe is not None:
             self.loop.observe = self._observed
-        self._fit = Fit(self.loop, self.out, partial(open_data, data, config), self._open_loader, notes)
+        self._fit = Fit(
+            self.loop,
+            self.out,
+            partial(open_data, data, config),
+            self._open_loader,
+            notes,
+            partial(index_anew, data, config),
+        )
 
     @property
     def config(self) -> Config:
@@ -99,7 +106,7 @@ class Data2VecTrainer:
         """The pair being trained."""
         return self.task.model
 
-    def fit(self, resume: Resume = "auto") -> Path:
+    def fit(self, resume: Resume = "auto", *, data_changed: bool = False) -> Path:
         """Train up to `config.steps`, from the newest checkpoint if there is one.
 
         A run that grows (`steps` larger than before) follows the schedule of its new length from there on.
@@ -109,6 +116,8 @@ class Data2VecTrainer:
         Args:
             resume: "auto" continues a run that is there and begins one that is not; "never" refuses a folder with a
                 run; "must" refuses one without a checkpoint.
+            data_changed: The data has grown or changed since the run began: it is looked at anew, and the run goes on
+                with it. Weights, moments and the step stay. Data that has not changed is only told to be so.
 
         Returns:
             The run's folder.
@@ -119,7 +128,7 @@ class Data2VecTrainer:
             RunStopped: The run collapsed, had no finite step for a while, or memory or disk are full.
             Interrupted: One of these signals came; a checkpoint was written first.
         """
-        return self._fit(resume)
+        return self._fit(resume, data_changed)
 
     def _observed(self, step: int) -> Metrics:
         """The numbers of the probe, if one of its steps is among those since the log line before."""
