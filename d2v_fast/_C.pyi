@@ -172,6 +172,7 @@ def restore(
 def decoder_layer(
     backward: bool, tensors: Sequence[int], sizes: Sequence[int], eps: float, threads: int, /
 ) -> None: ...
+def norm_gelu(backward: bool, tensors: Sequence[int], sizes: Sequence[int], eps: float, threads: int, /) -> None: ...
 def attention(
     backward: bool,
     tensors: Sequence[int],

@@ -260,3 +260,18 @@ def decoder_layer(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual
     y = y[:, : x.shape[1]] if x.dim() == 3 else y[:, : x.shape[1], : x.shape[2]]  # an even kernel makes one too many
     y = F.gelu(F.layer_norm(y, y.shape[-1:]))
     return x + y if residual and x.shape[-1] == y.shape[-1] else y
+
+
+def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm over channels and exact GELU.
+
+    Args:
+        x: [..., C].
+        weight: [C].
+        bias: [C].
+        eps: added to the (biased) variance.
+
+    Returns:
+        [..., C].
+    """
+    return F.gelu(F.layer_norm(x, x.shape[-1:], weight, bias, eps))

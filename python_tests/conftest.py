@@ -86,6 +86,22 @@ def no_worse_than() -> Callable[[Tensor, Tensor, Tensor], None]:
 
 
 @pytest.fixture(scope="session")
+def large_kept() -> Callable[..., int]:
+    """large_kept(function, arguments): how many tensors of the first argument's size it keeps for the backward pass."""
+
+    def count(function: Callable[..., Tensor], arguments: list[Tensor]) -> int:
+        kept = set()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.add(tensor.data_ptr()) if tensor.numel() == arguments[0].numel() else None,
+            lambda nothing: nothing,
+        ):
+            assert function(*arguments).requires_grad
+        return len(kept)
+
+    return count
+
+
+@pytest.fixture(scope="session")
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """run_python(code, NAME=value): runs code in a fresh interpreter with these environment variables."""
 

@@ -98,6 +98,18 @@ struct DecoderLayer {
   double eps;
 };
 
+// y = gelu(norm(x)) of rows, with weight and bias. Arithmetic is in F64 for F64, else in F32. Everything is contiguous.
+struct NormGelu {
+  const void* x;               // [rows, channels] of any DType
+  const void *weight, *bias;   // [channels] of any DType
+  void* y;                     // as x; of the forward pass only
+  const void* gradient;        // of y; from here on for the backward pass
+  void* x_gradient;            // as x
+  void *weight_gradient, *bias_gradient;
+  int64_t rows, channels, dtype, parameter_dtype;
+  double eps;
+};
+
 // Attention over packed sequences: softmax(q k / sqrt(dim) - factor * |i - j|) v for each head, or with any bias instead of the distances.
 // Arithmetic is in F64 for F64, else in F32; so are factors, bias, its gradient, and logs.
 struct Attention {
@@ -139,6 +151,7 @@ struct Kernels {
   // False when memory is short, all of them.
   bool (*decoder_layer_forward)(const DecoderLayer& x, int threads);
   bool (*decoder_layer_backward)(const DecoderLayer& x, int threads);
+  bool (*norm_gelu)(const NormGelu& x, bool back, int threads);
   bool (*attention_forward)(const Attention& x, int threads);
   bool (*attention_backward)(const Attention& x, int threads);
   // Index of the first row that is not above its predecessor or not in [0, limit), or -1.

@@ -7,7 +7,8 @@ from d2v_fast.ops.decoder_layer import decoder_layer
 from d2v_fast.ops.ema import ema_update_
 from d2v_fast.ops.layer_targets import layer_targets
 from d2v_fast.ops.linear import linear
-from d2v_fast.ops.recomputed import gelu_linear, norm_gelu
+from d2v_fast.ops.norm_gelu import norm_gelu
+from d2v_fast.ops.recomputed import gelu_linear
 from d2v_fast.ops.restore import restore
 from d2v_fast.ops.smooth_l1 import masked_smooth_l1
 from d2v_fast.ops.strided_convolution import strided_convolution

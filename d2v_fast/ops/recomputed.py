@@ -1,8 +1,7 @@
-"""GELU before a linear map, and LayerNorm before GELU, on a CPU: what is cheap is computed again and not kept.
+"""GELU before a linear map, on a CPU: what is cheap is computed again and not kept.
 
-torch keeps the output of GELU for the gradient of the linear map behind it, and that of the norm for the gradient of
-GELU. Either is one pass over memory, and as large as what it was computed from, which is kept as well. The functions
-and their order are torch's, so no bit changes.
+torch keeps the output of GELU for the gradient of the linear map behind it. It is one pass over memory, and as large as
+what it was computed from, which is kept as well. The functions and their order are torch's, so no bit changes.
 """
 
 from __future__ import annotations
@@ -37,24 +36,6 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return y
 
 
-def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """The exact GELU of the layer norm of x over its channels.
-
-    Args:
-        x: [..., C].
-        weight: [C].
-        bias: [C].
-        eps: added to the variance.
-
-    Returns:
-        [..., C].
-    """
-    if not _keeps_less(x):
-        return F.gelu(F.layer_norm(x, x.shape[-1:], weight, bias, eps))
-    y: Tensor = _norm_gelu(x, weight, bias, eps)[0]
-    return y
-
-
 def _keeps_less(x: Tensor) -> bool:
     """Whether there will be a backward pass of this kind; a graph decides for itself what it keeps."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -77,32 +58,6 @@ def _gelu_linear_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor
     return of_x, of_weight, of_bias
 
 
-def _norm_gelu_any(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    normed, mean, scale = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
-    return F.gelu(normed), mean, scale
-
-
-def _norm_gelu_fake(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    statistics = (*x.shape[:-1], 1)
-    return torch.empty_like(x), x.new_empty(statistics), x.new_empty(statistics)
-
-
-def _save_norm(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.eps = inputs[3]
-
-
-def _norm_gelu_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, bias, mean, scale = ctx.saved_tensors
-    normed = F.layer_norm(x, x.shape[-1:], weight, bias, ctx.eps)
-    of_normed = torch.ops.aten.gelu_backward(grad, normed)
-    wanted = list(ctx.needs_input_grad[:3])
-    return *torch.ops.aten.native_layer_norm_backward(
-        of_normed, x, x.shape[-1:], mean, scale, weight, bias, wanted
-    ), None  # fmt: skip
-
-
 def _on_cpu() -> Backend:
     return Backend("torch's operators", "one output is computed again in the backward pass, instead of being kept")
 
@@ -117,13 +72,5 @@ _gelu_linear = register(
     cuda=_gelu_linear_any,
     fake=empty_product,
 )
-_norm_gelu = register(
-    "norm_gelu(Tensor x, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor, Tensor)",
-    cpu=_norm_gelu_any,
-    cuda=_norm_gelu_any,
-    fake=_norm_gelu_fake,
-)
 differentiate(_gelu_linear, _gelu_linear_backward, save_factors)
-differentiate(_norm_gelu, _norm_gelu_backward, _save_norm)
-for _name in ("gelu_linear", "norm_gelu"):
-    serve(_name, cpu=_on_cpu, cuda=_on_gpu)
+serve("gelu_linear", cpu=_on_cpu, cuda=_on_gpu)

@@ -19,6 +19,7 @@ from d2v_fast.log import tell
 from d2v_fast.ops.attention import choose
 from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import has_bfloat16_products, torch_products
+from d2v_fast.ops.norm_gelu import earlier_norm_gelu
 from d2v_fast.run.directory import read_config
 from d2v_fast.run.evidence import evidence, folder_of
 
@@ -145,7 +146,7 @@ def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[No
 
 @contextlib.contextmanager
 def products(numerics: int) -> Iterator[None]:
-    """Whose products and attention a run has on a CPU; torch's, as far as it began with them."""
+    """Whose products, attention, norm and GELU a run has on a CPU; torch's, as far as it began with them."""
     with contextlib.ExitStack() as earlier:
         if numerics < 3:
             earlier.enter_context(torch_products())
@@ -153,6 +154,7 @@ def products(numerics: int) -> Iterator[None]:
             earlier.enter_context(torch_products(torch.bfloat16))
         if numerics < 4:
             earlier.enter_context(earlier_attention())
+            earlier.enter_context(earlier_norm_gelu())
         yield
 
 

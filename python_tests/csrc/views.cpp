@@ -124,6 +124,54 @@ void test_decoder_layer() {
     }
 }
 
+void test_norm_gelu_case(int64_t dtype, int64_t parameters, int64_t rows, int64_t channels) {
+  const int64_t count = rows * channels;
+  Buffer x = Buffer(dtype, count, 1).fill(1), weight = Buffer(parameters, channels, 1).fill(2), bias = Buffer(parameters, channels, 1).fill(3);
+  Buffer y(dtype, count, 1), gradient = Buffer(dtype, count, 1).fill(4), of_x(dtype, count, 1);
+  Buffer of_weight(parameters, channels, 1), of_bias(parameters, channels, 1);
+  const d2v::NormGelu call = {x.data(), weight.data(), bias.data(), y.data(), gradient.data(), of_x.data(), of_weight.data(),
+                              of_bias.data(), rows, channels, dtype, parameters, 1e-5};
+  CHECK(kernels.norm_gelu(call, false, 2));
+  CHECK(kernels.norm_gelu(call, true, 2));
+  const double tolerance = 64 * unit(dtype);
+  vector<double> weight_wanted(static_cast<size_t>(channels), 0.0), bias_wanted = weight_wanted;
+  for (int64_t start = 0; start < count; start += channels) {
+    const Norm norm = norm_and_gelu(x, start, channels);
+    double shift = 0, tilt = 0;
+    vector<double> slope;
+    for (int64_t c = 0; c < channels; ++c) {
+      const size_t at = static_cast<size_t>(c);
+      const double u = norm.u[at] * weight.at(c) + bias.at(c), below = 0.5 * (1 + erf(u / sqrt(2.0)));
+      CHECK(close(y.at(start + c), u * below, tolerance));
+      const double outer = gradient.at(start + c) * (below + u * exp(-u * u / 2) / sqrt(2 * M_PI));
+      weight_wanted[at] += outer * norm.u[at];
+      bias_wanted[at] += outer;
+      slope.push_back(outer * weight.at(c));
+      shift += slope.back() / static_cast<double>(channels);
+      tilt += slope.back() * norm.u[at] / static_cast<double>(channels);
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      const size_t at = static_cast<size_t>(c);
+      CHECK(close(of_x.at(start + c), (slope[at] - shift - norm.u[at] * tilt) * norm.scale, tolerance));
+    }
+  }
+  const double summed = 64 * std::max(unit(dtype), unit(parameters));
+  for (int64_t c = 0; c < channels; ++c) {
+    const size_t at = static_cast<size_t>(c);
+    CHECK(fabs(of_weight.at(c) - weight_wanted[at]) <= summed * std::max(1.0, fabs(weight_wanted[at])));
+    CHECK(fabs(of_bias.at(c) - bias_wanted[at]) <= summed * std::max(1.0, fabs(bias_wanted[at])));
+  }
+}
+
+void test_norm_gelu() {
+  for (int64_t dtype : kFormats)
+    for (int64_t parameters : {dtype, static_cast<int64_t>(d2v::F32)}) {
+      test_norm_gelu_case(dtype, parameters, 3, 70);
+      test_norm_gelu_case(dtype, parameters, 600, 5);  // three shares
+      test_norm_gelu_case(dtype, parameters, 0, 5);
+    }
+}
+
 // Beside plain sums in double: with distances, or with a bias that two sequences share.
 void test_attention_case(int64_t dtype, int64_t dim, bool hidden, bool biased) {
   const int64_t heads = 2, real = dtype == d2v::F64 ? d2v::F64 : d2v::F32;
@@ -210,6 +258,7 @@ void test_attention_case(int64_t dtype, int64_t dim, bool hidden, bool biased) {
 void test_views() {
   test_restore();
   test_decoder_layer();
+  test_norm_gelu();
   for (int64_t dtype : kFormats)
     for (int64_t dim : {3, 20}) {
       test_attention_case(dtype, dim, false, false);

@@ -9,6 +9,7 @@ from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.ops.fused_attention import is_earlier
 from d2v_fast.ops.linear import _torch_alone
+from d2v_fast.ops.norm_gelu import is_earlier_norm_gelu
 from d2v_fast.training.precision import LossScale, autocast, check_attention, products
 
 CPU = torch.device("cpu")
@@ -52,8 +53,8 @@ def test_rules_of_older_runs():
     told = []
     for numerics in (2, 3, 4):
         with products(numerics):
-            told.append((is_earlier(), len(_torch_alone.get())))
-    assert told == [(True, 2), (True, 1), (False, 0)]
+            told.append((is_earlier(), len(_torch_alone.get()), is_earlier_norm_gelu()))
+    assert told == [(True, 2, True), (True, 1, True), (False, 0, False)]
 
 
 def test_a_kernel_for_attention_that_does_not_work_is_refused(make_config):

@@ -20,12 +20,17 @@ static Real* memory_for(int64_t count) {
   return static_cast<Real*>(aligned_alloc(64, static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(Real)), 64) + 64)));
 }
 
+template <typename Real>
+static RowNorm<Real> norm_of(const DecoderLayer& x) {
+  return {x.out_channels, static_cast<Real>(x.eps), nullptr, nullptr};
+}
+
 // z in Real, as it was stored, to y; `line` is room for the residual's row.
 template <typename Real>
 static inline void finish(const DecoderLayer& x, Real* z, int64_t place, Real* line) {
   const bool residual = x.residual && x.channels == x.out_channels;
   if (residual) decode_any(x.dtype, x.x, place * x.channels, line, x.channels);
-  finish_row(z, residual ? line : nullptr, x.out_channels, static_cast<Real>(x.eps));
+  finish_row<false>(norm_of<Real>(x), z, residual ? line : nullptr, z);
   encode_any(x.dtype, z, x.y, place * x.out_channels, x.out_channels);
 }
 
@@ -140,7 +145,7 @@ static bool norm_backward(const DecoderLayer& x, int threads) {
         for (int64_t place = share * kSumRows; place < (share + 1) * kSumRows && place < count; ++place) {
           decode_any(x.dtype, x.z, place * channels, row, channels);
           decode_any(x.dtype, x.gradient, place * channels, row + channels, channels);
-          unfinish_row(row, row + channels, channels, static_cast<Real>(x.eps), row + 2 * channels, sum);
+          unfinish_row<false>(norm_of<Real>(x), row, row + channels, row, row, row + 2 * channels, sum);
           encode_any(x.dtype, row, x.z_gradient, place * channels, channels);
         }
       }

@@ -1,6 +1,6 @@
-// What the files of decoder_layer share: rows through the norm, GELU and residual, and one group's convolution of a block of places.
+// What the files of decoder_layer share: one group's convolution of a block of places.
 #pragma once
-#include "functions.h"
+#include "norm_gelu.h"
 #include "products.h"
 
 namespace d2v {
@@ -18,80 +18,6 @@ struct Blocks {
     count = x.samples * per_sample;
   }
 };
-
-// The mean of a row and 1 / its deviation, in two passes over the first-level cache.
-template <typename Real>
-static inline void row_moments(const Real* z, int64_t channels, Real eps, Real& mean, Real& scale) {
-  typedef LanesOf<Real> Lanes;
-  const int64_t lanes = lane_count<Real>();
-  const Real count = static_cast<Real>(channels);
-  Lanes sum[4] = {}, square[4] = {};
-  each_registers<4, Real>(channels, [&](int64_t c, auto registers, int64_t n) {
-    for (int j = 0; j < registers.count; ++j) sum[j] += load<registers.part>(z + c + j * lanes, n);
-  });
-  mean = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])) / count;
-  each_registers<4, Real>(channels, [&](int64_t c, auto registers, int64_t n) {
-    for (int j = 0; j < registers.count; ++j) {
-      Lanes d = load<registers.part>(z + c + j * lanes, n) - mean;
-      if (registers.part)
-        for (int64_t i = n; i < lanes; ++i) d[i] = 0;
-      square[j] += d * d;
-    }
-  });
-  scale = 1 / sqrt(sum_lanes((square[0] + square[1]) + (square[2] + square[3])) / count + eps);
-}
-
-// z to gelu(norm(z)), plus x where it is given; a row. In place.
-template <typename Real>
-static inline void finish_row(Real* z, const Real* x, int64_t channels, Real eps) {
-  typedef LanesOf<Real> Lanes;
-  const int64_t lanes = lane_count<Real>();
-  Real mean, scale;
-  row_moments(z, channels, eps, mean, scale);
-  each_registers<4, Real>(channels, [&](int64_t c, auto registers, int64_t n) {
-    constexpr bool part = registers.part;
-    for (int j = 0; j < registers.count; ++j) {
-      const Lanes u = (load<part>(z + c + j * lanes, n) - mean) * scale;
-      Lanes y = u * normal(u).below;
-      if (x) y += load<part>(x + c + j * lanes, n);
-      store<part>(z + c + j * lanes, y, n);
-    }
-  });
-}
-
-// The gradient of y = gelu(norm(z)) for z, in place of z; adds it to `sums`. `slopes`: room for a row.
-template <typename Real>
-static inline void unfinish_row(Real* z, const Real* gradient, int64_t channels, Real eps, Real* slopes, Real* sums) {
-  typedef LanesOf<Real> Lanes;
-  const int64_t lanes = lane_count<Real>();
-  const Real count = static_cast<Real>(channels);
-  Real mean, scale;
-  row_moments(z, channels, eps, mean, scale);
-  Lanes total = {}, along = {};
-  each_registers<4, Real>(channels, [&](int64_t c, auto registers, int64_t n) {
-    constexpr bool part = registers.part;
-    for (int j = 0; j < registers.count; ++j) {
-      const int64_t at = c + j * lanes;
-      const Lanes u = (load<part>(z + at, n) - mean) * scale;
-      const auto phi = normal(u);
-      const Lanes slope = load<part>(gradient + at, n) * (phi.below + u * phi.density);  // 0 behind the end
-      store<part>(z + at, u, n);
-      store<part>(slopes + at, slope, n);
-      total += slope;
-      along += slope * u;
-    }
-  });
-  const Real shift = sum_lanes(total) / count, tilt = sum_lanes(along) / count;
-  each_registers<4, Real>(channels, [&](int64_t c, auto registers, int64_t n) {
-    constexpr bool part = registers.part;
-    for (int j = 0; j < registers.count; ++j) {
-      const int64_t at = c + j * lanes;
-      const Lanes d = (load<part>(slopes + at, n) - shift - load<part>(z + at, n) * tilt) * scale;
-      store<part>(z + at, d, n);
-      store<part>(sums + at, load<part>(sums + at, n) + d, n);
-    }
-  });
-}
 
 static constexpr int64_t kMostTaps = 1024;  // of a kernel
 
