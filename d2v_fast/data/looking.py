@@ -38,6 +38,9 @@ class Job:
     store: FileStore
     look: Look
 
+    doing: str
+    """What the progress bar says."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -91,7 +94,9 @@ def open_job(
         listing = _without(listing, store.root, leave_out)
         store = found.store(listing)
         assert isinstance(store, FileStore)
-    return Job(kind, found.where, listing, store.fenced(Fence(store.root, allow_roots)), _look(kind, deep))
+    deep = deep and kind.decode is not None
+    look, doing = (_decoding(kind), "decoding") if deep else (kind.header, "reading headers")
+    return Job(kind, found.where, listing, store.fenced(Fence(store.root, allow_roots)), look, doing)
 
 
 def _without(listing: Listing, root: Path, files: Sequence[Path]) -> Listing:
@@ -104,11 +109,10 @@ def _without(listing: Listing, root: Path, files: Sequence[Path]) -> Listing:
     return Listing([listing.names[i] for i in keep], listing.file_bytes[keep], problems=problems)
 
 
-def _look(kind: Kind, deep: bool) -> Look:
-    """Reads the header; `deep` decodes the sample too."""
+def _decoding(kind: Kind) -> Look:
+    """Reads the header and decodes the sample too, where a kind decodes."""
     decode = kind.decode
-    if decode is None or not deep:
-        return kind.header
+    assert decode is not None
 
     def look(store: Store, i: int) -> tuple[int, ...]:
         sizes = kind.header(store, i)
@@ -150,9 +154,8 @@ def look_at(job: Job, journal: Journal, threads: int, part: range | None = None)
             numbers.append(i)
     if journal.known:
         tell(f"continued: {len(samples) - len(numbers) - len(problems):,} samples were looked at before")
-    what = "decoding" if job.look.__name__ == "look" else "reading headers"
     with journal:
-        for i, result in zip(numbers, scan(one, numbers, threads, what), strict=True):
+        for i, result in zip(numbers, scan(one, numbers, threads, job.doing), strict=True):
             if isinstance(result, OwnFile):
                 ours.add(i)
             elif isinstance(result, SampleError):

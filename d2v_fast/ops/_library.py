@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +30,43 @@ class Backend(NamedTuple):
 
     reason: str
     """Why it runs and no other one does."""
+
+
+class Switch:
+    """Off, but on inside of its context: `with switch(): ...`. Each thread has its own.
+
+    Args:
+        name: for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._state: ContextVar[bool] = ContextVar(name, default=False)
+
+    @property
+    def on(self) -> bool:
+        """Whether we are inside of its context."""
+        return self._state.get()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """On within the context."""
+        before = self._state.set(True)
+        try:
+            yield
+        finally:
+            self._state.reset(before)
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether x is a tensor of the CPU, of the format that autocast asks for if it is on, and outside of a graph.
+
+    A graph decides for itself what it joins and keeps.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch.is_autocast_enabled("cpu") and x.dtype != torch.get_autocast_dtype("cpu"):
+        return False
+    return x.is_cpu
 
 
 _backends: dict[str, dict[str, Callable[[], Backend]]] = {}

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from d2v_fast.ops._library import Backend, serve
 from d2v_fast.ops.distances import Distances
-from d2v_fast.ops.fused_attention import fused_attention, fused_whole, is_earlier
+from d2v_fast.ops.fused_attention import earlier_attention, fused_attention, fused_whole
 from d2v_fast.ops.packing import Kernel, Packing, plan_packing
 
 Choice = Literal["auto", "sdpa", "varlen", "xformers", "blocks"]
@@ -86,7 +86,7 @@ def _is_ours(query: Tensor) -> bool:
     """Whether our own kernel is taken where torch's serves, too."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph has operators that compilers understand
         return False
-    return query.is_cpu and query.dtype != torch.float64 and not is_earlier()
+    return query.is_cpu and query.dtype != torch.float64 and not earlier_attention.on
 
 
 def blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, dropout: float) -> Tensor:
@@ -230,7 +230,7 @@ def choose(
         return Chosen(wanted, "it was asked for")
     if device.type == "cpu" and dtype != torch.float64:
         # Where padding alone is left out, torch served with dropout, too: runs have begun with its noise.
-        if not is_earlier():
+        if not earlier_attention.on:
             return Chosen("fused", "faster than torch's, and no work is done on padding")
         if subset and dropout and not bias:
             return Chosen("fused", "dropped weights are drawn again in the backward pass instead of being kept")

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from d2v_fast.ops import _attention_cpu as cpu
-from d2v_fast.ops._library import compiled, differentiate, dtype_code, register, serve
+from d2v_fast.ops._library import Switch, compiled, differentiate, dtype_code, register, serve
 from d2v_fast.ops.device import distance_attention as device
 from d2v_fast.ops.distances import Distances
 
-_earlier: ContextVar[bool] = ContextVar("earlier_attention", default=False)
-
-
-@contextlib.contextmanager
-def earlier_attention() -> Iterator[None]:
-    """Attention as it was, for the bits of a run that has begun with it.
-
-    On a CPU torch attends where there are no distances, and products of bfloat16 numbers are made in float32.
-    """
-    before = _earlier.set(True)
-    try:
-        yield
-    finally:
-        _earlier.reset(before)
-
-
-def is_earlier() -> bool:
-    """Whether we are inside of `earlier_attention`."""
-    return _earlier.get()
+earlier_attention = Switch("earlier_attention")
+"""Attention as it was, for the bits of a run that has begun with it: on a CPU torch attends where there are no
+distances, and products of bfloat16 numbers are made in float32."""
 
 
 def fused_attention(
@@ -79,7 +60,20 @@ def fused_attention(
     _check(query, key, value, starts, positions, factors, bias, longest, visible, dropout)
     seed = torch.randint(2**62, (), dtype=torch.int64, device="cpu") if dropout else None
     factors, bias = (None if x is None else x.to(cpu.wide(query)) for x in (factors, bias))
-    arguments = query, key, value, starts, positions, visible, factors, bias, longest, dropout, seed, not is_earlier()
+    arguments = (
+        query,
+        key,
+        value,
+        starts,
+        positions,
+        visible,
+        factors,
+        bias,
+        longest,
+        dropout,
+        seed,
+        not earlier_attention.on,
+    )
     mixed: Tensor = _forward(*arguments)[0]
     return mixed
 

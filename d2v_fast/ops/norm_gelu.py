@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import Backend, compiled, differentiate, dtype_code, register, serve
+from d2v_fast.ops._library import Backend, Switch, compiled, differentiate, dtype_code, eager_on_cpu, register, serve
 
 FORMATS = (torch.float32, torch.bfloat16)
 """That the kernel serves; in others nobody trains on a CPU."""
 
-_earlier: ContextVar[bool] = ContextVar("earlier_norm_gelu", default=False)
-
-
-@contextlib.contextmanager
-def earlier_norm_gelu() -> Iterator[None]:
-    """Norm and GELU by torch's operators, for the bits of a run that has begun with them."""
-    before = _earlier.set(True)
-    try:
-        yield
-    finally:
-        _earlier.reset(before)
-
-
-def is_earlier_norm_gelu() -> bool:
-    """Whether we are inside of `earlier_norm_gelu`."""
-    return _earlier.get()
+earlier_norm_gelu = Switch("earlier_norm_gelu")
+"""Norm and GELU by torch's operators, for the bits of a run that has begun with them."""
 
 
 def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -50,24 +33,15 @@ def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Ten
     Returns:
         [..., C].
     """
-    if not _is_ours(x):
+    if x.dim() < 2 or not eager_on_cpu(x):
         return reference.norm_gelu(x, weight, bias, eps)
     y: Tensor = _forward(x, weight, bias, eps, _has_kernel(x, weight, bias))
     return y
 
 
-def _is_ours(x: Tensor) -> bool:
-    """Whether this is more than torch's operators; a graph decides for itself what it joins and keeps."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if torch.is_autocast_enabled("cpu") and x.dtype != torch.get_autocast_dtype("cpu"):
-        return False
-    return x.is_cpu and x.dim() > 1
-
-
 def _has_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     channels = x.shape[-1:]
-    if x.dtype not in FORMATS or is_earlier_norm_gelu() or channels[0] == 0:
+    if x.dtype not in FORMATS or earlier_norm_gelu.on or channels[0] == 0:
         return False
     return weight.is_cpu and bias.is_cpu and weight.dtype == bias.dtype and channels == weight.shape == bias.shape
 

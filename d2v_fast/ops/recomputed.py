@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v_fast.ops._library import Backend, differentiate, register, serve
+from d2v_fast.ops._library import Backend, differentiate, eager_on_cpu, register, serve
 from d2v_fast.ops.linear import empty_product, gradients, in_bfloat16, linear, save_factors
 from d2v_fast.ops.shadows import rounded
 
@@ -28,21 +28,12 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Returns:
         [..., D].
     """
-    if not _keeps_less(x):
+    if x.dim() < 2 or not torch.is_grad_enabled() or not eager_on_cpu(x):
         return linear(F.gelu(x), weight, bias)
     if in_bfloat16(x, weight):
         x, weight, bias = x.to(torch.bfloat16), rounded(weight), None if bias is None else bias.to(torch.bfloat16)
     y: Tensor = _gelu_linear(x, weight, bias)
     return y
-
-
-def _keeps_less(x: Tensor) -> bool:
-    """Whether there will be a backward pass of this kind; a graph decides for itself what it keeps."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if torch.is_autocast_enabled("cpu") and x.dtype != torch.get_autocast_dtype("cpu"):
-        return False
-    return x.is_cpu and x.dim() > 1 and torch.is_grad_enabled()
 
 
 def _gelu_linear_any(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

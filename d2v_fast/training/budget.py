@@ -45,7 +45,6 @@ def fit_to_budget(preset: str, given: Mapping[str, Any], data: Openable, budget:
     suited, reasons = modality_of(asked).suited(source, asked)
     suited = {name: value for name, value in suited.items() if not is_given(name, given)}
     told = [reason for name, reason in reasons.items() if name in suited]
-
     if suited:
         source = open_data(data, with_overrides(asked, suited), None)
     made = decide(

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import library as torch_library
 
 from d2v_fast import _C, reference
 from d2v_fast.ops.distances import Distances
@@ -227,10 +228,10 @@ def test_is_a_well_behaved_operator():
         added = (None, leaves[3]) if biased else (leaves[3], None)
         arguments = (*leaves[:3], starts, positions, shown, *added, longest, dropout, drawn, True)
         operators = torch.ops.d2v_fast
-        torch.library.opcheck(operators.fused_attention.default, arguments)
+        torch_library.opcheck(operators.fused_attention.default, arguments)
         out = operators.fused_attention(*arguments)
         backward = (gradient, *arguments[:8], *out, longest, dropout, drawn, True)
-        torch.library.opcheck(operators.fused_attention_backward.default, [
+        torch_library.opcheck(operators.fused_attention_backward.default, [
             x.detach() if isinstance(x, torch.Tensor) else x for x in backward
         ])  # fmt: skip
 

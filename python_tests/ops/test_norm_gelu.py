@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import library as torch_library
 
 from d2v_fast import reference
 from d2v_fast.ops import norm_gelu
@@ -107,9 +108,9 @@ def test_no_rows_and_autocast():
 def test_is_a_well_behaved_operator_and_leaves_graphs_to_torch():
     x, weight, bias = given(shape=(2, 3, 6))
     operators = torch.ops.d2v_fast
-    torch.library.opcheck(operators.norm_gelu.default, (x, weight, bias, EPS, True))
+    torch_library.opcheck(operators.norm_gelu.default, (x, weight, bias, EPS, True))
     plain = [part.detach() for part in (x, weight, bias)]
-    torch.library.opcheck(operators.norm_gelu_backward.default, (torch.randn_like(x), *plain, EPS))
+    torch_library.opcheck(operators.norm_gelu_backward.default, (torch.randn_like(x), *plain, EPS))
     torch._dynamo.reset()
     compiled = torch.compile(norm_gelu, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, weight, bias), norm_gelu(x, weight, bias))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import library as torch_library
 
 from d2v_fast.ops import gelu_linear
 from d2v_fast.ops.linear import linear, torch_products
@@ -61,7 +62,7 @@ def test_what_wants_no_gradient_gets_none_and_a_second_gradient_is_right():
 
 def test_is_a_well_behaved_operator_and_leaves_graphs_to_torch():
     arguments = given(shape=(2, 3, 6))
-    torch.library.opcheck(torch.ops.d2v_fast.gelu_linear.default, tuple(arguments))
+    torch_library.opcheck(torch.ops.d2v_fast.gelu_linear.default, tuple(arguments))
     torch._dynamo.reset()
     compiled = torch.compile(gelu_linear, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*arguments), gelu_linear(*arguments))

@@ -46,6 +46,6 @@ reference = reference_of(config)
 print(taken(lambda: reference.step(batch)))
 for name in ("float32", "bfloat16"):
     print(taken(Ours(config, batch, name)))
-recomputed._keeps_less = lambda x: False
-import_module("d2v_fast.ops.norm_gelu")._is_ours = lambda x: False
+for room in (recomputed, import_module("d2v_fast.ops.norm_gelu")):
+    room.eager_on_cpu = lambda x: False
 print(taken(Ours(config, batch, "float32")))

@@ -7,9 +7,9 @@ import torch
 
 from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
-from d2v_fast.ops.fused_attention import is_earlier
+from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import _torch_alone
-from d2v_fast.ops.norm_gelu import is_earlier_norm_gelu
+from d2v_fast.ops.norm_gelu import earlier_norm_gelu
 from d2v_fast.training.precision import LossScale, autocast, check_attention, products
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_rules_of_older_runs():
     told = []
     for numerics in (2, 3, 4):
         with products(numerics):
-            told.append((is_earlier(), len(_torch_alone.get()), is_earlier_norm_gelu()))
+            told.append((earlier_attention.on, len(_torch_alone.get()), earlier_norm_gelu.on))
     assert told == [(True, 2, True), (True, 1, True), (False, 0, False)]
 
 
