@@ -2,6 +2,7 @@
 
     python benchmarks/worth.py try vision --set optim.lr=1e-3 --steps 1000 --out runs/worth   # on the development split
     python benchmarks/worth.py pretrain choose judge finetune vision speech text --out runs/worth
+    python benchmarks/worth.py pretrain choose judge finetune vision --steps 2000 --out runs/short
     python benchmarks/worth.py table --out runs/worth                                          # for docs/worth.md
     python benchmarks/worth.py pretrain choose judge finetune table vision --out /tmp/quick --quick
 
@@ -9,7 +10,8 @@ docs/worth.md says what is asked, and was written before the first run. Every ru
 in the folder; the same command goes on with what is missing, an interrupted training with its last checkpoint.
 
 * `try`: trains the preset with other settings and judges it on the development questions alone. All of them are listed.
-* `pretrain`: the preset as it is, for each seed.
+* `pretrain`: the preset as it is, for each seed; or a shorter run of it with `--steps`, which the other tasks are then
+  given too. The teacher's decay follows the steps, as `d2v_fast.presets.small.decay_of` says, as do warm-ups.
 * `choose`: network, probe and floor, on the development questions, with the first seed.
 * `judge`: the held-out questions, with what was chosen; and along the first run, for the curve.
 * `finetune`: on 1 % and 10 % of the labels of the held-out questions, from the run and from random weights.
@@ -28,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from worth_parts import Floor, Part, Question, Worth, of_labels
+from worth_parts import Floor, Part, Question, Worth, few, of_labels
 from worth_table import write_tables
 
 import d2v_fast
@@ -38,7 +40,8 @@ from d2v_fast.config_json import to_dict, with_overrides
 from d2v_fast.errors import RunStopped
 from d2v_fast.evaluation import extract, knn_correct, logistic_correct
 from d2v_fast.models import Data2Vec
-from d2v_fast.presets.scaling import follow
+from d2v_fast.presets.scaling import follow, is_given
+from d2v_fast.presets.small import decay_of
 from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import Network
 from d2v_fast.training.task import Metrics
@@ -62,8 +65,14 @@ RATES = {"random": (3e-4, 1e-3, 3e-3), "student": (3e-4, 1e-3, 3e-3)}
 """Learning rates of a fine-tuning; the best on the development question with 10 % of its labels is taken."""
 
 TUNED = {"random": {"from_scratch": True, "layer_decay": 1.0}, "student": {"network": "student"}}
-FINETUNING = 400
+FINETUNING = 150
 """Steps of a fine-tuning."""
+
+MOST_TRIED = 3000
+"""Samples of each part of a question for choices that a trial is judged on, so that the probes cost less than it."""
+
+MOST_TUNED = 2000
+"""Samples that a fine-tuning and the floor beside it are judged by."""
 
 
 class CpuSeconds:
@@ -84,8 +93,8 @@ class CpuSeconds:
 class Study:
     """A folder with runs and figures."""
 
-    def __init__(self, out: Path, *, quick: bool) -> None:
-        self.out, self.quick = out, quick
+    def __init__(self, out: Path, *, quick: bool, steps: int | None = None) -> None:
+        self.out, self.quick, self.steps = out, quick, steps
         self._made: dict[str, Worth] = {}
 
     def data(self, kind: str) -> Worth:
@@ -123,8 +132,12 @@ class Study:
     def config(self, kind: str, given: Mapping[str, Any]) -> Config:
         """The preset, what the data asks of it, and what is given."""
         made = self.data(kind)
-        given = {**made.changes, **({"steps": 2 * POINTS} if self.quick else {}), **given}
+        steps = 2 * POINTS if self.quick else self.steps
+        given = {**made.changes, **({} if steps is None else {"steps": steps}), **given}
         config = follow(presets.preset(made.preset), given)[0]
+        ema = decay_of(config.steps)
+        decays = {"ema.start": ema.start, "ema.end": ema.end, "ema.anneal_steps": ema.anneal_steps}
+        config = with_overrides(config, {name: value for name, value in decays.items() if not is_given(name, given)})
         every = max(1, config.steps // POINTS)
         often = {"log.every": math.gcd(every, 100)}  # a line at each checkpoint, which says what was spent until then
         return with_overrides(config, {"checkpoint.every": every, "checkpoint.keep": POINTS + 1, **often})
@@ -144,26 +157,34 @@ class Study:
 
     def run(self, kind: str, seed: int) -> Path:
         """The run of a seed, trained."""
-        folder = self.out / "runs" / f"{kind}-{seed}"
-        self.once(f"pretrain/{kind}-{seed}", lambda: self.trained(kind, folder, self.config(kind, {"seed": seed})))
+        folder, config = self.out / "runs" / f"{kind}-{seed}", self.config(kind, {"seed": seed})
+        found = self.once(f"pretrain/{kind}-{seed}", lambda: self.trained(kind, folder, config))
+        if found["config"]["steps"] != config.steps:
+            raise SystemExit(
+                f"{folder} was trained for {found['config']['steps']:,} steps, not {config.steps:,}: give the same "
+                "--steps to every task, or another --out"
+            )
         return folder
 
     def tried(self, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Other settings, on the development questions alone."""
+        given = {**given, **({} if self.steps is None else {"steps": self.steps})}
         name = ",".join(f"{key}={value}" for key, value in sorted(given.items())) or "preset"
         name = f"{kind}-{name}".replace("/", "_")
 
         def make() -> dict[str, Any]:
             folder = self.out / "tried" / name
             found = self.trained(kind, folder, self.config(kind, given))
-            return found | {"given": dict(given), "dev": self.networks(kind, folder, NETWORKS)}
+            return found | {"given": dict(given), "dev": self.networks(kind, folder, NETWORKS, MOST_TRIED)}
 
         return self.once(f"try/{name}", make)
 
-    def networks(self, kind: str, run: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Accuracy of each network and probe, the mean over the development questions."""
-        made = self.data(kind)
-        return {name: self.probed(made.dev, [features(run, name, one) for one in made.dev]) for name in names}
+    def networks(
+        self, kind: str, run: Path, names: Sequence[Network], most: int | None = None
+    ) -> dict[str, dict[str, float]]:
+        """Accuracy of each network and probe, the mean over the development questions or so many samples of them."""
+        dev = [one if most is None else few(one, most) for one in self.data(kind).dev]
+        return {name: self.probed(dev, [features(run, name, one) for one in dev]) for name in names}
 
     def probed(self, questions: Sequence[Question], x: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
         """Accuracy of each probe, the mean over the questions."""
@@ -236,7 +257,7 @@ class Study:
         made = self.data(kind)
         rates = {start: self.rate(kind, start) for start in TUNED}
         floor, probe = self.choose(kind)["best"]["floor"]
-        for one in made.held:
+        for one in (few(one, MOST_TUNED, "judge") for one in made.held):
             for share in SHARES:
                 fit = of_labels(one.fit, share, seed)
                 name = f"finetune/{kind}-{one.name}-{share:g}"
@@ -248,7 +269,7 @@ class Study:
         """The best learning rate of a start, on the first development question with a tenth of its labels."""
 
         def make() -> dict[str, Any]:
-            one = self.data(kind).dev[0]
+            one = few(self.data(kind).dev[0], MOST_TUNED, "judge")
             fit = of_labels(one.fit, 0.1, SEEDS[0])
             rates = RATES[start][:1] if self.quick else RATES[start]
             return {"dev": {str(lr): self.tuned(kind, SEEDS[0], start, lr, one, fit) for lr in rates}}
@@ -277,7 +298,7 @@ class Study:
             seed=seed,
             checkpoint={"every": FINETUNING},
         )
-        found = d2v_fast.finetuning.load(run).evaluate(judge.inputs, labels=judge.labels.tolist(), draws=20)
+        found = d2v_fast.finetuning.load(run).evaluate(judge.inputs, labels=judge.labels.tolist(), draws=2)
         return float(found.metrics["accuracy"])
 
 
@@ -318,9 +339,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="of `try`; values are JSON")
+    parser.add_argument("--steps", type=int, help="of a pretraining; the preset's if not given")
     parser.add_argument("--quick", action="store_true", help="few samples and steps: that it runs")
     args = parser.parse_args(arguments)
-    study = Study(args.out, quick=args.quick)
+    study = Study(args.out, quick=args.quick, steps=args.steps)
     given = {key: json.loads(value) for key, _, value in (one.partition("=") for one in args.set)}
     for kind in (kind for kind in kinds if kind in args.what):
         if "try" in args.what:

@@ -79,14 +79,14 @@ def share(name: str) -> float:
     return content_hash(name.encode()) / 2.0**64
 
 
-def few(question: Question, count: int) -> Question:
-    """So many samples of either part at even distances, for the quick form."""
+def few(question: Question, count: int, *parts: str) -> Question:
+    """So many samples of the parts ("fit", "judge"; both if none is named) at even distances, of each class alike."""
 
     def cut(one: Part) -> Part:
         order = np.argsort(one.labels, kind="stable")
         return one.take(order[np.linspace(0, len(one) - 1, min(count, len(one))).astype(int)])
 
-    return replace(question, fit=cut(question.fit), judge=cut(question.judge))
+    return replace(question, **{name: cut(getattr(question, name)) for name in parts or ("fit", "judge")})
 
 
 def check(worth: Worth, content: Callable[[Any], bytes]) -> None:

@@ -85,6 +85,7 @@ def _held(files: dict[str, dict[str, Any]]) -> str:
     for kind in files["choose"]:
         judged, spent = _of(files["judge"], kind), _of(files["pretrain"], kind)
         minutes = np.mean([one["last"]["cpu_seconds"] / 60 for one in spent]) if spent else float("nan")
+        steps = " / ".join(sorted({f"{one['last']['step']:,}" for one in spent}))
         for question in judged[0]["right"] if judged else ():
             mean = {
                 what: np.mean([one["accuracy"][question][what] for one in judged])
@@ -98,8 +99,8 @@ def _held(files: dict[str, dict[str, Any]]) -> str:
                     verdict(found),
                 ]
             means = [_percent(mean[what]) for what in ("features", "random", "floor")]
-            lines.append([kind, question, str(len(judged)), f"{minutes:.0f}", *means, *cells])
-    head = ["", "question", "seeds", "CPU minutes", "features, %", "random start", "floor"]
+            lines.append([kind, question, str(len(judged)), steps, f"{minutes:.1f}", *means, *cells])
+    head = ["", "question", "seeds", "steps", "CPU minutes", "features, %", "random start", "floor"]
     return _rows([*head, "features - random", "", "features - floor", ""], lines) if lines else ""
 
 
