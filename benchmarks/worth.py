@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from worth_features import NETWORKS, POOLS, PROBES, QUICK, Pair, answers, every_layer, features, labelled, pooled
 from worth_parts import Floor, Part, Question, Worth, few, of_labels
 from worth_table import write_tables
 
@@ -38,7 +39,6 @@ from d2v_fast import presets
 from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict, with_overrides
 from d2v_fast.errors import RunStopped
-from d2v_fast.evaluation import extract, knn_correct, logistic_correct
 from d2v_fast.models import Data2Vec
 from d2v_fast.presets.scaling import follow, is_given
 from d2v_fast.presets.small import decay_of
@@ -48,15 +48,6 @@ from d2v_fast.training.task import Metrics
 from d2v_fast.training.trainer import Data2VecTrainer
 
 SEEDS = (0, 1, 2)
-NETWORKS: tuple[Network, ...] = ("student", "teacher")
-PROBES: Mapping[str, Callable[..., np.ndarray]] = {
-    "kNN": knn_correct,
-    "kNN, own scale": lambda *given: knn_correct(*given, standardize=False),
-    "linear": logistic_correct,
-    "linear, own scale": lambda *given: logistic_correct(*given, standardize=False),
-}
-"""The same for features and floors: each is judged by the one that is best for it on the development questions."""
-
 POINTS = 8
 """Of the curve: checkpoints of a run."""
 
@@ -68,8 +59,8 @@ TUNED = {"random": {"from_scratch": True, "layer_decay": 1.0}, "student": {"netw
 FINETUNING = 150
 """Steps of a fine-tuning."""
 
-MOST_TRIED = 3000
-"""Samples of each part of a question for choices that a trial is judged on, so that the probes cost less than it."""
+MOST_CHOSEN = 3000
+"""Samples of each part of a question for choices that are used, so that the probes of a trial cost less than it."""
 
 MOST_TUNED = 2000
 """Samples that a fine-tuning and the floor beside it are judged by."""
@@ -175,25 +166,33 @@ class Study:
         def make() -> dict[str, Any]:
             folder = self.out / "tried" / name
             found = self.trained(kind, folder, self.config(kind, given))
-            return found | {"given": dict(given), "dev": self.networks(kind, folder, NETWORKS, MOST_TRIED)}
+            return found | {"given": dict(given), "dev": self.networks(kind, folder, *QUICK)}
 
         return self.once(f"try/{name}", make)
 
     def networks(
-        self, kind: str, run: Path, names: Sequence[Network], most: int | None = None
+        self,
+        kind: str,
+        run: Path,
+        names: Sequence[Network],
+        pools: Sequence[str] = tuple(POOLS),
+        probes: Sequence[str] = tuple(PROBES),
     ) -> dict[str, dict[str, float]]:
-        """Accuracy of each network and probe, the mean over the development questions or so many samples of them."""
-        dev = [one if most is None else few(one, most) for one in self.data(kind).dev]
-        return {name: self.probed(dev, [features(run, name, one) for one in dev]) for name in names}
+        """Accuracy of each network, pooling and probe, the mean over the development questions."""
+        dev, found = [few(one, MOST_CHOSEN) for one in self.data(kind).dev], {}
+        for name in names:
+            layers = [every_layer(run, name, one) for one in dev]
+            for pool in pools:
+                found[f"{name}: {pool}"] = self.probed(dev, [pooled(pool, pair) for pair in layers], probes)
+        return found
 
-    def probed(self, questions: Sequence[Question], x: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    def probed(
+        self, questions: Sequence[Question], x: Sequence[Pair], probes: Sequence[str] = tuple(PROBES)
+    ) -> dict[str, float]:
         """Accuracy of each probe, the mean over the questions."""
         found = {}
-        for name, probe in PROBES.items():
-            right = [
-                probe(fit, one.fit.labels, judge, one.judge.labels)
-                for one, (fit, judge) in zip(questions, x, strict=True)
-            ]
+        for name in probes:
+            right = [PROBES[name](*labelled(pair, one.fit, one.judge)) for one, pair in zip(questions, x, strict=True)]
             found[name] = float(np.mean([one.mean() for one in right]))
         return found
 
@@ -202,11 +201,12 @@ class Study:
 
         def make() -> dict[str, Any]:
             made, run = self.data(kind), self.run(kind, SEEDS[0])
+            dev = [few(one, MOST_CHOSEN) for one in made.dev]
             tables = {
                 "features": self.networks(kind, run, NETWORKS),
                 "random": self.networks(kind, run, ["initial"]),
                 "floor": {
-                    name: self.probed(made.dev, [floor(one.fit, one.judge) for one in made.dev])
+                    name: self.probed(dev, [floor(one.fit, one.judge) for one in dev])
                     for name, floor in made.floors.items()
                 },
             }
@@ -224,10 +224,10 @@ class Study:
             for one in made.held:
                 x = {
                     "features": features(run, best["features"][0], one),
-                    "random": features(run, "initial", one),
+                    "random": features(run, best["random"][0], one),
                     "floor": made.floors[best["floor"][0]](one.fit, one.judge),
                 }
-                found[one.name] = {what: _right(best[what][1], one, pair) for what, pair in x.items()}
+                found[one.name] = {what: answers(best[what][1], one, pair) for what, pair in x.items()}
                 if one.judge.groups is not None:
                     found[one.name]["groups"] = one.judge.groups.tolist()
             return {"right": found, "accuracy": {name: _accuracies(those) for name, those in found.items()}}
@@ -238,14 +238,14 @@ class Study:
         """Accuracy of the features at each checkpoint of the first run, and the CPU seconds until then."""
 
         def make() -> dict[str, Any]:
-            made, (network, probe) = self.data(kind), self.choose(kind)["best"]["features"]
+            made, (variant, probe) = self.data(kind), self.choose(kind)["best"]["features"]
             run = self.run(kind, SEEDS[0])
             spent = {line["step"]: line["cpu_seconds"] for line in d2v_fast.Run(run).metrics()}
             points = []
             for step in d2v_fast.Run(run).checkpoints():
                 folder = run / "checkpoints" / f"step_{step:08d}"
                 seconds = next(value for at, value in sorted(spent.items()) if at >= step)
-                right = {one.name: _right(probe, one, features(folder, network, one)) for one in made.held}
+                right = {one.name: answers(probe, one, features(folder, variant, one)) for one in made.held}
                 accuracy = {name: float(np.mean([c == "1" for c in those])) for name, those in right.items()}
                 points.append({"step": step, "cpu_seconds": seconds, "accuracy": accuracy})
             return {"points": points}
@@ -304,23 +304,8 @@ class Study:
 
 def floor_once(probe: Callable[..., np.ndarray], floor: Floor, one: Question, fit: Part) -> dict[str, Any]:
     """What a probe of the raw features reaches with the labels of `fit`."""
-    right = probe(*_pairs(floor(fit, one.judge), fit, one.judge))
+    right = probe(*labelled(floor(fit, one.judge), fit, one.judge))
     return {"accuracy": float(right.mean()), "samples": len(fit)}
-
-
-def features(run: Path, network: Network, question: Question) -> tuple[np.ndarray, np.ndarray]:
-    """The mean over the tokens of the last layer, of both parts."""
-    encoder = d2v_fast.load(run, network)
-    return extract(encoder, question.fit.inputs), extract(encoder, question.judge.inputs)
-
-
-def _pairs(x: tuple[np.ndarray, np.ndarray], fit: Part, judge: Part) -> tuple[Any, Any, Any, Any]:
-    return x[0], fit.labels, x[1], judge.labels
-
-
-def _right(probe: str, one: Question, x: tuple[np.ndarray, np.ndarray]) -> str:
-    """A 1 for each sample that is named correctly, else a 0."""
-    return "".join("01"[int(right)] for right in PROBES[probe](*_pairs(x, one.fit, one.judge)))
 
 
 def _accuracies(those: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Features of samples: an encoder's output, averaged over the positions or at one of them."""
+"""Features of samples: an encoder's output or layers, averaged over the positions or at one of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from d2v_fast import registry
 from d2v_fast.data import DataSource, InputsConfig
+from d2v_fast.evaluation.layers import Layers, chosen, token_features
 from d2v_fast.models import Encoder
 from d2v_fast.models.grouping import grouped
 
@@ -24,8 +25,13 @@ def extract(
     *,
     batch_size: int = 64,
     positions: Sequence[int] | np.ndarray | None = None,
+    layers: Layers = "last",
+    deviation: bool = False,
 ) -> np.ndarray:
     """The mean over the positions of the encoder's output, for each sample, or its output at one position.
+
+    A linear probe gains from more than the mean of the last layer: that of other layers, and the deviation, which says
+    whether a channel is the same everywhere.
 
     Nothing is masked, cropped at random, flipped or jittered. Samples are read when they are needed, a few batches at a
     time. The encoder is put into eval mode for the time.
@@ -38,13 +44,16 @@ def extract(
         inputs: How samples become inputs; by default as the encoder's run did, which `d2v_fast.load` knows.
         batch_size: Samples in a batch. Only samples of one shape are batched together, nothing is padded.
         positions: [N], the position of each sample whose feature is wanted; None for the mean over all.
+        layers: See `evaluation.layers`; the features of several stand one after the other.
+        deviation: Beside the mean over the positions also the standard deviation: all means, then all deviations.
 
     Returns:
-        float32 [N, C], in the order of the samples.
+        float32 [N, C], in the order of the samples; C times the layers, and twice that with the deviation.
 
     Raises:
-        ValueError: There are no samples, `batch_size` is not positive, there is not one position for each sample, or
-            nothing says how samples become inputs.
+        ConfigError: There is no such layer.
+        ValueError: There are no samples, `batch_size` is not positive, there is not one position for each sample, a
+            deviation is asked for at single positions, or nothing says how samples become inputs.
         SampleError: A sample cannot be used.
     """
     count = len(samples)
@@ -52,6 +61,9 @@ def extract(
         raise ValueError(f"extract needs samples and a positive batch_size, got {count} samples and {batch_size}")
     if positions is not None and len(positions) != count:
         raise ValueError(f"extract needs one position for each of {count} samples, got {len(positions)}")
+    if positions is not None and deviation:
+        raise ValueError("there is no deviation at a single position: give either positions or deviation=True")
+    numbers = chosen(layers, len(encoder.blocks))
     inputs = encoder.inputs if inputs is None else inputs
     if inputs is None:
         raise ValueError("extract needs `inputs`, as this encoder is from no run: give the configuration's section")
@@ -61,20 +73,22 @@ def extract(
     encoder.eval()
     try:
         prepare = _Preparation(encoder, inputs, samples)
-        for chosen, batch in grouped(((i, prepare(i)) for i in _order(samples)), batch_size):
-            output = encoder(batch.to(device)).float()
+        for rows, batch in grouped(((i, prepare(i)) for i in _order(samples)), batch_size):
+            output = token_features(encoder, batch.to(device), numbers).flatten(2)
             if positions is None:
                 wanted = output.mean(1)
+                if deviation:
+                    wanted = torch.cat([wanted, output.std(1, correction=0)], dim=1)
             else:
-                places = torch.tensor([int(positions[i]) for i in chosen], device="cpu")
+                places = torch.tensor([int(positions[i]) for i in rows], device="cpu")
                 if int(places.min()) < 0 or int(places.max()) >= output.shape[1]:
                     raise ValueError(
-                        f"positions {places.tolist()} were asked for of samples {chosen}, which have {output.shape[1]}"
+                        f"positions {places.tolist()} were asked for of samples {rows}, which have {output.shape[1]}"
                     )
-                wanted = output[torch.arange(len(chosen), device="cpu"), places]
+                wanted = output[torch.arange(len(rows), device="cpu"), places]
             if features is None:
                 features = np.empty((count, wanted.shape[1]), dtype=np.float32)
-            features[chosen] = wanted.cpu().numpy()
+            features[rows] = wanted.cpu().numpy()
     finally:
         encoder.train(training)
     assert features is not None

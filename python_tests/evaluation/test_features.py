@@ -8,7 +8,9 @@ from PIL import Image
 
 from d2v_fast import presets, registry
 from d2v_fast.data import ArraySource, SampleError, open_source
+from d2v_fast.errors import ConfigError
 from d2v_fast.evaluation import extract
+from d2v_fast.evaluation.layers import token_features
 from d2v_fast.models import build_encoder, token_count
 
 RNG = np.random.default_rng(0)
@@ -161,6 +163,23 @@ def test_one_position_of_each_sample():
         extract(encoder, texts, config.inputs, positions=[1, 2])
 
 
+def test_means_and_deviations_of_several_layers():
+    encoder, config = network("vision-tiny")
+    pictures = list(RNG.integers(0, 256, (5, 8, 8), dtype=np.uint8))
+    found = extract(encoder, pictures, config.inputs, batch_size=2, layers="all", deviation=True)
+    mean, std = config.inputs.mean[0], config.inputs.std[0]
+    images = torch.tensor((np.stack(pictures)[:, None] / 255 - mean) / std, dtype=torch.float32)
+    layers = range(len(encoder.blocks) + 1)
+    with torch.no_grad():
+        tokens = token_features(encoder.eval(), images, layers).numpy().astype(np.float64)
+    assert found.shape == (5, 2 * len(layers) * config.model.transformer.dim)
+    means, deviations = np.split(found, 2, axis=1)
+    np.testing.assert_allclose(means, tokens.mean(1).reshape(5, -1), atol=2e-6)
+    np.testing.assert_allclose(deviations, tokens.std(1).reshape(5, -1), atol=2e-6)
+    single = extract(encoder, pictures, config.inputs, layers=1)
+    np.testing.assert_allclose(single, tokens.mean(1)[:, 1], atol=2e-6)
+
+
 def test_mode_and_gradients_are_as_before():
     encoder, config = network("text-tiny")
     encoder.train()
@@ -179,3 +198,7 @@ def test_refuses_nothing_and_nonsense():
         extract(encoder, [np.zeros((8, 8), np.uint8)], config.inputs, batch_size=0)
     with pytest.raises(SampleError, match="sample 0"):
         extract(encoder, [np.zeros((8, 8), np.float32)], replace(config.inputs))
+    with pytest.raises(ConfigError, match="layers 0 to 4"):
+        extract(encoder, [np.zeros((8, 8), np.uint8)], config.inputs, layers=5)
+    with pytest.raises(ValueError, match="no deviation at a single position"):
+        extract(encoder, [np.zeros((8, 8), np.uint8)], config.inputs, positions=[0], deviation=True)
