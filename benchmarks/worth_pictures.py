@@ -48,7 +48,7 @@ def pictures(quick: bool) -> Worth:
         worn, icons, signs = (few(one, 120) for one in (worn, icons, signs))
     changes = {
         "model.embedding.image_size": SIDE,
-        "model.embedding.patch_size": 4,
+        "model.embedding.patch_size": 7,
         "model.embedding.channels": 1,
         "inputs.mean": (0.3,),
         "inputs.std": (0.35,),

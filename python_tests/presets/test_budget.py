@@ -78,7 +78,9 @@ def test_a_small_corpus_has_smaller_batches_and_is_not_seen_too_often():
     assert config.loader.batch_size == 10
     assert config.steps == 8 * MOST_EPOCHS
     widths = 192 / config.model.transformer.dim
-    assert config.optim.lr == pytest.approx(presets.vision_small().optim.lr * math.sqrt(10 / 32) * widths, rel=1e-2)
+    assert config.optim.lr == pytest.approx(
+        presets.vision_small().optim.lr * math.sqrt(10 / presets.vision_small().loader.batch_size) * widths, rel=1e-2
+    )
     assert made(given={"loader.batch_size": 20}, samples=80)[0].config.loader.batch_size == 20
     sound, _ = made("speech-small", samples=80)
     assert (sound.config.loader.batch_size, sound.config.loader.batch_seconds) == (10, 10.0)
