@@ -64,7 +64,7 @@ def vision_small() -> Config:
     Returns:
         The configuration.
     """
-    steps = 30_000
+    steps = 16_000
     return Config(
         model=ModelConfig(
             embedding=VisionEmbedding(image_size=64, patch_size=8, positions="sincos"),
