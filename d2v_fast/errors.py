@@ -20,6 +20,14 @@ class RunStopped(RunError):
     """A run stopped by itself (collapse, no finite step, disk full); its last checkpoint is good."""
 
 
+class ProcessFailed(RunStopped):
+    """One of several processes that train a run failed; the others, which this is raised in, leave with it."""
+
+
+class ProcessLost(RunStopped):
+    """One of several processes that train a run is gone, or did not come to where the others wait for it."""
+
+
 class CheckpointDamaged(RunError):
     """A file of a checkpoint is missing, or is not what was written: its size or its checksum differs.
 

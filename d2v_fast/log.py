@@ -85,6 +85,22 @@ def for_a_command(*, quiet: bool = False) -> None:
         logger.setLevel(logging.WARNING)
 
 
+def mute() -> None:
+    """Tell nothing from now on: of several processes that train one run, one speaks."""
+    if not _loud:
+        _loud.append(logger.level)
+    logger.setLevel(logging.CRITICAL + 1)
+
+
+def unmute() -> None:
+    """Take `mute` back, if it was called."""
+    if _loud:
+        logger.setLevel(_loud.pop())
+
+
+_loud: list[int] = []  # the level before it was muted
+
+
 def flush_output() -> None:
     """Write out stdout and stderr before the process ends; what cannot be written is given up.
 

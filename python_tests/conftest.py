@@ -17,7 +17,7 @@ from torch import Tensor
 
 from d2v_fast import log
 
-pytest_plugins = ["tiny_runs", "data_zoo"]  # of python_tests/fixtures
+pytest_plugins = ["tiny_runs", "data_zoo", "ranks"]  # of python_tests/fixtures
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

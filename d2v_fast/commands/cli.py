@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Any, TypeVar
 
 import tyro
 
-from d2v_fast import log
-from d2v_fast.commands.options import value_of
+from d2v_fast import launch, log
+from d2v_fast.commands.options import one_line, value_of
 from d2v_fast.run.lock import refuse_if_in_use
 from d2v_fast.streams import SteadyStream, fill_closed_descriptors
 
@@ -47,6 +46,10 @@ presets: {speech,text,vision}-{base,large,small,tiny}, series-tiny, spectrogram-
 --quiet leaves out progress; warnings and errors stay.
 d2v-fast COMMAND --help explains a command; d2v-fast pretrain PRESET --help lists every field of a preset.
 """
+
+
+TOGETHER = ("pretrain", "finetune")
+"""Commands that several processes, started by torchrun, carry out together."""
 
 
 class Failure(Exception):
@@ -92,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     quiet = arguments[:1] == ["--quiet"]
     log.for_a_command(quiet=quiet)
-    stdout = SteadyStream(sys.stdout)
+    if launch.rank() > 0:
+        log.mute()
+    stdout = SteadyStream(sys.stdout if launch.rank() == 0 else None)
     try:
         with contextlib.redirect_stdout(stdout):
             try:
@@ -147,6 +152,8 @@ def _dispatch(arguments: list[str]) -> None:
         return
     if arguments[0] not in commands:
         raise Failure(f"there is no command {arguments[0]!r}; choose one of {', '.join(commands)}")
+    if launch.size() > 1 and arguments[0] not in TOGETHER:
+        raise Failure(f"{arguments[0]} is done by one process: call it without torchrun")
     commands[arguments[0]](arguments[1:])
 
 
@@ -167,7 +174,7 @@ def _expected_errors() -> Iterator[None]:
 
 def _pretrain(arguments: list[str]) -> None:
     with _expected_errors():
-        if "--dry-run" not in arguments:
+        if "--dry-run" not in arguments and launch.rank() == 0:
             refuse_if_in_use(value_of("--out", arguments))  # before anything heavy is imported
         from d2v_fast.commands import pretrain
 
@@ -185,7 +192,7 @@ def _data(arguments: list[str]) -> None:
 
 def _finetune(arguments: list[str]) -> None:
     with _expected_errors():
-        if "--dry-run" not in arguments:
+        if "--dry-run" not in arguments and launch.rank() == 0:
             refuse_if_in_use(value_of("--out", arguments))  # before anything heavy is imported
         from d2v_fast.commands import finetune
 
@@ -283,18 +290,4 @@ def _parse(cls: type[T], arguments: Sequence[str], command: str, default: Any = 
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise Failure(f"{_one_line(errors.getvalue())} (see d2v-fast {command} --help)") from None
-
-
-def _one_line(boxed: str) -> str:
-    """The point of tyro's message, without its frame, its title and the help of the argument."""
-    plain = re.sub(r"\x1b\[[0-9;]*m|[^\x20-\x7e\n]", " ", boxed)
-    lines = [" ".join(line.split()) for line in plain.splitlines()]
-    if any(line.startswith("Missing from") for line in lines):
-        return "missing " + ", ".join(line.split()[0] for line in lines if re.match(r"--\w", line))
-    lines = [line for line in lines if line.strip("- ")][1:]
-    ends = ("Argument helptext", "Perhaps you meant", "For full helptext")
-    end = next((i for i, line in enumerate(lines) if line.startswith(ends)), len(lines))
-    near = [line.split()[0] for line in lines[end + 1 :] if line.startswith("--")]
-    meant = end < len(lines) and lines[end].startswith("Perhaps") and near
-    return " ".join(lines[:end]) + (f"; did you mean {near[0].rstrip(',')}?" if meant else "")
+        raise Failure(f"{one_line(errors.getvalue())} (see d2v-fast {command} --help)") from None

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from d2v_fast import launch
 from d2v_fast.checks import unchecked
 from d2v_fast.commands.entry_points import import_modalities
 from d2v_fast.commands.options import take, value_of
@@ -189,6 +190,8 @@ def main(arguments: list[str], parse: Parse) -> None:
     tuning = Finetuning(settled, given, run.out)
     if not run.dry_run:
         print(tuning.fit(data_changed=run.data_changed))
+        return
+    if launch.rank() > 0:
         return
     from rich.console import Console
     from rich.table import Table

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from d2v_fast import presets
+from d2v_fast import launch, presets
 from d2v_fast.checks import unchecked
 from d2v_fast.commands.entry_points import import_modalities
 from d2v_fast.config import Config
@@ -115,14 +115,21 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 
 def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
+    if launch.size() > 1 and run.for_budget is not None:
+        raise ConfigError(
+            "--for-budget measures the steps of one process: begin the run without torchrun, stop it, and continue it "
+            "with as many processes as you like"
+        )
     start = settle(preset, given, run.out, scale=run.scale, for_budget=run.for_budget, data=run.data)
     trainer = begin(start, run.data, run.out, run.init_from, _probe(run.probe))
     if not run.dry_run:
         done = trainer.fit(data_changed=run.data_changed)
-        if start.config.steps >= JUDGED:
+        if start.config.steps >= JUDGED and launch.rank() == 0:
             from d2v_fast.evaluation.directions import directions, sentence
 
             tell(sentence(*directions(done, run.data)), logging.INFO)
+        return
+    if launch.rank() > 0:
         return
     from rich.console import Console
     from rich.table import Table

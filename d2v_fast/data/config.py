@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from d2v_fast import launch
 from d2v_fast.checks import MAY_CHANGE, Check, Section
 
 MOST_MICRO_BATCHES = 1_000_000
@@ -76,7 +76,7 @@ class LoaderConfig(Section):
         check.require(all(self.allow_roots), "allow_roots", "a list of folders; an empty name is none")
 
     def thread_count(self, *, gpu: bool) -> int:
-        """Threads that decode: `threads`, or what this machine's cores allow. Their number changes no bit.
+        """Threads that decode: `threads`, or what this process's cores allow. Their number changes no bit.
 
         Args:
             gpu: Whether the batches are for a GPU, which takes them faster than two threads can decode; on a CPU the
@@ -84,7 +84,7 @@ class LoaderConfig(Section):
         """
         if self.threads is not None:
             return self.threads
-        return max(2, min(16, len(os.sched_getaffinity(0)) - 1)) if gpu else 2
+        return max(2, min(16, launch.cores() - 1)) if gpu else 2
 
     def steps_ahead(self, world: int = 1) -> int:
         """Optimizer steps that a process prepares while it works on one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -16,6 +16,7 @@ import torch
 
 from d2v_fast.batch import Batch
 from d2v_fast.data.config import LoaderConfig
+from d2v_fast.data.deal import Deal, EmptyPiece
 from d2v_fast.data.engines.choice import check_engine, choose_engine, make_engine
 from d2v_fast.data.engines.engine import Made
 from d2v_fast.data.plan import BatchPlan, Plan
@@ -23,7 +24,7 @@ from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.skipped import Skipped
 from d2v_fast.data.source import DataSource
 from d2v_fast.data.stages import Stage
-from d2v_fast.errors import DataError, failed
+from d2v_fast.errors import DataError, SampleError, failed
 from d2v_fast.log import tell
 
 
@@ -47,9 +48,7 @@ class Loader:
         device: Where the batches will be used; the CPU by default.
         engine: What "auto" was when a run that continues was begun.
         weights: float64 [N], how often each sample of the source is drawn, relative to the others; see `Plan`.
-        rank: Which of `world` processes this is: of the micro-batches of each step it makes every `world`-th, from the
-            `rank`-th on.
-        world: Number of processes.
+        deal: What this process does of each step, of several that share it; None: all of it.
 
     Raises:
         DataError: A setting or the source does not fit, or too few samples are left.
@@ -69,15 +68,10 @@ class Loader:
         device: torch.device | None = None,
         engine: Literal["dali", "native"] | None = None,
         weights: np.ndarray | None = None,
-        rank: int = 0,
-        world: int = 1,
+        deal: Deal | None = None,
     ) -> None:
-        if config.accumulation % world:
-            raise DataError(
-                f"loader.accumulation is {config.accumulation}, which {world} processes cannot share equally: "
-                f"set it to a multiple of {world} (it counts the micro-batches of all processes)"
-            )
-        self._config, self._rank, self._world = config, rank, world
+        self._config = config
+        self._deal = deal or Deal(config)
         check_engine(config.engine, source.modality, decodes=dali is not None)
         sizes = np.asarray(source.sizes)
         try:
@@ -101,7 +95,10 @@ class Loader:
         """Optimizer steps in an epoch, rounded down."""
         self.skipped = 0
         """Samples missing from the batches handed out so far, each as often as it was to be in one."""
-        self._handed_out = 0
+        self.handed_out = 0
+        """Samples of the batches handed out so far, those that were skipped included."""
+        self.unshared: dict[int, SampleError] = {}
+        """What this process, of several, could not read since it was last asked by `share`."""
         self.wait = 0.0
         """Seconds that `step` has waited for batches so far."""
         self._coming: dict[int, list[Future[Made]]] = {}
@@ -123,7 +120,9 @@ class Loader:
         return step * self._config.accumulation // self.batches_per_epoch
 
     def step(self, n: int) -> list[Batch]:
-        """This rank's micro-batches of optimizer step `n`; cheapest in order, but any step can be asked for.
+        """This process's micro-batches of optimizer step `n`; cheapest in order, but any step can be asked for.
+
+        Of several processes each keeps what it could not read in `unshared`, until all are told by `share`.
 
         Raises:
             TooManySkipped: More samples cannot be read than `max_skipped` allows.
@@ -135,21 +134,37 @@ class Loader:
         began = time.perf_counter()
         self._request(n)
         try:
-            made = [future.result() for future in self._coming.pop(n)]
+            made = [_result(future) for future in self._coming.pop(n)]
         finally:
             self.wait += time.perf_counter() - began
         self._request(n + 1)
-        return [self._hand_over(one) for one in made]
+        return [self._hand_over(one, shared=self._deal.world > 1) for one in made]
+
+    def share(self, failures: Mapping[int, SampleError], handed_out: int) -> None:
+        """Take note of what all processes together could not read, the same in each of them.
+
+        Args:
+            failures: By sample id; those of this process included.
+            handed_out: Samples handed out so far by all of them.
+
+        Raises:
+            TooManySkipped: See `step`.
+        """
+        self.unshared = {}
+        self._broken.add(failures, handed_out)
 
     def validation(self) -> Iterator[Batch]:
-        """This rank's held-out samples, each once, with the same crops, windows and masks every time."""
-        plans = iter(self._held_out.in_order()[self._rank :: self._world] if self._held_out else ())
+        """All held-out samples, each once, with the same crops, windows and masks every time.
+
+        Of several processes one asks for them.
+        """
+        plans = iter(self._held_out.in_order() if self._held_out else ())
         coming = [self._engine.begin(partial(_same, plan)) for plan in islice(plans, 2)]
         try:
             while coming:
                 made = coming.pop(0).result()
                 coming += [self._engine.begin(partial(_same, plan)) for plan in islice(plans, 1)]
-                batch = self._hand_over(made)
+                batch = self._hand_over(made, shared=False)
                 if len(batch.sample_ids):
                     yield batch
         finally:
@@ -172,23 +187,38 @@ class Loader:
 
     def _request(self, n: int) -> None:
         """Sees to it that the steps from n on that are to be ready ahead are being made, and no others."""
-        wanted = range(n, n + self._config.steps_ahead(self._world))
+        wanted = range(n, n + self._config.steps_ahead(self._deal.world))
         self._drop([step for step in self._coming if step not in wanted])
         for step in wanted:
             if step not in self._coming:
-                numbers = self._plan.step(step, self._rank, self._world)
-                self._coming[step] = [self._engine.begin(partial(self._plan.batch, m)) for m in numbers]
+                parts = [(step, *self._deal.part(number)) for number in self._deal.numbers]
+                self._coming[step] = [self._engine.begin(partial(self._planned, *part)) for part in parts]
+
+    def _planned(self, step: int, micro_batch: int, piece: int) -> BatchPlan:
+        return self._deal.cut(self._plan.batch(self._plan.step(step)[micro_batch]), piece)
 
     def _drop(self, steps: list[int]) -> None:
         for step in steps:
             for future in self._coming.pop(step):
                 future.cancel()
 
-    def _hand_over(self, made: Made) -> Batch:
+    def _hand_over(self, made: Made, *, shared: bool) -> Batch:
         self.skipped += len(made.failures)
-        self._handed_out += len(made.batch.sample_ids) + len(made.failures)
-        self._broken.add(made.failures, self._handed_out)
+        self.handed_out += len(made.batch.sample_ids) + len(made.failures)
+        if shared:
+            self.unshared |= made.failures
+        else:
+            self._broken.add(made.failures, self.handed_out)
         return made.batch
+
+
+def _result(future: Future[Made]) -> Made:
+    """The batch; one without samples where there are fewer than there are pieces."""
+    try:
+        return future.result()
+    except EmptyPiece:
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
+        return Made(Batch(inputs=nothing.float(), sample_ids=nothing), {})
 
 
 def _same(plan: BatchPlan) -> BatchPlan:

@@ -3,8 +3,8 @@
 Everything here is a pure function of (sizes, configuration, seed, micro-batch number): no state is kept, so a run
 resumes from its step number, and threads or read-ahead change nothing. Micro-batches are counted through all epochs:
 micro-batch m belongs to epoch m // batches_per_epoch, and step n is made of the `accumulation` micro-batches from
-n * accumulation on. With W processes, rank r computes every W-th of these from the r-th on, so the samples of a step
-and of an epoch are the same for any number of processes.
+n * accumulation on. Several processes share these (`deal.py`), so the samples of a step and of an epoch are the same
+for any number of them.
 """
 
 from __future__ import annotations
@@ -88,15 +88,9 @@ class Plan:
         count = len(self._ends)
         return count - count % self._accumulation if count >= self._accumulation else count
 
-    def step(self, n: int, rank: int = 0, world: int = 1) -> range:
-        """The micro-batches of optimizer step `n` that this rank computes.
-
-        Args:
-            n: From 0.
-            rank: Of this process.
-            world: Number of processes; divides `loader.accumulation`.
-        """
-        return range(n * self._accumulation + rank, (n + 1) * self._accumulation, world)
+    def step(self, n: int) -> range:
+        """The micro-batches of optimizer step `n`, counted from 0."""
+        return range(n * self._accumulation, (n + 1) * self._accumulation)
 
     def batch(self, number: int) -> BatchPlan:
         """Micro-batch `number` of the run, counted through all epochs."""

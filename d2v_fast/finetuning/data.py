@@ -14,6 +14,7 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.batch import Batch
 from d2v_fast.data import Loader, Stage
+from d2v_fast.data.deal import Deal
 from d2v_fast.data.labelled import Labelled
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.finetuning.config import FinetuneConfig
@@ -66,6 +67,7 @@ class LabelledLoader(Loader):
         first_step: See `Loader`.
         device: See `Loader`.
         engine: See `Loader`.
+        deal: See `Loader`.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class LabelledLoader(Loader):
         first_step: int = 0,
         device: torch.device | None = None,
         engine: Literal["dali", "native"] | None = None,
+        deal: Deal | None = None,
     ) -> None:
         modality: Any = registry.get(config.model.modality)
         embedding = config.model.embedding
@@ -94,6 +97,7 @@ class LabelledLoader(Loader):
             first_step=first_step,
             device=device,
             engine=engine,
+            deal=deal,
         )
         self._sets, self._prepare, self._stage = sets, prepare, stage
         self._batch_size = config.loader.batch_size

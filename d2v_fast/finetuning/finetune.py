@@ -12,6 +12,7 @@ import torch
 from d2v_fast import registry
 from d2v_fast.config_json import dotted
 from d2v_fast.data import Openable
+from d2v_fast.data.deal import Deal
 from d2v_fast.errors import ConfigError
 from d2v_fast.finetuning.balance import sample_weights
 from d2v_fast.finetuning.config import FinetuneConfig
@@ -22,6 +23,7 @@ from d2v_fast.finetuning.start import load_pretrained
 from d2v_fast.finetuning.tasks import TASKS, SupervisedTask
 from d2v_fast.log import tell
 from d2v_fast.run.evidence import evidence, folder_of
+from d2v_fast.training.distributed.join import joined
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.out_of_memory import explained
@@ -29,7 +31,7 @@ from d2v_fast.training.precision import autocast, check_attention, own_modes, se
 
 
 class Finetuning:
-    """The loop with a task on labels, on one device.
+    """The loop with a task on labels, on one device, or under torchrun on several.
 
     Attributes:
         config: What is trained and how.
@@ -54,7 +56,7 @@ class Finetuning:
             config: What `settle` gave. Classes, mean and standard deviation are taken from the labels, if it has none.
             given: Samples and labels.
             out: The run's folder, new or of an earlier start of this run.
-            device: "cpu", "cuda", ...; by default a GPU if there is one.
+            device: "cpu", "cuda", ...; by default a GPU if there is one; under torchrun the one for this process.
 
         Raises:
             ConfigError: A value cannot be used with these labels, or on this device.
@@ -62,8 +64,9 @@ class Finetuning:
             RunError: The pretrained weights cannot be used.
         """
         self.out = folder_of(out)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        world, self.device = joined(device)
         config = settled(config, self.device, self.out)
+        deal = Deal(config.loader, world.rank, world.size, may_cut=not config.augment.mixes)
         self._modality: Any = registry.get(config.model.modality)
         self._start = start = evidence(self.out) is None
         if (self.out / "config.json").is_file():
@@ -93,7 +96,7 @@ class Finetuning:
             if start and not config.encoder.from_scratch:
                 load_pretrained(self.task, config)
             self.task.to(self.device)
-            self.loop = Loop(config, self.task, self.device)
+            self.loop = Loop(config, self.task, self.device, world, deal)
         self._fit = Fit(self.loop, self.out, self._open, self.open_loader)
 
     def fit(self, resume: Resume = "auto", *, data_changed: bool = False) -> Path:
@@ -111,7 +114,7 @@ class Finetuning:
         return replace(sets, train=train, left_out={**sets.left_out, **counted})
 
     def _open(self, run: Path) -> Sets:
-        if self._start:
+        if self._start and self.loop.world.main:
             self._modality.carry(pretrained(self.config.encoder.run)[2], run)
         return self.sets
 
@@ -128,6 +131,7 @@ class Finetuning:
             first_step=first,
             device=self.device,
             engine=engine,
+            deal=self.loop.deal,
         )
 
 

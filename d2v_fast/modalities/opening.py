@@ -13,6 +13,7 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, open_source
+from d2v_fast.data.deal import Deal
 from d2v_fast.data.engines import choice as engines
 from d2v_fast.data.index import FILE as INDEX
 from d2v_fast.data.index import keep_notes
@@ -90,6 +91,7 @@ def open_loader(
     first_step: int = 0,
     device: torch.device | None = None,
     engine: Literal["dali", "native"] | None = None,
+    deal: Deal | None = None,
 ) -> Loader:
     """The batches of a run with their masks, from optimizer step `first_step` on.
 
@@ -99,6 +101,7 @@ def open_loader(
         first_step: The step that will be asked for first.
         device: Where the batches will be used; the CPU by default.
         engine: What decoded when the run was begun; "auto" then means the same.
+        deal: What this process does of each step, of several that share it; None: all of it.
 
     Raises:
         DataError: The source, or the sections `inputs` or `loader`, do not fit.
@@ -115,6 +118,7 @@ def open_loader(
         first_step=first_step,
         device=device,
         engine=engine,
+        deal=deal,
     )
 
 

@@ -93,7 +93,8 @@ def _measured(tuning: Finetuning, batches: list[Batch]) -> tuple[int, float]:
     times = []
     for i in range(1 + _TRIES):
         began = time.perf_counter()
-        loop.forward_backward(step, [batches[i % len(batches)]])
+        batch = batches[i % len(batches)]
+        loop.forward_backward(step, [batch], loop.task.counts(batch))
         if tuning.device.type == "cuda":
             torch.cuda.synchronize(tuning.device)
         times.append(time.perf_counter() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,23 @@ def read_about(run: Path) -> dict[str, Any]:
     if not isinstance(about.get("id"), str) or not isinstance(about.get("trained"), bool):
         raise RunError(f"{path} is damaged, or is not a run's: delete it, and it is written again")
     return about
+
+
+def check_seen(run: Path, known: str) -> None:
+    """Look whether this process sees the folder of a run that another one, maybe of another machine, has locked.
+
+    Args:
+        run: The folder.
+        known: The id that the other one sees there.
+
+    Raises:
+        RunError: It does not.
+    """
+    if read_about(run).get("id") != known:
+        raise RunError(
+            f"{run} on {socket.gethostname()} is not the folder that the main process uses: the run's folder and the "
+            "data must lie where all processes see them"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

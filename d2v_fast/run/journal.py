@@ -11,7 +11,7 @@ from d2v_fast.errors import RunStopped
 from d2v_fast.log import tell
 from d2v_fast.run.data_changes import DataChange, read_changes
 from d2v_fast.run.directory import RunDirectory
-from d2v_fast.run.metrics_file import MetricsFile
+from d2v_fast.run.metrics_file import MetricsFile, ReadLines
 from d2v_fast.run.progress import Display
 from d2v_fast.run.settings import AnyConfig
 from d2v_fast.run.sinks import FAILURES, Sink, open_sinks
@@ -24,7 +24,11 @@ class Journal:
     """
 
     def __init__(
-        self, lines: MetricsFile, display: Display, sinks: Sequence[Sink], changes: Sequence[DataChange] = ()
+        self,
+        lines: MetricsFile | ReadLines,
+        display: Display,
+        sinks: Sequence[Sink],
+        changes: Sequence[DataChange] = (),
     ) -> None:
         self.lines = lines
         self._changes = [asdict(change) for change in changes]
@@ -67,6 +71,17 @@ class Journal:
             except FAILURES as error:  # code of others, over a network or a full disk
                 self._sinks.remove(sink)
                 tell(f"{type(sink).__name__} failed ({type(error).__name__}: {error}); the run goes on without it")
+
+
+def read_journal(run: RunDirectory, config: AnyConfig, first: int) -> Journal:
+    """The log of a start that another process writes: what was written before can be read, and nothing is written.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration.
+        first: Optimizer steps done before.
+    """
+    return Journal(ReadLines(run.metrics_file), Display(config.steps, first), [])
 
 
 def open_journal(run: RunDirectory, config: AnyConfig, first: int, metrics_bytes: int) -> Journal:

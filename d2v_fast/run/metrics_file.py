@@ -69,6 +69,24 @@ class MetricsFile:
         self._file.close()
 
 
+class ReadLines:
+    """The file of a running run that another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.before = _known(path)
+        """The lines that it holds when it is opened."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> int:
+        """Nothing."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def _known(path: Path) -> list[dict[str, Any]]:
     """The lines; none, and a word about it, if somebody has changed the file."""
     try:

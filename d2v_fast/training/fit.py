@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,10 @@ from d2v_fast.log import tell
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.data_changes import DataChange, exchange, finish, new_folder, read_changes, trained_on
 from d2v_fast.run.directory import RunDirectory, as_begun
-from d2v_fast.run.journal import open_journal
+from d2v_fast.run.evidence import check_seen
+from d2v_fast.run.journal import Journal, open_journal, read_journal
 from d2v_fast.run.settings import Notes
+from d2v_fast.training.distributed.gradients import check_equal
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.loop import Loop
@@ -91,21 +94,19 @@ class Fit:
         if resume not in ("auto", "never", "must"):
             raise ValueError(f"resume must be 'auto', 'never' or 'must', got {resume!r}")
         config: Any = self.loop.config
-        with own_modes(self.loop.device), RunDirectory(self.out) as run:
-            last = run.last_checkpoint(config, resume)
-            config = self.loop.config = as_begun(config, last)
-            if last is None and self._trained:
-                raise RunError("this trainer has trained before it had a checkpoint to go back to: make a new one")
-            finish(run.path)
-            if data_changed:
-                self._take_changed(run, last)
-            source = self._source(run, last)
-            if last is None:
-                self.loop.begin()
-            else:
-                self.loop.load(last)
+        world = self.loop.world
+        world.ending = False
+        with own_modes(self.loop.device), contextlib.ExitStack() as held:
+            run = RunDirectory(self.out)
+            last, source = self._opened(run, held, config, resume, data_changed)
+            config = self.loop.config
+            with world.together("when it read the checkpoint"):
+                if last is None:
+                    self.loop.begin()
+                else:
+                    self.loop.load(last)
             first = 0 if last is None else last.step
-            run.write_config(config, self._notes)
+            world.alone("when it wrote the configuration", lambda: run.write_config(config, self._notes))
             if self.loop.selection.exhausted:
                 tell(
                     f"{run.path} is complete: {self._stopped()} after step {first}. Raise task.patience to go on.",
@@ -116,11 +117,59 @@ class Fit:
                 tell(f"{run.path} is complete: {first} of {config.steps} steps are done. Raise steps to go on.", _INFO)
                 return run.path
             if last is not None:
-                tell(f"continuing {run.path} after step {first} of {config.steps}", _INFO)
+                tell(f"continuing {run.path} after step {first} of {config.steps}{self._others(last)}", _INFO)
             self._run(run, first, source, last)
             why = f"{config.steps} steps" if not self.loop.selection.exhausted else self._stopped()
             tell(f"finished {run.path}: {why}", _INFO)
         return run.path
+
+    def _opened(
+        self, run: RunDirectory, held: contextlib.ExitStack, config: Any, resume: Resume, data_changed: bool
+    ) -> tuple[Checkpoint | None, Data]:
+        """The checkpoint to continue from and the data; of several processes the main one looks first.
+
+        It locks the folder, mends what needs it, and makes the index. The others read what it has found.
+        """
+        world = self.loop.world
+        world.same(to_dict(config), "the configuration")
+        found: list[tuple[Checkpoint | None, Data]] = []
+
+        def lead() -> dict[str, Any]:
+            held.enter_context(run)
+            last = run.last_checkpoint(config, resume)
+            self.loop.config = as_begun(config, last)
+            if last is None and self._trained:
+                raise RunError("this trainer has trained before it had a checkpoint to go back to: make a new one")
+            finish(run.path)
+            if data_changed:
+                self._take_changed(run, last)
+            found.append((last, self._source(run, last)))
+            known = None if last is None else {"name": last.folder.name, "step": last.step, "state": last.state}
+            return {"id": run.id, "checkpoint": known}
+
+        told = world.alone("when it opened the run", lead)
+        with world.together("when it opened the data"):
+            if not world.main:
+                check_seen(run.path, told["id"])
+                known, last = told["checkpoint"], None
+                if known is not None:
+                    last = Checkpoint(run.checkpoints / known["name"], known["step"], known["state"])
+                self.loop.config = as_begun(config, last)
+                found.append((last, self._open_source(run.path)))
+        world.same(found[0][1].fingerprint, "the data (its fingerprint)")
+        return found[0]
+
+    def _others(self, last: Checkpoint) -> str:
+        """A word about a number of processes that is not the one that the checkpoint was made by."""
+        before, now = last.state.get("processes", 1), self.loop.world.size
+        return "" if before == now else f", with {now} processes instead of {before}: the same but for rounding"
+
+    def _shared(self) -> str:
+        """A line about what each process does."""
+        count, deal = cast(Any, self.loop.config).loader.accumulation, self.loop.deal
+        parts = f"the {count} micro-batches of a step" if count > 1 else "the micro-batch of a step"
+        cut = "" if deal.pieces == 1 else f", cut into {deal.pieces} pieces{' each' if count > 1 else ''}"
+        return f"{deal.world} processes share {parts}{cut}"
 
     def _stopped(self) -> str:
         chosen = self.loop.selection
@@ -180,19 +229,40 @@ class Fit:
             _INFO,
         )
 
+    def _journal(self, run: RunDirectory, first: int, metrics_bytes: int) -> Journal:
+        """The log: the main process writes it, the others read the lines that it found there."""
+        config, made = self.loop.config, list[Journal]()
+
+        def lead() -> None:
+            made.append(open_journal(run, config, first, metrics_bytes))
+
+        world = self.loop.world
+        world.alone("when it opened the log", lead)
+        with world.together("when it read the log"):
+            if not world.main:
+                made.append(read_journal(run, config, first))
+        return made[0]
+
     def _run(self, run: RunDirectory, first: int, source: Data, last: Checkpoint | None) -> None:
         loop, config = self.loop, cast(Any, self.loop.config)
         if loop.device.type == "cpu":
             keep_freed_memory(loop.update.parameters)
         gpus = [loop.device] if loop.device.type == "cuda" else []
+        world = loop.world
         with (
-            open_journal(run, config, first, 0 if last is None else last.state["metrics_bytes"]) as journal,
-            self._open_loader(source, first, None if last is None else last.state.get("engine")) as loader,
-            StopSignals() as stop,
-            torch.random.fork_rng(devices=gpus),
-            tensor_float32(config.precision, loop.device),
-            products(config.numerics),
+            self._journal(run, first, 0 if last is None else last.state["metrics_bytes"]) as journal,
+            contextlib.ExitStack() as held,
         ):
+            with world.together("when it made ready for the first step"):
+                loader = held.enter_context(
+                    self._open_loader(source, first, None if last is None else last.state.get("engine"))
+                )
+            stop = held.enter_context(StopSignals())
+            held.enter_context(torch.random.fork_rng(devices=gpus))
+            held.enter_context(tensor_float32(config.precision, loop.device))
+            held.enter_context(products(config.numerics))
+            if world.size > 1:
+                tell(self._shared(), _INFO)
             if first == 0 < config.steps < loader.steps_per_epoch:
                 tell(
                     f"{config.steps:,} steps see {config.steps / loader.steps_per_epoch:.0%} of the samples; an epoch "
@@ -200,18 +270,24 @@ class Fit:
                     _INFO,
                 )
 
-            def save(step: int) -> None:
+            def write(step: int) -> None:
                 state = {
                     "fingerprint": source.fingerprint,
                     "samples": len(source),
                     "engine": loader.engine,
                     "metrics_bytes": journal.lines.sync(),
                     **loop.state(),
+                    "processes": world.size,
                     "config": to_dict(config),
                     "torch": torch.__version__,
                     "d2v_fast": __version__,
                 }
                 run.save(step, loop.tensors(), state, config.checkpoint.keep, loop.selection.step)
+
+            def save(step: int) -> None:
+                doing = f"when it wrote the checkpoint of step {step}"
+                check_equal(world, loop.update.parameters, doing)
+                world.alone(doing, lambda: write(step))
 
             self._trained = True
             loop.run(first, loader, journal, stop, save)

@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 
+from d2v_fast.training.distributed.world import World
+
 ALWAYS = (signal.SIGINT, signal.SIGTERM)
 """Signals that are caught whatever the program did with them before."""
 
@@ -22,7 +24,8 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        """The signal that came, or None."""
+        """The signal that came to this process, or None."""
+        self._heard: tuple[int, int] | None = None  # of several processes: which one was told to stop, and the signal
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -37,6 +40,29 @@ class StopSignals:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]  # what signal.signal returned it takes back
         self._before.clear()
+
+    def hear(self, world: World, doing: str) -> None:
+        """Let all processes know of a signal that one of them has noted; all of them call this.
+
+        Args:
+            world: The processes.
+            doing: For messages.
+        """
+        signals = world.gather(self.received, doing)
+        self._heard = next(((rank, signum) for rank, signum in enumerate(signals) if signum is not None), None)
+
+    def agreed(self, world: World) -> int | None:
+        """The signal that all processes know of, or None."""
+        if world.size == 1:
+            return self.received
+        return None if self._heard is None else self._heard[1]
+
+    def whose(self, world: World) -> str:
+        """Which of several processes was told to stop, for the beginning of a message."""
+        if world.size == 1 or self._heard is None:
+            return ""
+        rank, signum = self._heard
+        return f"process {rank} of {world.size} received {signal.Signals(signum).name}; "
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum

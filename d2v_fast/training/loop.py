@@ -1,13 +1,13 @@
 """The loop: optimizer steps, one after the other. Read `Loop.run` from top to bottom; it is all that happens in a run.
 
-The loop knows micro-batches, clipping, steps that are not finite, log lines, checkpoints and signals. What a step
-computes is the business of a `Task`.
+The loop knows micro-batches, clipping, steps that are not finite, log lines, checkpoints, signals and that several
+processes may share a step. What a step computes is the business of a `Task`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,14 +16,19 @@ from torch import Tensor
 from d2v_fast import rng
 from d2v_fast.batch import Batch
 from d2v_fast.data import Loader
-from d2v_fast.errors import Interrupted, RunStopped
+from d2v_fast.data.deal import Deal
+from d2v_fast.errors import Interrupted
 from d2v_fast.log import tell
 from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.journal import Journal
-from d2v_fast.run.metrics import NON_FINITE_LIMIT, Clock, Window, finite, peak_memory
+from d2v_fast.run.metrics import Clock, Window
 from d2v_fast.training import out_of_memory
+from d2v_fast.training.distributed.feed import Counts, count, fetch
+from d2v_fast.training.distributed.gradients import flatten
+from d2v_fast.training.distributed.world import World
 from d2v_fast.training.flops import StepFlops, bare_rate
 from d2v_fast.training.interrupts import StopSignals
+from d2v_fast.training.log_line import ENDS, LogLines
 from d2v_fast.training.precision import DTYPES, LossScale, autocast
 from d2v_fast.training.prefetch import Prefetch
 from d2v_fast.training.schedules import learning_rate
@@ -31,23 +36,29 @@ from d2v_fast.training.selection import Selection
 from d2v_fast.training.task import Metrics, Settings, Task
 from d2v_fast.training.update import Update
 
-ENDS = (Exception, KeyboardInterrupt, SystemExit)
-"""What may end a run and leaves time to save it. (Anything else is a process that is being killed.)"""
-
 
 class Loop:
-    """Runs the steps of a task on one device.
+    """Runs the steps of a task on one device, or its share of them on one of several.
 
     Attributes:
         config: The settings of the run.
         task: What a step computes.
         device: Where it computes.
+        world: The processes that share the steps; by default this one alone.
+        deal: What this process does of each step.
         update: The parameters' owner; made anew by `begin`.
         observe: Gives further fields of the log line of a step, counted from 1, which change nothing; None: there are
-            none. Its time does not count.
+            none. Its time does not count, and of several processes only the main one asks for them.
     """
 
-    def __init__(self, config: Settings, task: Task, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Settings,
+        task: Task,
+        device: torch.device,
+        world: World | None = None,
+        deal: Deal | None = None,
+    ) -> None:
         """Nothing is allocated yet.
 
         Raises:
@@ -56,6 +67,9 @@ class Loop:
         self.config = config
         self.task = task
         self.device = device
+        self.world = world or World()
+        self.deal = deal or Deal(config.loader, self.world.rank, self.world.size)
+        self._stop: StopSignals | None = None
         self._autocast = autocast(config.precision, device)
         self._prefetch = Prefetch(device)
         self._flops = None if config.precision.compile else StepFlops()  # of a compiled graph nothing is seen
@@ -91,22 +105,25 @@ class Loop:
             loader: Gives the micro-batches of a step.
             journal: Takes the log lines.
             stop: Notes signals.
-            save: Writes the checkpoint of a number of steps done.
+            save: Writes the checkpoint of a number of steps done; of several processes all call it.
 
         Raises:
             RunStopped: The task or the journal says so, no step was finite for a while, or memory ran out.
-            Interrupted: A signal came.
+            ProcessFailed, ProcessLost: Another process could not go on.
+            Interrupted: A signal came, to whichever process.
         """
-        config, clock = self.config, Clock()
+        config, clock, world = self.config, Clock(), self.world
         done = saved = first
-        select = self.selection
+        select, self._stop = self.selection, stop
+        lines = self._lines(loader)
         self.task.begin(journal.lines.before)
         try:
             if config.steps == 0:  # the start itself, to compare with or to train later
                 save(0)
             for n in range(first, config.steps):  # n counts attempted optimizer steps
                 with out_of_memory.explained(f"in step {n + 1}"):
-                    self.step(n, loader.step(n), clock)
+                    batches, counts = fetch(world, self.task, loader, n)
+                    self.step(n, batches, clock, counts)
                 done = step = n + 1
                 self.update.whole = True  # after the line above: a signal may come between any two
                 last = step == config.steps
@@ -114,57 +131,99 @@ class Loop:
                 problem: BaseException | None = None
                 validates = loader.validates and (step % config.log.validate_every == 0 or last)
                 if step % config.log.every == 0 or validates or last:
-                    problem = self.log(step, loader, journal, clock, validates=validates)
+                    problem = lines.write(step, loader, journal, clock, validates=validates)
                 better = select.step == step
                 ends = last or select.exhausted
-                if step % config.checkpoint.every == 0 or ends or better or stop.received or problem:
+                if step % config.checkpoint.every == 0 or ends or better or stop.agreed(world) or problem:
                     saved = step
                     save(step)
                 if problem:
                     raise problem
                 if select.exhausted:
                     return
-                if stop.received and not last:
+                if (signum := stop.agreed(world)) and not last:
                     raise Interrupted(
-                        stop.received,
-                        f"stopped after step {step} of {config.steps}; run the same command again to continue",
+                        signum,
+                        f"{stop.whose(world)}stopped after step {step} of {config.steps}; run the same command again "
+                        "to continue",
                     )
         except ENDS as error:
             self.update.clear()
+            if not world.ending:  # nobody else knows of it: from here on nothing is done together
+                world.part()
             if saved < done and self.update.whole:
                 _save_after(error, save, done)
             raise
         finally:
             self.update.end()
 
-    def step(self, n: int, batches: Sequence[Batch], clock: Clock) -> None:
-        """Optimizer step number `n`: forward and backward passes of its micro-batches, and one update."""
+    def _lines(self, loader: Loader) -> LogLines:
+        def validate() -> Metrics:
+            with self._autocast:
+                return self.task.validate(self._prefetch(loader.validation()))
+
+        def peak() -> float:
+            return bare_rate(DTYPES[self.config.precision.autocast], self.device)
+
+        return LogLines(
+            self.config,
+            self.task,
+            self.device,
+            self.world,
+            self.window,
+            self.selection,
+            validate=validate,
+            observe=self.observe,
+            peak=None if self._flops is None else peak,
+        )
+
+    def step(self, n: int, batches: Sequence[Batch], clock: Clock, counts: Counts | None = None) -> None:
+        """Optimizer step number `n`: forward and backward passes of its micro-batches, and one update.
+
+        Args:
+            n: From 0.
+            batches: The micro-batches of this process.
+            clock: Counts the samples.
+            counts: What those of all processes hold; None: there are no others.
+        """
+        counts = counts or count(self.task, batches)
         held, flops = self.task.held(n), self._flops
-        with contextlib.nullcontext() if flops is None else flops.counted(batches, len(held)):
-            loss, means = self.forward_backward(n, batches)
+        doing = f"in step {n + 1}"
+        stopped = [0.0]
+        with self.world.together(doing, stopped), out_of_memory.explained(doing):
+            with contextlib.nullcontext() if flops is None else flops.counted(batches, len(held)):
+                loss, means = self.forward_backward(n, batches, counts.losses)
+            flat = flatten(self.world, self.update.complete(held))
+            stopped[0] = 0.0 if self._stop is None or self._stop.received is None else 1.0
+        if self._stop is not None and stopped[0]:
+            self._stop.hear(self.world, doing)
+        self.world.add_all_(flat, doing)
+        loss = self._added(loss, means, doing)
         rate = learning_rate(self.config.optim, n, self.config.steps)
         norm, found_inf = self.update.step(rate, loss, self.task.decay(n), held)
-        self.window.add(loss, norm, found_inf, sum(batch.skipped for batch in batches), means)
-        samples = sum(len(batch.sample_ids) for batch in batches)
-        clock.add(samples, 0.0 if flops is None else flops.of(batches, len(held)))
+        self.window.add(loss, norm, found_inf, counts.skipped, means)
+        clock.add(counts.samples, 0.0 if flops is None else flops.of(batches, len(held)))
 
-    def forward_backward(self, n: int, batches: Sequence[Batch]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The gradients of step `n`, and its loss.
+    def forward_backward(
+        self, n: int, batches: Sequence[Batch], counts: Mapping[str, int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradients of step `n`, and its loss, as far as they come from these micro-batches.
 
-        Each part of the loss is a mean over all micro-batches of the step. What it counts is known on the host before
-        any forward pass, so the gradients of a micro-batch are the final ones. (With several processes these are the
-        numbers to sum over them.)
+        Each part of the loss is a mean over all micro-batches of the step, of all processes. What it counts is known on
+        the host before any forward pass, so the gradients of a micro-batch are the final ones: those of a step are the
+        sums over micro-batches and processes.
+
+        Args:
+            n: From 0.
+            batches: The micro-batches of this process.
+            counts: What each part of the loss is divided by.
 
         Returns:
             The loss, float32 [], nan if there was nothing to count; and the mean of each of its parts.
         """
-        counts: dict[str, int] = {}
-        for batch in batches:
-            for name, count in self.task.counts(batch).items():
-                counts[name] = counts.get(name, 0) + count
         loss = torch.zeros((), dtype=torch.float32, device=self.device)
         means = {name: torch.zeros_like(loss) for name in counts}
-        for i, batch in enumerate(self._prefetch(batches)):
+        for i, batch in zip(self.deal.numbers, self._prefetch(batches), strict=False):
             if len(batch.sample_ids) == 0:  # none of its samples could be read
                 continue
             seed_generators(rng.derive(self.config.seed, "noise", n, i), self.device)
@@ -182,63 +241,14 @@ class Loop:
             loss.fill_(torch.nan)
         return loss, means
 
-    def log(
-        self, step: int, loader: Loader, journal: Journal, clock: Clock, *, validates: bool
-    ) -> BaseException | None:
-        """Write the line of `step`, counted from 1.
-
-        Returns:
-            Why the run has to end after it, or None. Also what went wrong while the line was made: so it is not lost.
-        """
-        config, task = self.config, self.task
-        totals = self.window.read()
-        failure: BaseException | None = None
-        monitors: Metrics = {}
-        validation: Metrics = {}
-        observed: Metrics = {}
-        peak: float | None = None
-        try:
-            if self._flops is not None:
-                with clock.stopped():
-                    peak = bare_rate(DTYPES[config.precision.autocast], self.device)
-            monitors = task.monitors(step - 1)
-            if validates:
-                with out_of_memory.explained(f"in the validation after step {step}"), self._autocast:
-                    validation = task.validate(self._prefetch(loader.validation()))
-                self.selection.add(validation, step)
-            if self.observe is not None:
-                with out_of_memory.explained(f"in the probe after step {step}"), clock.stopped():
-                    observed = self.observe(step)
-        except ENDS as error:
-            failure = error
-        line = {
-            "step": step,
-            "epoch": step * config.loader.accumulation / loader.batches_per_epoch,
-            **totals.losses,
-            **validation,
-            "lr": learning_rate(config.optim, step - 1, config.steps),
-            **task.log(step - 1),
-            "grad_norm": totals.grad_norm,
-            **monitors,
-            **observed,
-            "skipped_samples": totals.skipped_samples,
-            "skipped_steps": totals.skipped_steps,
-        }
-        line |= {**clock.read(loader.wait, peak), "peak_memory": peak_memory(self.device)}
-        line = finite(line)
-        try:
-            journal.record(line)
-            if totals.skipped_lately >= NON_FINITE_LIMIT:
-                raise RunStopped(
-                    f"step {step}: the last {totals.skipped_lately} steps had no finite loss and gradient. "
-                    "Lower optim.lr or lengthen optim.warmup, set optim.clip_norm, or use bfloat16 or float32 instead "
-                    "of float16"
-                )
-            for warning in task.judge(line, step):
-                journal.display.warn(warning)
-        except ENDS as error:
-            failure = failure or error
-        return failure
+    def _added(self, loss: Tensor, means: dict[str, Tensor], doing: str) -> Tensor:
+        """The sum of the loss over all processes, float32 []; those of its parts take their places in `means`."""
+        if self.world.size == 1:
+            return loss
+        sums = torch.stack([loss, *means.values()]).double()
+        self.world.add_(sums, doing)
+        means.update(zip(means, sums[1:].float(), strict=True))
+        return sums[0].float()
 
     def tensors(self) -> dict[str, Any]:
         """What a checkpoint holds in files of tensors."""

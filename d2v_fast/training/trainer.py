@@ -10,12 +10,15 @@ import torch
 
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, Openable
+from d2v_fast.data.deal import Deal
 from d2v_fast.data.source import check_given
 from d2v_fast.modalities import check_engine, index_anew, open_data, open_loader
 from d2v_fast.models import Data2Vec
+from d2v_fast.models.targets import counts_padding
 from d2v_fast.run.evidence import evidence, folder_of
 from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import load_student
+from d2v_fast.training.distributed.join import joined
 from d2v_fast.training.fit import Engine, Fit, Resume
 from d2v_fast.training.loop import Loop
 from d2v_fast.training.observer import Observer
@@ -26,7 +29,7 @@ from d2v_fast.training.task import Metrics
 
 
 class Data2VecTrainer:
-    """Pretrains the student-teacher pair of a configuration on one device.
+    """Pretrains the student-teacher pair of a configuration on one device, or under torchrun on several.
 
     Everything that decides the bits of a run is in `config` and the data: the weights, the order of samples, the crops,
     the masks and the noise are functions of the seed and the step. So an interrupted run continues with the same bits.
@@ -58,7 +61,7 @@ class Data2VecTrainer:
             out: The run's folder, new or of an earlier start of this run.
             init_from: A run (or one of its checkpoints) whose student weights a new run starts from, or weights of
                 another library (`interop.foreign`).
-            device: "cpu", "cuda", ...; by default a GPU if there is one.
+            device: "cpu", "cuda", ...; by default a GPU if there is one; under torchrun the one for this process.
             notes: What config.json says beside the configuration, if it comes from a preset.
             probe: Adds numbers about the model to log lines (`d2v_fast.evaluation.ProbeDuring`); no bit of the run
                 depends on it.
@@ -73,8 +76,9 @@ class Data2VecTrainer:
         check_engine(config)
         self.data = data
         self.out = Path(out)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        world, self.device = joined(device)
         config = settled(config, self.device, self.out)
+        deal = Deal(config.loader, world.rank, world.size, may_cut=may_cut(config))
         autocast(config.precision, self.device)  # refuses a format that the device does not know
         check_attention(config, self.device)
         with explained("while the model was built"), own_modes(self.device):
@@ -83,7 +87,7 @@ class Data2VecTrainer:
             if init_from is not None and evidence(folder_of(self.out)) is None:
                 load_student(self.task.model, init_from)
             self.task.to(self.device)
-            self.loop = Loop(config, self.task, self.device)
+            self.loop = Loop(config, self.task, self.device, world, deal)
         self._probe = probe
         if probe is not None:
             self.loop.observe = self._observed
@@ -137,6 +141,17 @@ class Data2VecTrainer:
         return self._probe(self.model) if due or step == self.config.steps else {}
 
     def _open_loader(self, source: DataSource, first: int, engine: Engine | None) -> Loader:
-        if self._probe is not None:
+        if self._probe is not None and self.loop.world.main:
             self._probe.begin(self.config, self.out, self.device)
-        return open_loader(self.config, source, first, self.device, engine)
+        return open_loader(self.config, source, first, self.device, engine, self.loop.deal)
+
+
+def may_cut(config: Config) -> bool:
+    """Whether a sample comes to the same in any part of its micro-batch.
+
+    Not where targets are normalised over the batch, or over the padding up to its longest sample.
+    """
+    target = config.model.target
+    if "batch" in target.layer_norm + target.final_norm:
+        return False
+    return not (config.loader.pad and counts_padding(config.model))

@@ -97,6 +97,20 @@ class Update:
         """Add the gradients of `loss`, float32 [], to those of this step."""
         (loss * self.loss_scale.value).backward()
 
+    def complete(self, held: Collection[str] = ()) -> list[nn.Parameter]:
+        """See to it that every parameter that is not held has a gradient.
+
+        A dropped layer has none: its momentum and weight decay go on, as with a flat gradient.
+
+        Returns:
+            Those parameters, in the order of their names' first mention.
+        """
+        moving = [parameter for name, parameter in self.named.items() if name not in held]
+        for parameter in moving:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return moving
+
     def step(
         self, lr: float, loss: Tensor, decay: float | None = None, held: Collection[str] = ()
     ) -> tuple[Tensor, Tensor]:
@@ -112,10 +126,7 @@ class Update:
         Returns:
             The gradient's norm before clipping, float32 [], and found_inf, float32 []: 1 if the step was skipped.
         """
-        for name, parameter in self.named.items():
-            # A dropped layer: its momentum and weight decay go on, as with a flat gradient.
-            if parameter.grad is None and name not in held:
-                parameter.grad = torch.zeros_like(parameter)
+        self.complete(held)
         scaled_norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.parameters if p.grad is not None], foreach=True
         )

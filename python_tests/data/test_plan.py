@@ -117,18 +117,6 @@ def test_a_step_larger_than_the_data_takes_several_epochs():
     assert [plan.batch(m).epoch for m in plan.step(0)] == [0, 0, 1, 1, 2]
 
 
-@pytest.mark.parametrize("make", [lambda: text_plan(97, 5, accumulation=6), lambda: few_clips(accumulation=6)])
-def test_the_number_of_processes_changes_nothing_but_who_computes(make):
-    plan = make()
-    for n in range(9):
-        whole = [plan.batch(m).ids.tolist() for m in plan.step(n)]
-        assert len(whole) == 6
-        for world in (2, 3, 6):
-            shares = [[plan.batch(m).ids.tolist() for m in plan.step(n, rank, world)] for rank in range(world)]
-            assert {len(share) for share in shares} == {6 // world}
-            assert [shares[i % world][i // world] for i in range(6)] == whole
-
-
 def few_clips(**config):
     return speech_plan(lognormal(300), batch_seconds=60, batch_size=100, **config)
 
