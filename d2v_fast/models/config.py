@@ -127,7 +127,7 @@ class DecoderConfig(Section):
     """Convolutions, each with LayerNorm and GELU."""
 
     kernel: int = 7
-    """Positions that each of them sees (pictures and spectrograms: in each direction)."""
+    """Positions that each of them sees (in each direction on a grid: of pictures, of spectrograms in several bands)."""
 
     groups: int = 16
     """Groups of each of them."""

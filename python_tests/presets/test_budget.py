@@ -82,8 +82,8 @@ def test_a_small_corpus_has_smaller_batches_and_is_not_seen_too_often():
         presets.vision_small().optim.lr * math.sqrt(10 / presets.vision_small().loader.batch_size) * widths, rel=1e-2
     )
     assert made(given={"loader.batch_size": 20}, samples=80)[0].config.loader.batch_size == 20
-    sound, _ = made("speech-small", samples=80)
-    assert (sound.config.loader.batch_size, sound.config.loader.batch_seconds) == (10, 10.0)
+    sound, _ = made("speech-small", samples=40)
+    assert (sound.config.loader.batch_size, sound.config.loader.batch_seconds) == (5, 1.25)
 
 
 def test_a_time_that_is_too_short_names_one_that_is_not():

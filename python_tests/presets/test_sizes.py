@@ -55,15 +55,15 @@ def text2(dim: int, ffn: int, depth: int) -> int:
     return 50265 * dim + 514 * dim + 2 * dim + depth * block(dim, ffn) + decoder(dim, 768, 5, 9, 1) + projection
 
 
-def small(embedding: int) -> int:
+def small(embedding: int, kernel: int) -> int:
     """Of the student of a small preset with a decoder, and a linear map from patches of so many values."""
     encoder = linear(embedding, 192) + 192 + 2 * 192 + 6 * block(192, 768)  # with the class token
-    return encoder + decoder(192, 96, 2, 9, 6) + linear(96, 192)
+    return encoder + decoder(192, 96, 2, kernel, 6) + linear(96, 192)
 
 
 SIZES = {
-    "speech-small": small(4 * 40),
-    "vision-small": small(3 * 8 * 8),
+    "speech-small": small(2 * 80, 7),
+    "vision-small": small(3 * 8 * 8, 3 * 3),
     "text-small": (4096 + 130) * 192 + 4 * 192 + 6 * block(192, 768) + linear(192, 384) + linear(384, 192),
     "speech2-base": 93_783_308,  # of the released classes, as are the two other bases
     "speech2-large": speech2(1024, 4096, 24, 16, 768),

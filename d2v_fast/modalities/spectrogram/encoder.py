@@ -37,6 +37,10 @@ class SpectrogramEncoder(PatchEncoder):
         features: Tensor = self.embedding(inputs[:, None, :frames].contiguous())
         return features
 
+    def shape(self, tokens: int) -> tuple[int, ...]:
+        """(time, frequency) in patches; (time,) where one patch has all bins, so convolutions go over time alone."""
+        return super().shape(tokens) if self.grid[1] > 1 else (tokens,)
+
     def token_lengths(self, lengths: Tensor | None) -> Tensor | None:
         """Valid patches, from valid frames."""
         return None if lengths is None else self.config.tokens(lengths)

@@ -151,6 +151,12 @@ def test_the_encoder_is_a_convolution_of_patches_in_the_order_of_time():
             encoder(torch.randn(shape))
 
 
+def test_patches_of_all_bins_are_a_sequence():
+    encoder = build_encoder(with_overrides(TINY.model, {"embedding.patch": (2, 80)}))
+    assert encoder.shape(30) == (30,)  # convolutions of a decoder go over time alone
+    assert build_encoder(TINY.model).shape(30) == (6, 5)
+
+
 def test_padding_changes_no_feature():
     encoder = build_encoder(TINY.model).eval()
     x = torch.randn(2, 96, 80)
