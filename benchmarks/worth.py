@@ -11,7 +11,7 @@ in the folder; the same command goes on with what is missing, an interrupted tra
 
 * `try`: trains the preset with other settings and judges it on the development questions alone. All of them are listed.
 * `pretrain`: the preset as it is, for each seed; or a shorter run of it with `--steps`, which the other tasks are then
-  given too. The teacher's decay follows the steps, as `d2v_fast.presets.small.decay_of` says, as do warm-ups.
+  given too. The teacher's decay follows the steps, as `d2v_fast.presets.small.fitted_decay` says, as do warm-ups.
 * `choose`: network, probe and floor, on the development questions, with the first seed.
 * `judge`: the held-out questions, with what was chosen; and along the first run, for the curve.
 * `finetune`: on 1 % and 10 % of the labels of the held-out questions, from the run and from random weights.
@@ -41,7 +41,7 @@ from d2v_fast.config_json import to_dict, with_overrides
 from d2v_fast.errors import RunStopped
 from d2v_fast.models import Data2Vec
 from d2v_fast.presets.scaling import follow, is_given
-from d2v_fast.presets.small import decay_of
+from d2v_fast.presets.small import fitted_decay
 from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import Network
 from d2v_fast.training.task import Metrics
@@ -126,7 +126,7 @@ class Study:
         steps = 2 * POINTS if self.quick else self.steps
         given = {**made.changes, **({} if steps is None else {"steps": steps}), **given}
         config = follow(presets.preset(made.preset), given)[0]
-        ema = decay_of(config.steps)
+        ema = fitted_decay(presets.preset(made.preset), config.steps)
         decays = {"ema.start": ema.start, "ema.end": ema.end, "ema.anneal_steps": ema.anneal_steps}
         config = with_overrides(config, {name: value for name, value in decays.items() if not is_given(name, given)})
         every = max(1, config.steps // POINTS)

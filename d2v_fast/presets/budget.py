@@ -17,7 +17,7 @@ from d2v_fast.config_json import with_overrides
 from d2v_fast.errors import ConfigError
 from d2v_fast.models.config import DecoderConfig
 from d2v_fast.presets.scaling import follow, is_given
-from d2v_fast.presets.small import decay_of
+from d2v_fast.presets.small import decay_of, fitted_decay
 
 FEWEST = 300
 """Steps below which no run is begun: the tiny presets need as many before they have learned anything to speak of."""
@@ -131,7 +131,7 @@ def decide(
     if steps < affordable:
         why = f"more than {MOST_EPOCHS} epochs of {samples:,} samples teach little; the time is not used up"
     reasons.append(f"steps: {steps:,}, {steps / epoch:.3g} epochs, about {_time(steps * seconds / USED)}; {why}")
-    ema = decay_of(steps)
+    ema = fitted_decay(recipe, steps)
     schedule = {
         "steps": steps,
         "ema.start": ema.start,
@@ -148,9 +148,11 @@ def decide(
     if not is_given("optim.lr", given):
         chosen["optim.lr"] = float(f"{lr:.3g}")
     config = with_overrides(recipe, chosen)
+    follows = ema == decay_of(steps)
+    why = "so that it forgets half in 0.9 % of the steps at first and in 18 % at the end, as vision2-base does"
     reasons.append(
-        f"teacher: decay {config.ema.start:.6g} to {config.ema.end:.6g} within {config.ema.anneal_steps:,} steps, so "
-        "that it forgets half in 0.9 % of the steps at first and in 18 % at the end, as vision2-base does"
+        f"teacher: decay {config.ema.start:.6g} to {config.ema.end:.6g} within {config.ema.anneal_steps:,} steps, "
+        + (why if follows else "as the recipe has it, which was chosen for short runs")
     )
     reasons.append(
         f"learning rate: {config.optim.lr:.3g}, the recipe's times the root of the ratio of the batches and the "

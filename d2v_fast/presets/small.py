@@ -13,6 +13,8 @@ forgets half of what it knows within 0.9 % of the steps at first and within 18 %
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from d2v_fast.config import CheckpointConfig, Config, EmaConfig, LogConfig, MonitorConfig, OptimConfig
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.masking.config import FixedSpanMask, InverseBlockMask, TokenMask
@@ -42,6 +44,17 @@ def decay_of(steps: int) -> EmaConfig:
     """The decay of a teacher for a run of so many steps, at least 1; see the top of the file."""
     first, last = (0.5 ** (1 / max(1.0, share * steps)) for share in (FIRST_HALF_LIFE, LAST_HALF_LIFE))
     return EmaConfig(start=round(first, 6), end=round(last, 6), anneal_steps=max(1, round(ANNEALED * steps)))
+
+
+def fitted_decay(recipe: Config, steps: int) -> EmaConfig:
+    """The decay of a recipe's teacher for a run of so many steps, at least 1.
+
+    Where the recipe's is that of `decay_of` it follows the steps; another keeps its first and last value, and only the
+    time between them follows.
+    """
+    if recipe.ema == decay_of(recipe.steps):
+        return decay_of(steps)
+    return replace(recipe.ema, anneal_steps=max(1, round(recipe.ema.anneal_steps * steps / recipe.steps)))
 
 
 def vision_small() -> Config:
@@ -124,7 +137,7 @@ def speech_small() -> Config:
         optim=OptimConfig(
             lr=1.5e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.05, clip_norm=3.0, warmup=0.3, last_lr=0.01
         ),
-        ema=decay_of(steps),
+        ema=EmaConfig(start=0.9995, end=0.9999, anneal_steps=steps),
         checkpoint=CheckpointConfig(every=2000),
         log=LogConfig(every=100),
         monitor=MonitorConfig(warmup_steps=steps // 10),
