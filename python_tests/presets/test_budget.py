@@ -50,6 +50,14 @@ def test_all_that_hangs_on_the_steps_moves_with_them():
     assert config.model == presets.vision_small().model
 
 
+def test_a_teacher_that_does_not_hang_on_the_steps_stays():
+    recipe = presets.speech_small()
+    found, _ = made("speech-small")
+    assert (found.config.ema.start, found.config.ema.end) == (recipe.ema.start, recipe.ema.end)
+    assert found.config.ema.anneal_steps == found.config.steps
+    assert "as the recipe has it" in " ".join(found.reasons)
+
+
 @pytest.mark.parametrize(("rate", "dim"), [(0.02, 384), (0.08, 256), (0.11, 192), (1.0, 128), (4.0, 96)])
 def test_the_network_is_as_large_as_the_time_allows(rate, dim):
     found, measured = made(rate=rate)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from d2v_fast import presets
 from d2v_fast.config_json import with_overrides
 from d2v_fast.data import ArraySource
-from d2v_fast.presets.small import decay_of
+from d2v_fast.presets.small import decay_of, fitted_decay
 from d2v_fast.training.trainer import Data2VecTrainer
 
 
@@ -38,6 +39,11 @@ def test_the_decay_of_the_released_recipe_in_shares_of_its_steps():
     assert ema.anneal_steps == pytest.approx(base.ema.anneal_steps, rel=0.02)
     short = decay_of(1)
     assert (short.start, short.end, short.anneal_steps) == (0.5, 0.5, 1)
-    for name in ("vision-small", "speech-small", "text-small"):
-        config = presets.preset(name)
-        assert config.ema == decay_of(config.steps)
+
+
+def test_the_decay_of_a_run_of_another_length():
+    vision, speech = presets.vision_small(), presets.speech_small()
+    assert fitted_decay(vision, 1000) == decay_of(1000)
+    found = fitted_decay(speech, speech.steps // 10)
+    assert found == replace(speech.ema, anneal_steps=speech.ema.anneal_steps // 10)
+    assert fitted_decay(speech, 1).anneal_steps == 1
