@@ -44,6 +44,7 @@ presets: {speech,text,vision}-{base,large,small,tiny}, series-tiny, spectrogram-
   {speech2,text2,vision2}-{base,large,tiny}, vision2-{huge16,huge14}, series2-tiny, spectrogram2-{base,tiny}
 
 --quiet leaves out progress; warnings and errors stay.
+torchrun --nproc-per-node N -m d2v_fast pretrain|finetune ... trains with N processes.
 d2v-fast COMMAND --help explains a command; d2v-fast pretrain PRESET --help lists every field of a preset.
 """
 

@@ -12,7 +12,7 @@ from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, Openable
 from d2v_fast.data.deal import Deal
 from d2v_fast.data.source import check_given
-from d2v_fast.modalities import check_engine, index_anew, open_data, open_loader
+from d2v_fast.modalities import check_engine, index_anew, modality_of, open_data, open_loader
 from d2v_fast.models import Data2Vec
 from d2v_fast.models.targets import counts_padding
 from d2v_fast.run.evidence import evidence, folder_of
@@ -154,4 +154,6 @@ def may_cut(config: Config) -> bool:
     target = config.model.target
     if "batch" in target.layer_norm + target.final_norm:
         return False
-    return not (config.loader.pad and counts_padding(config.model))
+    modality = modality_of(config)
+    padded = config.loader.pad if modality.pads else modality.budget_field is not None
+    return not (padded and counts_padding(config.model))

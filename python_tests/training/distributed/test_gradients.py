@@ -62,6 +62,9 @@ def test_samples_that_depend_on_their_neighbours_are_not_cut(make_config):
     apart = with_overrides(config, {"model.target.exclude_padding": True})
     assert may_cut(apart)
     assert not may_cut(with_overrides(apart, {"model.target.layer_norm": ("batch",)}))
+    text = make_config("text", model={"target": {"layer_norm": ("instance",)}})  # whose rows are always filled up
+    assert not may_cut(text)
+    assert may_cut(with_overrides(text, {"model.target.layer_norm": ("layer",)}))
 
 
 def test_processes_that_cannot_share_a_step_are_refused_before_anything_is_written(

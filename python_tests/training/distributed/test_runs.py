@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import pytest
 import rank_jobs
 import torch
 from rank_jobs import Broken
 
 STEPS = 8
+KILLS = 100
 
 
 @pytest.fixture
@@ -106,6 +108,23 @@ def test_interrupted_and_continued_with_the_same_bits_and_by_other_numbers(
     _, answers = run(grown, "whole", size=1)
     finished(answers)
     about_the_same(whole, out, read_weights, read_lines, step=10)
+
+
+@pytest.mark.long
+def test_a_hundred_kills_at_random_moments(make_config, run, assert_same_run):
+    """Of whichever process, while it reads, computes, logs or saves: the run has the bits of an undisturbed one."""
+    config = make_config("vision", steps=1500, checkpoint={"every": 7}, log={"every": 3})
+    whole, answers = run(config, "whole", size=3)
+    finished(answers)
+    random, kills = np.random.default_rng(5), 0
+    while kills < KILLS:
+        trouble = int(random.integers(3)), "kill after", float(random.uniform(0.1, 3))
+        out, answers = run(config, "parts", size=3, trouble=trouble)
+        kills += answers[trouble[0]].kind == "gone"
+        assert {answer.kind for answer in answers} != {"gone"}
+    _, answers = run(config, "parts", size=3)
+    finished(answers)
+    assert_same_run(whole, out, 1500)
 
 
 def test_the_main_process_dies(make_config, run):
