@@ -10,7 +10,9 @@ import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from d2v_fast.log import tell
 
@@ -49,10 +51,21 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: It could not be written; what was at `path` is still there.
     """
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, under a temporary name; at the end it is forced to the disk and renamed.
+
+    Raises:
+        OSError: It could not be written; what was at `path` is still there.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            yield file
             file.flush()
             sync(file.fileno(), path)
         os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""The commands `d2v-fast data build` and `d2v-fast data show`."""
+"""The commands `d2v-fast data build`, `data show` and `data check`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import tyro
 
 HELP = """\
 usage: d2v-fast data build PATH --out MANIFEST   look at every file once; list what is broken; write a manifest
        d2v-fast data show PATH                   counts, hours and sizes, and a picture of samples with their masks
+       d2v-fast data check PATH --run RUN        compare every file with those that a run began with
 
-d2v-fast data build --help and d2v-fast data show --help list the options.
+d2v-fast data build --help, and the same with show or check, lists the options.
 """
 
 
@@ -70,6 +71,23 @@ class ShowArguments:
     """Folders, besides its own, from which a manifest may name files."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckArguments:
+    """Compare all files, their sizes and their names with those that a run began with, and its index with its hashes.
+
+    A start does that by itself for small data only.
+    """
+
+    path: Annotated[str, tyro.conf.arg(name=""), tyro.conf.Positional]
+    """What the run was given as --data."""
+
+    run: str
+    """Its folder."""
+
+    allow_roots: tuple[str, ...] = ()
+    """Folders, besides its own, from which a manifest may name files."""
+
+
 Parse = Callable[[Any, list[str], str], Any]
 """(dataclass, arguments, command) -> the arguments as that dataclass."""
 
@@ -88,8 +106,10 @@ def main(arguments: list[str], parse: Parse) -> None:
         _build(parse(BuildArguments, arguments[1:], "data build"))
     elif arguments[0] == "show":
         _show(parse(ShowArguments, arguments[1:], "data show"))
+    elif arguments[0] == "check":
+        _check(parse(CheckArguments, arguments[1:], "data check"))
     else:
-        raise DataError(f"there is no command data {arguments[0]!r}; choose build or show")
+        raise DataError(f"there is no command data {arguments[0]!r}; choose build, show or check")
 
 
 def _build(asked: BuildArguments) -> None:
@@ -160,6 +180,18 @@ def _show(asked: ShowArguments) -> None:
             raise OSError(error.errno, error.strerror, str(picture)) from error
         raise
     print(f"samples with their masks, as {name} sees them: {picture}")
+
+
+def _check(asked: CheckArguments) -> None:
+    from d2v_fast.modalities import open_data
+    from d2v_fast.run.reader import Run
+
+    run = Run(asked.run)
+    index, config = run.index_file, cast(Any, run.config)
+    if asked.allow_roots:
+        config = replace(config, loader=replace(config.loader, allow_roots=asked.allow_roots))
+    source = open_data(asked.path, config, run.path, thorough=True)
+    print(f"{asked.path}: {len(source):,} samples compared with {index}: nothing is new or of another size")
 
 
 def _print(title: str, lines: list[tuple[str, str]], histograms: list[Any]) -> None:

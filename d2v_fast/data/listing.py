@@ -90,7 +90,7 @@ def list_files(root: Path, extensions: Sequence[str], run: Path | None = None) -
     return Listing([name for name, _ in found], np.array([size for _, size in found], dtype=np.int64), ignored)
 
 
-_RUN = {"checkpoints", "index.jsonl", "metrics.jsonl", "lock"}
+_RUN = {"checkpoints", "index.bin", "index.jsonl", "metrics.jsonl", "lock"}
 """What lies beside config.json in the folder of a run, one or the other from its first start on."""
 
 

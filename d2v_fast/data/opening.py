@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from d2v_fast.data.changes import check_unchanged
-from d2v_fast.data.index import FILE, Collection, Index
+from d2v_fast.data.collection import Collection
+from d2v_fast.data.index import FILE, Index, index_file
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import Store
@@ -40,9 +41,9 @@ def open_index(
     Raises:
         DataError: The data is not what the run began with, or none of it can be read.
     """
-    path = None if run is None else run / FILE
+    path = None if run is None else index_file(run)
     if path is not None and path.exists():
-        index = Index.load(path, modality)
+        index = Index.load(path, modality, all_of_it=found.thorough)
         gone = check_unchanged(path, index, found, read_header)
         if complete is None:
             index.problems.update(gone)
@@ -64,8 +65,8 @@ def open_index(
         )
     if complete is not None:
         index = complete(index, store)
-    if path is not None:
-        index.save(path)
+    if run is not None:
+        index.save(run / FILE)
     return index, store
 
 
@@ -104,13 +105,11 @@ def _read_headers(
         sizes[list(read)] = list(read.values())
     if problems:
         sizes[list(problems)] = 0
-    extra: dict[str, Any] = {} if found.files is None else {"files": dict(found.files)}
+    extra: dict[str, Any] = {} if found.files is None else {"files": dict(found.files())}
     if listing.containers:
         extra["containers"] = list(listing.containers)
     keep = [i for i in range(len(listing.names)) if i not in ours]
     every = slice(None) if not ours else keep
-    if listing.spans is not None:
-        extra["spans"] = listing.spans[every].tolist()
     kept = {i: problems[old] for i, old in enumerate(keep) if old in problems}
     index = Index(
         modality,
@@ -120,6 +119,7 @@ def _read_headers(
         kept,
         extra,
         None if listing.places is None else listing.places[every],
-        {"endings": list(found.endings)},
+        {"endings": list(found.endings), **found.notes},
+        None if listing.spans is None else listing.spans[every],
     )
     return index, kept

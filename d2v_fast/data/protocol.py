@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from d2v_fast import registry
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection
 
 
 class Details(Protocol):

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from d2v_fast.data.arrays import plain
+from d2v_fast.data.begun import check_fingerprint
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.config import InputsConfig
 from d2v_fast.data.formats import find, tables
 from d2v_fast.data.formats.find import listed, together
-from d2v_fast.data.index import Collection, check_fingerprint
 from d2v_fast.data.protocol import DataModality, modality_of
 from d2v_fast.errors import DataError, SampleError
 
@@ -160,12 +161,14 @@ def open_source(
     run: Path | None = None,
     threads: int = 2,
     allow_roots: Sequence[str] = (),
+    thorough: bool = False,
 ) -> DataSource:
     """Opens what there is: files, manifests, tar shards, tables of `datasets`, arrays, or a source of one's own.
 
     A folder is searched with its subfolders (hidden files are left out) and sorted by name. The headers are read
-    once, into `run`/index.jsonl; later calls with the same `run` check that the files still are what they were. Text
-    is also tokenised once, into `run`/tokens.bin with `run`/tokenizer.json.
+    once, into `run`/index.bin; later calls with the same `run` compare the files, or some of very many, with
+    it; each is compared when it is read, too. Text is also tokenised once, into `run`/tokens.bin with
+    `run`/tokenizer.json.
 
     Args:
         data: A folder of files or of tar shards, or one that `datasets` has saved; a manifest (.tsv, .csv, .jsonl,
@@ -178,11 +181,12 @@ def open_source(
         run: Folder for the index; None keeps it in memory.
         threads: Threads that read headers.
         allow_roots: Folders that a manifest may name besides those below its own.
+        thorough: Compare everything with the index in `run`, however large it is.
 
     Raises:
         DataError: A wrong path, an empty folder, formats that cannot be read, or data that changed since the run began.
     """
-    found = collect(data, modality, inputs, run=run, allow_roots=allow_roots)
+    found = collect(data, modality, inputs, run=run, allow_roots=allow_roots, thorough=thorough)
     opens = modality_of(modality)
     if found is None:
         own: Any = data
@@ -194,7 +198,13 @@ def open_source(
 
 
 def collect(
-    data: Openable, modality: str, inputs: InputsConfig, *, run: Path | None = None, allow_roots: Sequence[str] = ()
+    data: Openable,
+    modality: str,
+    inputs: InputsConfig,
+    *,
+    run: Path | None = None,
+    allow_roots: Sequence[str] = (),
+    thorough: bool = False,
 ) -> Collection | None:
     """Finds files, rows or members without opening any; None for arrays and sources of one's own.
 
@@ -205,7 +215,7 @@ def collect(
     if not isinstance(inputs, opens.inputs):
         raise DataError(f"{type(inputs).__name__} does not describe the inputs of modality {modality!r}")
     if isinstance(data, (str, Path)):
-        return find(data, opens.kind(inputs), run=run, allow_roots=allow_roots)
+        return find(data, opens.kind(inputs), run=run, allow_roots=allow_roots, thorough=thorough)
     if tables.is_table(data):
         return tables.rows(data, opens.kind(inputs))
     names = listed(data)

@@ -81,6 +81,7 @@ class FileStore:
         containers: Paths of the archives, relative to the root, or addresses that fsspec knows ("s3://...").
         spans: float64 [N, 2], where samples are parts of their files: see `Listing`. Their names end in `span_name`.
         fence: Where files may lie; None trusts all links, as they are in a folder that the user has named.
+        compared: A file of another size than `file_bytes` says is a broken sample.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class FileStore:
         containers: Sequence[str] = (),
         spans: np.ndarray | None = None,
         fence: Fence | None = None,
+        compared: bool = False,
     ) -> None:
         self.root, self.names, self._spans = root, names, spans
         self._places, self._bytes, self._containers, self._fence = places, file_bytes, containers, fence
+        self._compared = compared
 
     def fenced(self, fence: Fence) -> FileStore:
         """The same files, where only those inside are opened."""
@@ -107,6 +110,7 @@ class FileStore:
             containers=self._containers,
             spans=self._spans,
             fence=fence,
+            compared=self._compared,
         )
 
     def label(self, index: int) -> str:
@@ -136,8 +140,17 @@ class FileStore:
         if self._places is not None and self._places[index, 0] >= 0:
             return None
         path = self._allowed(self.root / self._file(index))
-        if _is_special(path):
+        try:
+            status = path.stat()
+        except (OSError, ValueError):  # left to whoever opens it
+            return path
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # it might wait for ever, or never end
             raise SampleError(self.label(index), "is not a plain file")
+        if self._compared and self._bytes is not None and status.st_size != self._bytes[index] >= 0:
+            raise SampleError(
+                self.label(index),
+                f"has {status.st_size} bytes, but had {self._bytes[index]} when the data was indexed",
+            )
         return path
 
     def open(self, index: int) -> BinaryIO:
@@ -186,15 +199,6 @@ class FileStore:
         assert self._bytes is not None
         container, start = self._places[index].tolist()
         return self._containers[container], start, int(self._bytes[index])
-
-
-def _is_special(path: Path) -> bool:
-    """Whether reading a path might wait for ever, or never end; what is not there is left to whoever opens it."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def check_bytes(size: int, label: str) -> None:

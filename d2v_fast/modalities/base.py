@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.data.formats.find import one_file
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph, Sampling
 from d2v_fast.data.source import DataSource
 from d2v_fast.data.stages import MaskMaker

@@ -13,10 +13,9 @@ from torch import Tensor
 from d2v_fast import registry
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, open_source
+from d2v_fast.data.begun import keep_notes
 from d2v_fast.data.deal import Deal
 from d2v_fast.data.engines import choice as engines
-from d2v_fast.data.index import FILE as INDEX
-from d2v_fast.data.index import keep_notes
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.base import Modality
@@ -45,8 +44,14 @@ def check_engine(config: Config) -> None:
         raise ConfigError(str(error)) from error
 
 
-def open_data(data: Openable, config: Config, run: Path | None) -> DataSource:
+def open_data(data: Openable, config: Config, run: Path | None, *, thorough: bool = False) -> DataSource:
     """The data of a run; its index is kept in the folder `run`, or in memory.
+
+    Args:
+        data: What there is.
+        config: Of the run.
+        run: Its folder.
+        thorough: Compare everything with the index, however large it is.
 
     Raises:
         DataError: The data cannot be used, or is not what it was when the index was made.
@@ -59,6 +64,7 @@ def open_data(data: Openable, config: Config, run: Path | None) -> DataSource:
         run=run,
         threads=config.loader.thread_count(gpu=torch.cuda.is_available()),
         allow_roots=config.loader.allow_roots,
+        thorough=thorough,
     )
 
 
@@ -78,7 +84,7 @@ def index_anew(data: Openable, config: Config, run: Path, folder: Path) -> DataS
     modality.carry(run, folder)
     carried = list(folder.iterdir())
     open_data(data, replace(config, inputs=modality.for_features(config.inputs, folder)), folder)
-    keep_notes(folder / INDEX, run / INDEX, modality.name)
+    keep_notes(folder, run, modality.name)
     source = open_data(data, config, folder)  # now with what the configuration says, which may be refused
     for path in carried:
         path.unlink()

@@ -10,8 +10,9 @@ import numpy as np
 import soxr
 
 from d2v_fast.data.arrays import as_tensor
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.index import Index
 from d2v_fast.data.opening import open_index
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError, reading
@@ -183,10 +184,11 @@ class Recordings:
             field: What says so, for messages.
             what: The channels are called.
         """
-        for i, (rows, columns) in enumerate(self.sizes.tolist()):
-            have = rows if is_transposed((rows, columns), channels) else columns
-            if i not in self.problems and have != channels and not (self._mono and self.rates[i]):
-                self.refuse(i, f"has {have} {what}, but {field} is {channels}")
+        rows, columns = self.sizes.T
+        have = np.where(is_transposed((rows, columns), channels), rows, columns)
+        for i in np.flatnonzero((have != channels) & ~((self.rates > 0) & self._mono)).tolist():
+            if i not in self.problems:
+                self.refuse(i, f"has {have[i]} {what}, but {field} is {channels}")
 
     def read(self, index: int) -> np.ndarray:
         """Decodes a recording: sound resampled, a waveform [samples] or float32 [samples, channels]; else its matrix.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from d2v_fast.data.index import FILE, LINES
 from d2v_fast.errors import RunError, RunStopped
 from d2v_fast.files import DISK_FULL, delete, exists, sync_folder, write_whole
 
@@ -112,7 +113,10 @@ def finish(run: Path) -> None:
     try:
         if not exists(folder):
             return
-        for name in sorted(os.listdir(folder)):
+        made = set(os.listdir(folder))
+        for name in {FILE, LINES} - made if made & {FILE, LINES} else ():  # an index of the other kind is the old one
+            (run / name).unlink(missing_ok=True)
+        for name in sorted(made):
             os.replace(folder / name, run / name)
         sync_folder(run)
         os.rmdir(folder)

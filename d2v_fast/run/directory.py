@@ -14,7 +14,7 @@ from torch import Tensor
 
 from d2v_fast.checks import may_change, younger_fields
 from d2v_fast.config_json import differences, field_of, with_overrides
-from d2v_fast.data.index import FILE as INDEX
+from d2v_fast.data.index import index_file
 from d2v_fast.errors import ConfigError, RunError, RunStopped
 from d2v_fast.files import DISK_FULL, delete, exists, tell_once, write_whole
 from d2v_fast.log import tell
@@ -138,7 +138,7 @@ class RunDirectory:
         Returns:
             Whether there was one, and the run has not trained with it.
         """
-        path = self.path / INDEX
+        path = index_file(self.path)
         return not self._about["trained"] and exists(path) and delete(path)
 
     def save(

@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from d2v_fast.data.index import FILE as INDEX
-from d2v_fast.data.index import Index
+from d2v_fast.data.index import Index, index_file
 from d2v_fast.errors import RunError
 from d2v_fast.files import exists
 from d2v_fast.run import checkpoint as checkpoints
@@ -173,6 +172,18 @@ class Run:
             raise RunError(f"{self.path} cannot be read: {error}") from error
         return found
 
+    @property
+    def index_file(self) -> Path:
+        """Where its index is.
+
+        Raises:
+            RunError: It has no index yet.
+        """
+        path = index_file(self.path)
+        if not exists(path):
+            raise RunError(f"{self.path} has no {path.name}: its data has not been looked at yet")
+        return path
+
     def index(self) -> Index:
         """Names and sizes of the samples that it was trained on.
 
@@ -180,7 +191,4 @@ class Run:
             RunError: It has no index yet.
             DataError: The index is damaged, or the data was a source of the user's own, which has none.
         """
-        path = self.path / INDEX
-        if not exists(path):
-            raise RunError(f"{self.path} has no {INDEX}: its data has not been looked at yet")
-        return Index.load(path, self.config.model.modality)
+        return Index.load(self.index_file, self.config.model.modality)

@@ -13,8 +13,7 @@ import torch
 from d2v_fast import __version__
 from d2v_fast.config_json import to_dict
 from d2v_fast.data import Loader
-from d2v_fast.data.index import FILE as INDEX
-from d2v_fast.data.index import head_of
+from d2v_fast.data.begun import head_of
 from d2v_fast.errors import DataError, RunError
 from d2v_fast.files import delete
 from d2v_fast.log import tell
@@ -210,7 +209,7 @@ class Fit:
                 self._open_source(run.path) if self._index_anew is None else self._index_anew(run.path, folder)
             )
             now, count = source.fingerprint, len(source)
-            made, kept = head_of(folder / INDEX), head_of(run.path / INDEX)
+            made, kept = head_of(folder), head_of(run.path)
             if now == before and (made is None or (kept or {}).get("fingerprint") == made["fingerprint"]):
                 tell(f"the data of {run.path} has not changed; it goes on as it would without --data-changed", _INFO)
                 return

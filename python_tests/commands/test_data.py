@@ -98,7 +98,7 @@ def test_no_picture_if_none_is_wanted(photos, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["shew"], 2, "there is no command data 'shew'; choose build or show"),
+        (["shew"], 2, "there is no command data 'shew'; choose build, show or check"),
         (["build"], 2, "--out"),
         (["show", "nowhere"], 2, "cannot look at nowhere"),
         (["build", "nowhere", "--out", "a.jsonl", "--modality", "vision"], 2, "there is nothing at nowhere"),

@@ -30,7 +30,7 @@ def test_a_broken_file_shrinks_its_batch_and_shifts_nothing(vision, pictures, ca
         error = capsys.readouterr().err
         assert error.count("skipped") == 1
         assert str(path) in error
-        assert "truncated" in error
+        assert ("truncated" if again is not source else "bytes, but had") in error
         for before, after in zip(whole, found, strict=True):
             keep = before.sample_ids != 4
             assert after.skipped == int((~keep).sum())

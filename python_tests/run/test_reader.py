@@ -43,8 +43,8 @@ def test_index_of_files_and_of_a_source(run, make_config, make_data, train, tmp_
     index = Run(text).index()
     assert isinstance(index, Index)
     assert index.modality == "text"
-    (text / "index.jsonl").unlink()
-    with pytest.raises(RunError, match=r"has no index\.jsonl"):
+    (text / "index.bin").unlink()
+    with pytest.raises(RunError, match=r"has no index\.bin"):
         Run(text).index()
 
 

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from index_lines import as_lines
 from PIL import Image
 
 from d2v_fast import finetune
@@ -59,7 +60,7 @@ def grown(request, make_config, tmp_path):
 
 
 def kept(run):
-    names = ("index.jsonl", "tokens.bin", "tokenizer.json")
+    names = ("index.bin", "index.jsonl", "tokens.bin", "tokenizer.json")
     return {name: (run / name).read_bytes() for name in names if (run / name).exists()}
 
 
@@ -84,7 +85,7 @@ def test_the_run_goes_on_with_what_there_is_now(
     assert "goes on with other data after step 3" in said
 
     after = kept(run)
-    assert after["index.jsonl"] != before["index.jsonl"]
+    assert after["index.bin"] != before["index.bin"]
     assert after.get("tokenizer.json") == before.get("tokenizer.json")
     assert len(Run(run).index().names) == 16
     assert [name for name in os.listdir(run) if name.startswith(".data")] == []
@@ -121,11 +122,18 @@ def test_data_that_has_not_changed_is_told_to_be_so(make_config, tmp_path, asser
     assert_same_run(tmp_path / "one", tmp_path / "other", 6)
 
 
-@pytest.mark.parametrize("place", ["rename", 2, 3, "after"])
-def test_a_kill_leaves_the_old_or_the_new_state(make_config, tmp_path, monkeypatch, place, assert_same_run):
+@pytest.mark.parametrize(
+    ("place", "earlier"),
+    [("rename", False), (2, False), (3, False), ("after", False), ("rename", True), ("unlink", True), (2, True)],
+)
+def test_a_kill_leaves_the_old_or_the_new_state(make_config, tmp_path, monkeypatch, place, earlier, assert_same_run):
+    """Also where an earlier version wrote the index, under another name."""
     data, run, whole = tmp_path / "data", tmp_path / "run", tmp_path / "whole"
     add(data, "text", 0, 12)
     go(make_config, "text", data, run, 3)
+    if earlier:
+        as_lines(Run(run).index(), run / "index.jsonl")
+        (run / "index.bin").unlink()
     shutil.copytree(run, whole)
     before = kept(run)
     shutil.copytree(data, tmp_path / "old")
@@ -142,10 +150,18 @@ def test_a_kill_leaves_the_old_or_the_new_state(make_config, tmp_path, monkeypat
     def killed(*_, **__):
         raise Killed
 
+    def unlinked(path, **options):
+        unlink(path, **options)
+        if path.name == "index.jsonl":
+            raise Killed
+
+    unlink = type(run).unlink
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", moved)
         if place == "rename":
             patch.setattr(os, "rename", killed)
+        elif place == "unlink":
+            patch.setattr(type(run), "unlink", unlinked)
         elif place == "after":
             patch.setattr("d2v_fast.training.fit.Fit._run", killed)
         with pytest.raises(Killed):
@@ -161,6 +177,7 @@ def test_a_kill_leaves_the_old_or_the_new_state(make_config, tmp_path, monkeypat
         go(make_config, "text", data, run, 6)
     assert_same_run(whole, run, 6)
     assert kept(run) == kept(whole)
+    assert "index.jsonl" not in kept(run)
 
 
 def test_two_changes_and_back_again(make_config, make_data, tmp_path):

@@ -45,12 +45,12 @@ def test_after_a_start_that_trained_nothing_the_folder_is_free(folders, monkeypa
         fail(patch, torch.OutOfMemoryError("out of memory"))
         with pytest.raises((torch.OutOfMemoryError, RunError)):
             pretrain("vision-tiny", data=folders / "p", out=out, steps=900, loader={"batch_size": 64})
-    assert (out / "index.jsonl").exists()
+    assert (out / "index.bin").exists()
     pretrain("vision-tiny", data=folders / "q", out=out, steps=2, loader={"batch_size": 16})
-    assert "q0.png" in (out / "index.jsonl").read_text()
+    assert b"q0.png" in (out / "index.bin").read_bytes()
     with pytest.raises(DataError, match="is not what this run began with"):
         pretrain("vision-tiny", data=folders / "p", out=out, steps=2, loader={"batch_size": 16})
-    assert "q0.png" in (out / "index.jsonl").read_text()
+    assert b"q0.png" in (out / "index.bin").read_bytes()
 
 
 def test_larger_steps_of_a_start_that_failed_are_taken_back(make_config, train, tmp_path, monkeypatch):

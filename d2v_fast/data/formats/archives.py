@@ -13,15 +13,16 @@ import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 
+from d2v_fast.data.collection import GONE, Collection
 from d2v_fast.data.formats import beside
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import GONE, Collection, Index
+from d2v_fast.data.index import Index
 from d2v_fast.data.listing import Listing, check_formats
 from d2v_fast.data.remote import remote
 from d2v_fast.data.scan import scan
@@ -54,7 +55,11 @@ def shards(root: Path, names: Sequence[str], kind: Kind) -> Collection:
         )
         raise DataError(f"data: {packed[0]} is no .tar file{compressed if '.t' in packed[0].lower() else ''}")
     names = sorted(names)
-    files = {name: _size(root, name) for name in names}
+
+    @cache
+    def files() -> Mapping[str, int]:
+        return {name: _size(root, name) for name in names}
+
     where = str(root / names[0]) if len(names) == 1 else f"{len(names)} tar shards ({names[0]} to {names[-1]})"
 
     def store(known: Listing | Index) -> FileStore:
@@ -63,7 +68,12 @@ def shards(root: Path, names: Sequence[str], kind: Kind) -> Collection:
         )
 
     return Collection(
-        where, files, lambda: _list(root, names, files, kind), store, fields=lambda: _fields(root, names, files, kind)
+        where,
+        files,
+        lambda: _list(root, names, files(), kind),
+        store,
+        file_bytes=partial(_size, root),
+        fields=lambda: _fields(root, names, files(), kind),
     )
 
 
@@ -107,7 +117,7 @@ def _size(root: Path, name: str) -> int:
         raise DataError(f"data: {name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _list(root: Path, names: Sequence[str], files: dict[str, int], kind: Kind) -> Listing:
+def _list(root: Path, names: Sequence[str], files: Mapping[str, int], kind: Kind) -> Listing:
     """The samples of all archives, in order.
 
     Raises:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from d2v_fast.data.begun import head_of
+from d2v_fast.data.changes import too_many
+from d2v_fast.data.collection import GONE, Collection
 from d2v_fast.data.formats import archives, beside, manifest, tables
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection
+from d2v_fast.data.index import Index
 from d2v_fast.data.listing import Listing, check_formats, list_files
 from d2v_fast.data.own import DOCUMENT
 from d2v_fast.data.paths import expanded
@@ -24,26 +30,33 @@ _MOST = 1_000_000
 """Shards that a pattern may stand for."""
 
 
-def find(path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequence[str] = ()) -> Collection:
+def find(
+    path: str | Path, kind: Kind, *, run: Path | None, allow_roots: Sequence[str] = (), thorough: bool = False
+) -> Collection:
     """Says what a path is, by what lies there.
 
     Args:
         path: A folder of files or of tar shards, a manifest, a shard, a pattern of shards ("train-{000..099}.tar",
             "*.tar"), a folder that `datasets` has saved, an address of shards that fsspec knows; text: a file of it.
         kind: The files that are looked for.
-        run: Folder of the run, which is not searched.
+        run: Folder of the run, which is not searched. Where it has an index of many files, the listing waits until
+            somebody asks for it.
         allow_roots: Folders that a manifest may name besides those below its own.
+        thorough: Whether everything is to be compared with that index.
 
     Raises:
         DataError: There is nothing, or nothing that can be read.
     """
     try:
-        return _find(path, kind, run, allow_roots)
+        begun = None if run is None or thorough else head_of(run)
+        return replace(_find(path, kind, run, allow_roots, begun), thorough=thorough)
     except OSError as error:  # a name that is too long, a folder or a file that may not be read
         raise DataError(f"data: {path} cannot be read: {error.strerror or error}") from error
 
 
-def _find(path: str | Path, kind: Kind, run: Path | None, allow_roots: Sequence[str]) -> Collection:
+def _find(
+    path: str | Path, kind: Kind, run: Path | None, allow_roots: Sequence[str], begun: Mapping[str, Any] | None
+) -> Collection:
     if "://" in str(path):
         return together(expand(str(path)), kind)
     root = expanded(path)
@@ -57,17 +70,17 @@ def _find(path: str | Path, kind: Kind, run: Path | None, allow_roots: Sequence[
     if root.is_dir():
         if tables.is_saved(root):
             return tables.saved(root, kind, allow_roots)
-        return _folder(root, kind, run)
+        return _folder(root, kind, run, begun)
     if root.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         return archives.shards(root.parent, [root.name], kind)
     if manifest.is_manifest(root, kind):
-        return manifest.read(root, kind, allow_roots)
+        return manifest.read(root, kind, allow_roots, begun)
     extension = root.suffix.lower()
     if extension in kind.remedies:
         raise DataError(f"data: {root} is no {kind.wanted} file. {kind.remedies[extension]}.")
     if kind.documents and extension in kind.extensions:
         listing = Listing([root.name], np.array([root.stat().st_size], dtype=np.int64))
-        return _files(root.parent, listing, kind)
+        return _files(root.parent, lambda: listing, kind)
     raise DataError(
         f"data: {root} is a file; {kind.modality} is read from a folder, a manifest "
         f"({', '.join(manifest.EXTENSIONS)}) or tar shards"
@@ -106,30 +119,56 @@ def one_file(path: str | Path, kind: Kind) -> Collection:
     check_formats(root.parent, listing, kind.remedies, kind.wanted)
     if root.suffix.lower() not in kind.extensions:
         raise DataError(f"{root} is no {kind.wanted} file")
-    return _files(root.parent, listing, kind)
+    return _files(root.parent, lambda: listing, kind)
 
 
-def _folder(root: Path, kind: Kind, run: Path | None) -> Collection:
+def _folder(root: Path, kind: Kind, run: Path | None, begun: Mapping[str, Any] | None) -> Collection:
+    if begun is not None and "extra" in begun:
+        kept, shards = begun["extra"].get("files"), begun["extra"].get("containers", [])
+        if kept is None and too_many(begun["files"]):
+            return _files(root, cache(lambda: _listed(root, kind, run)), kind)
+        if too_many(len(shards)) and kept.keys() == set(shards):
+            return archives.shards(root, shards, kind)
+    listing = _listed(root, kind, run)
+    if listing.names and all(map(archives.is_archive, listing.names)):
+        return archives.shards(root, listing.names, kind)
+    return _files(root, lambda: listing, kind)
+
+
+def _listed(root: Path, kind: Kind, run: Path | None) -> Listing:
+    """The files of a folder; the archives, where there is nothing else."""
     listing = list_files(root, (*kind.extensions, archives.EXTENSION), run)
     packed = [archives.is_archive(name) for name in listing.names]
     if any(packed) and all(packed):
-        return archives.shards(root, listing.names, kind)
+        return listing
     if any(packed):
         tell(f"left out {sum(packed)} .tar files in {root}: there are {kind.wanted} files beside them")
         keep = np.flatnonzero(~np.array(packed))
         listing = Listing([listing.names[i] for i in keep], listing.file_bytes[keep], listing.ignored)
     check_formats(root, listing, kind.remedies, kind.wanted)
-    return _files(root, listing, kind)
+    return listing
 
 
-def _files(root: Path, listing: Listing, kind: Kind) -> Collection:
+def _files(root: Path, listing: Callable[[], Listing], kind: Kind) -> Collection:
+    def store(known: Listing | Index) -> FileStore:
+        # documents are read once, when the index is made: what becomes of their files later does not matter
+        compared = isinstance(known, Index) and not kind.documents
+        return FileStore(root, known.names, file_bytes=known.file_bytes, compared=compared)
+
+    def file_bytes(name: str) -> int:
+        try:
+            return (root / name).stat().st_size
+        except OSError:
+            return GONE
+
     return Collection(
         str(root),
         None,
-        lambda: listing,
-        lambda known: FileStore(root, known.names),
+        listing,
+        store,
         kind.extensions,
-        lambda: _fields(root, listing.names),
+        file_bytes=file_bytes,
+        fields=lambda: _fields(root, listing().names),
     )
 
 

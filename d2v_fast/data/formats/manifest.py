@@ -11,22 +11,27 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats import parquet
 from d2v_fast.data.formats.entries import Entry, check_encoding, entries, is_name, parse, path_column
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.index import Index
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.own import DOCUMENT, HEAD
 from d2v_fast.data.paths import ALLOW, Fence, expanded, inside
 from d2v_fast.data.store import FileStore, span_name
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.log import tell
+
+_HASHED = 64 << 20
+"""Manifests of more bytes are not read at every start; hashing less takes a tenth of a second at most."""
 
 EXTENSIONS = (".jsonl", ".tsv", ".csv", ".parquet")
 
@@ -52,8 +57,15 @@ def is_manifest(file: Path, kind: Kind) -> bool:
     return isinstance(entry, dict) and DOCUMENT not in entry and (HEAD in entry or path_column(entry) is not None)
 
 
-def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
+def read(file: Path, kind: Kind, allow_roots: Sequence[str] = (), begun: Mapping[str, Any] | None = None) -> Collection:
     """The samples that a manifest names.
+
+    Args:
+        file: The manifest.
+        kind: Of the samples.
+        allow_roots: Folders that it may name besides those below its own.
+        begun: The head of the index of a run that began with it: a large manifest that has not been written since is
+            not read again.
 
     Raises:
         DataError: It is damaged, describes another modality, or its root is neither in its folder nor allowed.
@@ -64,11 +76,12 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
         root = _root(file, head.get("root"), allow_roots)
         if (modality := head.get("modality", kind.modality)) != kind.modality:
             raise DataError(f"data: {file} describes {modality}, the model is made for {kind.modality}")
-        digest = hashlib.blake2b(digest_size=8)
-        with file.open("rb") as raw:
-            while block := raw.read(1 << 20):
-                digest.update(block)
-        files = {f"{file.name} {digest.hexdigest()}": file.stat().st_size}
+        status = file.stat()
+        written = {"manifest": [status.st_size, status.st_mtime_ns]}
+        if begun and status.st_size > _HASHED and begun.get("notes", {}).get("manifest") == written["manifest"]:
+            files = begun["extra"]["files"]
+        else:
+            files = {f"{file.name} {_digest(file)}": status.st_size}
     except OSError as error:
         raise DataError(f"data: {file} cannot be read: {error.strerror or error}") from error
     tell(f"{file} names files below {os.path.abspath(root)}", logging.INFO)
@@ -87,13 +100,22 @@ def read(file: Path, kind: Kind, allow_roots: Sequence[str] = ()) -> Collection:
 
     return Collection(
         str(file),
-        files,
+        partial(dict, files),
         lambda: _list(file, kind, root, fence),
         store,
+        notes=written,
         fields=lambda: {
             sample.name: dict(sample.entry.row) for sample in reversed([*_samples(file, kind, root, fence, True)])
         },
     )
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    with file.open("rb") as raw:
+        while block := raw.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _root(file: Path, named: Any, allow_roots: Sequence[str]) -> Path:

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.own import DOCUMENT
 from d2v_fast.data.paths import Fence
@@ -83,7 +83,10 @@ def rows(data: Any, kind: Kind, *, where: str | None = None, fence: Fence | None
         feature = type(data.features[column])
         data = data.cast_column(column, feature(decode=False))
     data = data.select_columns([column]).with_format(None)
-    files = {f"{column} of {data._fingerprint}": len(data)}
+
+    def files() -> dict[str, int]:
+        return {f"{column} of {data._fingerprint}": len(data)}
+
     if kind.documents:
         texts = TextStore(column, where, lambda: (text for batch in data.iter(1000) for text in batch[column]))
         return Collection(where, files, lambda: Listing([column], np.array([len(data)])), lambda known: texts)

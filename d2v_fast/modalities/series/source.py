@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats import parquet
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError
 from d2v_fast.modalities import npy, recordings

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.index import Index
 from d2v_fast.data.opening import open_index
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError, reading
@@ -52,8 +53,12 @@ class Clips:
         """int64 [N], length in the file; 0 where it is unreadable."""
         self.rates: np.ndarray = index.sizes[:, 1]
         """int64 [N], Hz of the file; 0 where it is unreadable."""
-        self.sizes = resampled_length(self.frames, self.rates, sample_rate)
         self._problems = dict(index.problems)
+        self.fingerprint = index.fingerprint
+        if index.ranges[1] == (sample_rate, sample_rate):  # as they are: the lengths stay on the disk
+            self.sizes = self.frames
+            return
+        self.sizes = resampled_length(self.frames, self.rates, sample_rate)
         # a header or a manifest that says a few hertz would ask for gigabytes once the clip is resampled
         for i in np.flatnonzero((self.rates < sound.LOWEST_RATE) & (self.rates > 0)).tolist():
             self._problems.setdefault(i, sound.too_slow(int(self.rates[i])))
@@ -64,7 +69,6 @@ class Clips:
                 f"most {sound.MAX_SAMPLES}): its header is damaged, or cut it"
             )
             self.sizes[i] = 0
-        self.fingerprint = index.fingerprint
 
     def __len__(self) -> int:
         return len(self._index.names)

@@ -12,8 +12,8 @@ from torch import Tensor
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection
 from d2v_fast.data.protocol import DaliGraph
 from d2v_fast.masking.config import FixedSpanMask, SpanMask
 from d2v_fast.modalities import signals

@@ -17,8 +17,8 @@ from d2v_fast import masking
 from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.data import DataError, DataSource, LoaderConfig, MaskMaker
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection
 from d2v_fast.data.paths import expanded
 from d2v_fast.errors import ConfigError
 from d2v_fast.files import write_whole

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.collection import Collection
+from d2v_fast.data.index import Index, index_file
 from d2v_fast.data.opening import open_index
 from d2v_fast.data.paths import expanded
 from d2v_fast.data.scan import Progress
@@ -26,6 +27,9 @@ from d2v_fast.modalities.text import documents as corpus
 from d2v_fast.modalities.text import tokenizer as vocabulary
 from d2v_fast.modalities.text.blocks import TextBlocks
 from d2v_fast.modalities.text.config import TextInputs
+
+_HASHED = 1 << 30
+"""Of larger files of tokens a start compares the length alone: hashing takes a second for each gigabyte."""
 
 TOKENS, TOKENIZER = "tokens.bin", "tokenizer.json"
 
@@ -60,7 +64,7 @@ def open_text(
     count, dtype = index.extra["tokens"], np.dtype(index.extra["dtype"])
     stored = new["file"] if "file" in new else _kept(run, TOKENS)
     if isinstance(stored, Path) and not new:
-        _check_tokens(stored, index)
+        _check_tokens(stored, index, found.thorough)
     if count < inputs.block_size - 1 and inputs.packed:
         raise DataError(
             f"data: {found.where} has {count} tokens, less than one block of {inputs.block_size}: "
@@ -154,35 +158,37 @@ def _write_tokens(file: BinaryIO, pieces: Iterator[corpus.Piece], tokenizer: Tok
     return {"tokens": count, "dtype": dtype.str, "hash": digest.hexdigest()}
 
 
-def _check_tokens(path: Path, index: Index) -> None:
-    """Compares the tokens with what was written at the first start: about a second for each gigabyte.
+def _check_tokens(path: Path, index: Index, thorough: bool) -> None:
+    """Compares the tokens with what was written at the first start: a second, or all of them if that is wanted.
 
     Raises:
         DataError: They are damaged, or cannot be read just now.
     """
     digest = hashlib.blake2b(digest_size=16)
+    size = index.extra["tokens"] * np.dtype(index.extra["dtype"]).itemsize
     try:
         whole = path.stat().st_size
+        if whole == size > _HASHED and not thorough:
+            return
         with path.open("rb") as file, Progress("checking tokens", whole >> 20) as progress:
             while piece := file.read(1 << 24):
                 digest.update(piece)
                 progress.advance(len(piece) >> 20)
     except OSError as error:
         raise DataError(f"{path} cannot be read just now ({error.strerror or error}): start again") from error
-    size = index.extra["tokens"] * np.dtype(index.extra["dtype"]).itemsize
     if whole != size or digest.hexdigest() != index.extra["hash"]:
         what = (
             f"it has {whole} bytes instead of {size}" if whole != size else "its hash is not that of what was written"
         )
         raise DataError(
-            f"{path} is damaged: delete {path.parent / 'index.jsonl'}, and the text is tokenised again ({what})"
+            f"{path} is damaged: delete {index_file(path.parent)}, and the text is tokenised again ({what})"
         )
 
 
 def _kept(run: Path | None, name: str) -> Path:
     assert run is not None, "an index was found, so there is a run"
     if not (run / name).exists():
-        raise DataError(f"{run / name} is gone: delete {run / 'index.jsonl'}, and the text is tokenised again")
+        raise DataError(f"{run / name} is gone: delete {index_file(run)}, and the text is tokenised again")
     return run / name
 
 

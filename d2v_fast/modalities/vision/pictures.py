@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from d2v_fast.data.collection import Collection
 from d2v_fast.data.formats.kinds import Kind
-from d2v_fast.data.index import Collection, Index
+from d2v_fast.data.index import Index
 from d2v_fast.data.opening import open_index
 from d2v_fast.data.store import Store
 from d2v_fast.errors import SampleError, reading

@@ -112,7 +112,11 @@ def test_a_wav_cut_before_indexing_is_a_shorter_clip(tmp_path):
 def test_a_clip_that_vanishes_or_changes_is_named(tmp_path):
     root = written(tmp_path / "a", "x.wav", tone(1, 16000))
     source = open_source(root, "speech", INPUTS)
+    size = (root / "x.wav").stat().st_size
     written(root, "x.wav", tone(0.5, 16000))
+    with pytest.raises(SampleError, match=f"has {size - 16000} bytes, but had {size} when the data was indexed"):
+        source.read(0)
+    (root / "x.wav").write_bytes((root / "x.wav").read_bytes().ljust(size, b"\0"))
     with pytest.raises(SampleError, match="gives 8000 frames at 16000 Hz, but had 16000 frames"):
         source.read(0)
     (root / "x.wav").unlink()

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from index_lines import as_lines
 from loading import open_source
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from d2v_fast.data import DataError, TooManySkipped
 from d2v_fast.data.build import build
+from d2v_fast.data.index import Index
 from d2v_fast.data.skipped import Skipped
 from d2v_fast.modalities.text import documents
 from d2v_fast.modalities.text.config import TextInputs
@@ -65,7 +67,7 @@ def test_jsonl_and_txt_give_the_same_tokens(folder, tmp_path):
 def test_the_run_keeps_tokenizer_and_tokens(folder, tmp_path, monkeypatch):
     run = tmp_path / "run"
     first = open_source(folder, "text", INPUTS, vocab_size=300, run=run)
-    assert sorted(path.name for path in run.iterdir()) == ["index.jsonl", "tokenizer.json", "tokens.bin"]
+    assert sorted(path.name for path in run.iterdir()) == ["index.bin", "tokenizer.json", "tokens.bin"]
     assert (run / "tokens.bin").stat().st_size == 2 * len(first.tokens)
     monkeypatch.setattr("d2v_fast.modalities.text.documents.read_pieces", None)
     again = open_source(folder, "text", INPUTS, vocab_size=300, run=run)
@@ -120,12 +122,12 @@ def test_damaged_or_missing_tokens_are_named(folder, tmp_path):
     run = tmp_path / "run"
     open_source(folder, "text", INPUTS, vocab_size=300, run=run)
     (run / "tokens.bin").write_bytes((run / "tokens.bin").read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"tokens.bin is damaged: delete .*index.jsonl"):
+    with pytest.raises(DataError, match=r"tokens.bin is damaged: delete .*index.bin"):
         open_source(folder, "text", INPUTS, vocab_size=300, run=run)
     (run / "tokens.bin").unlink()
-    with pytest.raises(DataError, match=r"tokens.bin is gone: delete .*index.jsonl"):
+    with pytest.raises(DataError, match=r"tokens.bin is gone: delete .*index.bin"):
         open_source(folder, "text", INPUTS, vocab_size=300, run=run)
-    (run / "index.jsonl").unlink()
+    (run / "index.bin").unlink()
     assert restored(open_source(folder, "text", INPUTS, vocab_size=300, run=run))[0] == DOCUMENTS[0]
 
 
@@ -184,6 +186,8 @@ def test_an_older_run_draws_replacements_as_it_did(folder, tmp_path):
     inputs = replace(INPUTS, tokenizer=str(word_level(tmp_path / "gaps.json", hole=100)))
     run = tmp_path / "run"
     open_source(folder, "text", inputs, vocab_size=111, run=run)
+    as_lines(Index.load(run / "index.bin", "text"), run / "index.jsonl")
+    (run / "index.bin").unlink()
     lines = (run / "index.jsonl").read_text().splitlines()
     head = json.loads(lines[0])
     del head["notes"]
@@ -219,7 +223,7 @@ def test_tokens_are_compared_with_their_hash(folder, tmp_path):
     tokens = bytearray((run / "tokens.bin").read_bytes())
     tokens[100] ^= 1
     (run / "tokens.bin").write_bytes(tokens)
-    with pytest.raises(DataError, match=r"tokens.bin is damaged: delete .*index.jsonl.* \(its hash is not that"):
+    with pytest.raises(DataError, match=r"tokens.bin is damaged: delete .*index.bin.* \(its hash is not that"):
         open_source(folder, "text", INPUTS, vocab_size=300, run=run)
 
 

@@ -132,7 +132,11 @@ def test_a_broken_picture_is_named(tmp_path, picture, kind):
 def test_a_picture_that_vanishes_or_changes_is_named(pictures, picture):
     source = open_source(pictures, "vision", VisionInputs())
     path = pictures / source.name(2)
-    path.write_bytes(encode_png(picture(5, 6)).numpy().tobytes())
+    size, other = path.stat().st_size, encode_png(picture(5, 6)).numpy().tobytes()
+    path.write_bytes(other)
+    with pytest.raises(SampleError, match=f"has {len(other)} bytes, but had {size} when the data was indexed"):
+        source.read(2)
+    path.write_bytes(other.ljust(size, b"\0"))
     with pytest.raises(SampleError, match=r"is 5x6, but was \d+x\d+ when the data was indexed"):
         source.read(2)
     path.unlink()
