@@ -115,11 +115,6 @@ def main(arguments: list[str], parse: Parse) -> None:
 
 
 def _start(preset: str, run: RunArguments, given: Mapping[str, Any]) -> None:
-    if launch.size() > 1 and run.for_budget is not None:
-        raise ConfigError(
-            "--for-budget measures the steps of one process: begin the run without torchrun, stop it, and continue it "
-            "with as many processes as you like"
-        )
     start = settle(preset, given, run.out, scale=run.scale, for_budget=run.for_budget, data=run.data)
     trainer = begin(start, run.data, run.out, run.init_from, _probe(run.probe))
     if not run.dry_run:

@@ -141,8 +141,10 @@ class Data2VecTrainer:
         return self._probe(self.model) if due or step == self.config.steps else {}
 
     def _open_loader(self, source: DataSource, first: int, engine: Engine | None) -> Loader:
-        if self._probe is not None and self.loop.world.main:
-            self._probe.begin(self.config, self.out, self.device)
+        probe = self._probe
+        if probe is not None:
+            ready = partial(probe.begin, self.config, self.out, self.device)
+            self.loop.world.alone("when the probe was made ready", ready)
         return open_loader(self.config, source, first, self.device, engine, self.loop.deal)
 
 

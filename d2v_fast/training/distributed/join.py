@@ -61,16 +61,18 @@ def _join(device: torch.device) -> World:
         torch.cuda.set_device(device)
     if launch.rank() != 0:
         mute()
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        try:
-            store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
-            store = dist.PrefixStore(meet(store, rank, size, seconds), store)
-            dist.init_process_group(
-                backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=seconds)
-            )
-        except (RuntimeError, ValueError) as error:
-            raise ProcessLost(f"process {launch.rank()} of {launch.size()} did not meet the others: {error}") from error
+    if dist.is_initialized():
+        raise ConfigError(
+            "torch.distributed is in use already, by a group that d2v_fast has not made: leave init_process_group out "
+            "of the script"
+        )
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
+        store = dist.PrefixStore(meet(store, rank, size, seconds), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
+    except (RuntimeError, ValueError) as error:
+        raise ProcessLost(f"process {launch.rank()} of {launch.size()} did not meet the others: {error}") from error
     world = World(
         dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_FOR_THE_MAIN), seconds
     )
@@ -121,6 +123,6 @@ def meet(store: Any, rank: int, size: int, seconds: float) -> str:
 
 def _leave(world: World) -> None:
     """Close the connections, unless somebody may be waiting on them for a process that has failed."""
-    if not world.ending and dist.is_initialized():
+    if world.united and not world.ending and dist.is_initialized():
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()

@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import rank_jobs
+import torch
 from torch.distributed import HashStore
 
 from d2v_fast.errors import ConfigError, ProcessLost
-from d2v_fast.training.distributed.join import meet
+from d2v_fast.training.distributed.join import joined, meet
 from d2v_fast.training.distributed.world import World
+from d2v_fast.training.pretraining import settle
 
 
 def values(answers):
@@ -125,3 +127,17 @@ if world.rank == 0:
     assert main.kind == "gone"
     assert other.value[0] == "ProcessLost"
     assert "waited for the others when it read, but one of them is gone" in other.value[1]
+
+
+def test_a_budget_is_for_one_process(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="begin the run without torchrun"):
+        settle("vision-tiny", {}, tmp_path / "run", for_budget="1h", data=tmp_path)
+
+
+def test_there_are_fewer_gpus_than_processes(monkeypatch):
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"there are 4 processes on .* and 2 GPUs"):
+        joined("cuda")
