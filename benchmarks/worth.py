@@ -38,6 +38,7 @@ import d2v_fast
 from d2v_fast import presets
 from d2v_fast.config import Config
 from d2v_fast.config_json import to_dict, with_overrides
+from d2v_fast.demo.task import content_hash
 from d2v_fast.errors import RunStopped
 from d2v_fast.models import Data2Vec
 from d2v_fast.presets.scaling import follow, is_given
@@ -50,6 +51,9 @@ from d2v_fast.training.trainer import Data2VecTrainer
 SEEDS = (0, 1, 2)
 POINTS = 8
 """Of the curve: checkpoints of a run."""
+
+LONGEST = 200
+"""Characters of the name of a trial; beyond them stands a hash, as file systems take 255 bytes."""
 
 SHARES = (0.01, 0.1)
 RATES = {"random": (3e-4, 1e-3, 3e-3), "student": (3e-4, 1e-3, 3e-3)}
@@ -162,6 +166,8 @@ class Study:
         given = {**given, **({} if self.steps is None else {"steps": self.steps})}
         name = ",".join(f"{key}={value}" for key, value in sorted(given.items())) or "preset"
         name = f"{kind}-{name}".replace("/", "_")
+        if len(name) > LONGEST:
+            name = f"{name[: LONGEST - 18]}, {content_hash(name.encode()):016x}"
 
         def make() -> dict[str, Any]:
             folder = self.out / "tried" / name

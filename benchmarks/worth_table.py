@@ -139,7 +139,8 @@ def _tried(files: dict[str, dict[str, Any]]) -> str:
         best = max((value, network, probe) for network, row in found["dev"].items() for probe, value in row.items())
         last = found["last"]
         cells = [f"{last['step']:,}", f"{last['cpu_seconds']:.0f}", _percent(best[0]), f"{best[1]}, {best[2]}"]
-        lines.append([name, *cells, found["stopped"] or ""])
+        given = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(found["given"].items())) or "the preset"
+        lines.append([f"{name.partition('-')[0]}: {given}", *cells, found["stopped"] or ""])
     return _rows(["tried", "steps", "CPU s", "development, %", "by", "stopped"], lines) if lines else ""
 
 

@@ -151,6 +151,8 @@ def _speech(config: ModelConfig) -> Iterator[Entry]:
 
 
 def _text(config: ModelConfig) -> Iterator[Entry]:
+    if getattr(config.embedding, "position_depth", 0):
+        raise ValueError("the released text models have no convolutions; embedding.position_depth must be 0")
     root = "encoder.sentence_encoder"
     yield Entry("embedding.tokens.weight", (f"{root}.embed_tokens.weight",))
     yield Entry("embedding.positions.weight", (f"{root}.embed_positions.weight",))

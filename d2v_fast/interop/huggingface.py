@@ -190,6 +190,8 @@ def _refuse_what_they_lack(config: ModelConfig) -> None:
                 f"transformers' data2vec {config.modality} model has {name}={value} and no other; "
                 f"transformer.{name} is {getattr(transformer, name)}"
             )
+    if isinstance(config.embedding, TextEmbedding) and config.embedding.position_depth:
+        raise ValueError("transformers' data2vec text model has no convolutions; embedding.position_depth must be 0")
     if isinstance(config.embedding, VisionEmbedding) and config.embedding.positions != "relative":
         raise ValueError("only relative positions have a name in transformers; embedding.positions is 'sincos'")
 

@@ -159,7 +159,7 @@ class D2vFastModel(PreTrainedModel):
         parts = {"signal": Frames, "patches": Patches, "tokens": Tokens}
         self.main_input_name = {"signal": "input_values", "patches": "pixel_values", "tokens": "input_ids"}[kind]
         self.embedding: Any = parts[kind](config)
-        if kind == "signal":
+        if kind == "signal" or (kind == "tokens" and config.position_depth):
             self.positions: Any = PositionConvolutions(config)
         elif kind == "patches" and config.positions == "relative":
             height, width = (side // part for side, part in zip(config.size, config.patch, strict=True))
@@ -236,7 +236,7 @@ class D2vFastModel(PreTrainedModel):
             valid = self._valid(x, lengths)
             if valid is not None and not config.second:
                 x = torch.where(valid.unsqueeze(2), x, 0.0)
-            return x, valid, None
+            return x + self.positions(x) if config.position_depth else x, valid, None
         (high, wide), picture = config.patch, given if given.dim() == 4 else given.unsqueeze(1)
         x = self.embedding(picture)
         valid = self._valid(x, lengths)

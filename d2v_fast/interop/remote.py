@@ -142,8 +142,12 @@ def _embedding_of(settings: Mapping[str, Any]) -> EmbeddingConfig:
         longest, bins = settings["size"]
         return SpectrogramEmbedding(bins=bins, patch=tuple(settings["patch"]), max_frames=longest)
     if modality == "text":
+        names = ("position_depth", "position_kernel", "position_groups")
         return TextEmbedding(
-            vocab_size=settings["vocab_size"], max_length=settings["longest"], pad_id=settings["pad_token_id"]
+            vocab_size=settings["vocab_size"],
+            max_length=settings["longest"],
+            pad_id=settings["pad_token_id"],
+            **({name: settings[name] for name in names} if settings.get("position_depth", 0) else {}),
         )
     raise ValueError(f"modality is {modality!r}")
 
@@ -227,5 +231,8 @@ def _embedding(embedding: EmbeddingConfig) -> dict[str, Any]:
             "vocab_size": embedding.vocab_size,
             "longest": embedding.max_length,
             "pad_token_id": embedding.pad_id,
+            "position_depth": embedding.position_depth,
+            "position_kernel": embedding.position_kernel,
+            "position_groups": embedding.position_groups,
         }
     raise ValueError(f"neither transformers nor the modelling file has a model of the modality {embedding.modality}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from d2v_fast.checks import Check, Section
 
@@ -123,6 +123,10 @@ class TokenMask(MaskConfig):
 
     random: float = 0.1
     """Share of the selected tokens that become a random token; the rest become the mask token."""
+
+    random_from: Literal["vocabulary", "sequence"] = "vocabulary"
+    """Where a random token is from: every id is as likely as any other, or every token of the same sequence; then how
+    rare a token is does not tell that it is a wrong one, its neighbours do."""
 
     def check(self, check: Check) -> None:
         """See `Section.check`."""

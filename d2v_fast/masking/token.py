@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from d2v_fast import _C
+from d2v_fast import _C, rng
 from d2v_fast.masking.config import RandomMask, TokenMask
 from d2v_fast.masking.masks import MaskRequest, Masks, SampleIds, at_least, natural, valid_lengths
 
@@ -87,6 +88,12 @@ def token_masks(
         request.mask.data_ptr(),
         masked_tokens.data_ptr(),
     )
+    if config.random > 0.0 and config.random_from == "sequence":
+        source = tokens.repeat_interleave(views, 0)
+        replaced = request.mask & (masked_tokens != mask_id) & (masked_tokens != source)
+        draws = rng.uniform(seed, "mask/token/sequence", epoch, request.ids, views * width).reshape(-1, width)
+        places = (draws * np.repeat(valid, views)[:, None]).astype(np.int64)
+        masked_tokens[replaced] = source.gather(1, torch.from_numpy(places))[replaced]
     return request.result(masked, masked_tokens, valid)
 
 

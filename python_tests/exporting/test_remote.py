@@ -46,6 +46,7 @@ CASES = {
     "sincos pictures": ("vision", {"model.embedding.positions": "sincos"}, "pixel_values"),
     "pictures with a key bias": ("vision", {"model.transformer.key_bias": True}, "pixel_values"),
     "pre-norm text": ("text", {"model.transformer.norm_first": True}, "input_ids"),
+    "text with convolutions": ("text", {"model.embedding.position_depth": 2}, "input_ids"),
     "pre-norm sound": ("speech", {"model.transformer.norm_first": True}, "input_values"),
     "layer scale": ("speech", {"model.transformer.layer_scale": 0.1}, "input_values"),
     "series": ("series", {}, "input_values"),

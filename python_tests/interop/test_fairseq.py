@@ -238,6 +238,7 @@ def test_errors_name_the_tensors():
         (replace(VISION, transformer=replace(PRE, norm_first=False)), "pre-norm.*norm_first=False"),
         (replace(SPEECH, head=HeadConfig(layers=2)), "linear head; head.layers is 2"),
         (replace(VISION, embedding=replace(VISION.embedding, positions="sincos")), "positions is 'sincos'"),
+        (replace(TEXT, embedding=replace(TEXT.embedding, position_depth=1)), "position_depth must be 0"),
     ],
 )
 def test_what_the_released_code_lacks_is_refused(config, message):

@@ -321,6 +321,12 @@ def test_fixed_positions_are_refused():
         huggingface.config_for(replace(config, embedding=replace(config.embedding, positions="sincos")))
 
 
+def test_convolutions_over_tokens_are_refused():
+    config = TEXT["small"]
+    with pytest.raises(ValueError, match="no convolutions; embedding.position_depth must be 0"):
+        huggingface.config_for(replace(config, embedding=replace(config.embedding, position_depth=1)))
+
+
 def test_without_transformers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ImportError, match=r"d2v_fast\[export\]"):

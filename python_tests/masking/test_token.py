@@ -45,6 +45,26 @@ def test_random_tokens_are_uniform_over_the_ids_that_are_not_special():
     assert ((counts[allowed] - expected) ** 2 / expected).sum() < 45  # chi-square, 15 degrees of freedom
 
 
+def test_random_tokens_may_be_those_of_the_same_sequence():
+    """As often as they are there, the same ones in any batch, and nothing else changes."""
+    lengths = torch.tensor([200, 256] * 500)
+    tokens = torch.where(torch.arange(256) < 64, 5, 6).repeat(1000, 1) + 2 * (torch.arange(1000) % 2)[:, None]
+    tokens[torch.arange(256) >= lengths[:, None]] = 1
+    usual = TokenMask(probability=0.5, keep=0.2, random=0.6)
+    config = TokenMask(probability=0.5, keep=0.2, random=0.6, random_from="sequence")
+    drawn, other = (mask_tokens(one, tokens, lengths, views=2) for one in (config, usual))
+    assert drawn.mask.equal(other.mask)
+    source = tokens.repeat_interleave(2, 0)
+    replaced = drawn.mask & (other.inputs != 4) & (other.inputs != source)
+    assert drawn.inputs[~replaced].equal(other.inputs[~replaced])
+    for row, (low, high, share) in enumerate(((5, 6, 64 / 200), (7, 8, 64 / 256))):
+        found = drawn.inputs[row * 2 :: 4][replaced[row * 2 :: 4]]
+        assert set(found.tolist()) == {low, high}
+        assert (found == low).float().mean().item() == pytest.approx(share, abs=0.01)
+    alone = mask_tokens(config, tokens[7:8], lengths[7:8], views=2, sample_ids=np.array([7]))
+    assert alone.inputs.equal(drawn.inputs[14:16])
+
+
 def test_every_valid_position_can_be_selected_and_padding_never_is():
     tokens = texts(400, 24)
     lengths = torch.tensor([24, 10, 1, 0] * 100)

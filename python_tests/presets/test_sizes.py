@@ -64,7 +64,12 @@ def small(embedding: int, kernel: int) -> int:
 SIZES = {
     "speech-small": small(2 * 80, 7),
     "vision-small": small(3 * 8 * 8, 3 * 3),
-    "text-small": (4096 + 130) * 192 + 4 * 192 + 6 * block(192, 768) + linear(192, 384) + linear(384, 192),
+    "text-small": (1024 + 98) * 96
+    + 4 * 96
+    + linear(5 * 96, 96)
+    + 3 * block(96, 384)
+    + linear(96, 2 * 96)
+    + linear(2 * 96, 96),
     "speech2-base": 93_783_308,  # of the released classes, as are the two other bases
     "speech2-large": speech2(1024, 4096, 24, 16, 768),
     "text2-base": 152_961_792,

@@ -10,7 +10,7 @@ import pytest
 from d2v_fast import presets
 from d2v_fast.config_json import with_overrides
 from d2v_fast.data import ArraySource
-from d2v_fast.presets.small import decay_of, fitted_decay
+from d2v_fast.presets.small import SLOW, decay_of, fitted_decay
 from d2v_fast.training.trainer import Data2VecTrainer
 
 
@@ -47,3 +47,8 @@ def test_the_decay_of_a_run_of_another_length():
     found = fitted_decay(speech, speech.steps // 10)
     assert found == replace(speech.ema, anneal_steps=speech.ema.anneal_steps // 10)
     assert fitted_decay(speech, 1).anneal_steps == 1
+    text = presets.text_small()
+    assert text.ema == decay_of(text.steps, SLOW)
+    slow = fitted_decay(text, 1000)
+    assert slow.start == pytest.approx(0.5 ** (1 / 3000), abs=1e-6)
+    assert slow.end == pytest.approx(0.5 ** (1 / 6000), abs=1e-6)

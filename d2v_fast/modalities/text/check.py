@@ -14,8 +14,8 @@ def check(config: Config) -> None:
     """See `Modality.check`.
 
     Raises:
-        ConfigError: Blocks are longer than the model's positions or shorter than a span, nothing would be masked, or
-            a batch cannot hold a block.
+        ConfigError: Blocks are longer than the model's positions or shorter than a span, nothing would be masked,
+            convolutions do not fit the model, or a batch cannot hold a block.
     """
     embedding, inputs = cast(TextEmbedding, config.model.embedding), cast(TextInputs, config.inputs)
     loader, block = config.loader, inputs.block_size
@@ -27,10 +27,25 @@ def check(config: Config) -> None:
         _check_left_out(config.mask, config.model.encodes_kept, block)
     else:
         _check_replaced(cast(TokenMask, config.mask), config.model.encodes_kept, block)
+    if embedding.position_depth:
+        _check_convolutions(embedding, config.model.transformer.dim, config.model.encodes_kept)
     if loader.batch_tokens is not None and loader.batch_tokens < block:
         raise ConfigError(
             f"loader.batch_tokens is {loader.batch_tokens}, less than one block of inputs.block_size {block}: "
             "raise it, or lower inputs.block_size"
+        )
+
+
+def _check_convolutions(embedding: TextEmbedding, dim: int, encodes_kept: bool) -> None:
+    if encodes_kept:
+        raise ConfigError(
+            f"model.embedding.position_depth is {embedding.position_depth}, but model.head is a DecoderConfig: the "
+            "convolutions would show hidden tokens to their neighbours; set it to 0, or use a HeadConfig"
+        )
+    if dim % embedding.position_groups:
+        raise ConfigError(
+            f"model.embedding.position_groups is {embedding.position_groups}, but it must divide "
+            f"model.transformer.dim, which is {dim}"
         )
 
 

@@ -34,7 +34,7 @@ class TextInputs(InputsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextEmbedding(EmbeddingConfig):
-    """Tokens to vectors: token and learned position embeddings, LayerNorm."""
+    """Tokens to vectors: token and learned position embeddings, LayerNorm; convolutions over the tokens, if asked for."""
 
     modality: ClassVar[str] = "text"
 
@@ -47,7 +47,19 @@ class TextEmbedding(EmbeddingConfig):
     pad_id: int = 1
     """The padding token; positions are counted from pad_id + 1."""
 
+    position_depth: int = 0
+    """Convolutions over the tokens, each with LayerNorm and GELU, whose output is added to them before the blocks, as
+    speech has them; 0: none. Which tokens are neighbours is seen from the start then, and the learned positions begin
+    at zero (data2vec 1.0 only)."""
+
+    position_kernel: int = 5
+    """Tokens that each of them sees."""
+
+    position_groups: int = 1
+    """Groups of each of them."""
+
     def check(self, check: Check) -> None:
         """See `Section.check`."""
-        check.at_least(1, "vocab_size", "max_length")
+        check.at_least(1, "vocab_size", "max_length", "position_kernel", "position_groups")
+        check.at_least(0, "position_depth")
         check.require(0 <= self.pad_id < self.vocab_size, "pad_id", f"a token: 0 to {self.vocab_size - 1}")

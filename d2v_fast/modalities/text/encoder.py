@@ -1,6 +1,8 @@
-"""Text: tokens, positions, context network (paper, section 4.3)."""
+"""Text: tokens, positions, context network (paper, section 4.3); convolutions over the tokens are ours."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +11,11 @@ from d2v_fast.modalities.text.config import TextEmbedding
 from d2v_fast.modalities.text.embedding import TokenEmbedding
 from d2v_fast.models.config import ModelConfig
 from d2v_fast.models.encoder import Encoder
+from d2v_fast.modules.positions import PositionConvolutions
 
 
 class TextEncoder(Encoder):
-    """Tokens int64 [B, T] to [B, T, C]."""
+    """Tokens int64 [B, T] to [B, T, C]: embeddings, convolutions if asked for, context network."""
 
     def __init__(self, config: ModelConfig) -> None:
         assert isinstance(config.embedding, TextEmbedding)
@@ -23,7 +26,22 @@ class TextEncoder(Encoder):
         # Post-norm: the embedding's norm is the only one before the blocks.
         super().__init__(config, tokens, norm=network.norm_first)
         self.config = embedding
+        depth, kernel, groups = embedding.position_depth, embedding.position_kernel, embedding.position_groups
+        self.positions = PositionConvolutions(network.dim, depth, kernel, groups) if depth else None
         initialise_text(self)
+        if self.positions is not None:  # ours, see `_initialise_convolved`
+            self._initialise_convolved(network.dim)
+
+    def _initialise_convolved(self, dim: int) -> None:
+        """Learned positions begin at zero: convolutions see the order, and targets should not be full of positions.
+
+        Weights of any width begin with the sums that 0.02 gives at the published one, 768; in a narrow network, whose
+        targets those of its beginning are, a block would add next to nothing.
+        """
+        nn.init.zeros_(self.embedding.get_submodule("positions").get_parameter("weight"))
+        for part in self.blocks.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=0.02 * math.sqrt(768 / dim))
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Tokens to vectors, positions included; see `Encoder.embed`."""
@@ -50,8 +68,9 @@ class TextEncoder(Encoder):
             )
 
     def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, None]:
-        """Positions are in the embedding; the padding is zeroed, but not in data2vec 2.0, as released."""
-        return x if valid is None or self.encodes_kept else torch.where(valid.unsqueeze(2), x, 0.0), None
+        """Convolutions, if there are any; the padding is zeroed before them, but not in data2vec 2.0, as released."""
+        x = x if valid is None or self.encodes_kept else torch.where(valid.unsqueeze(2), x, 0.0)
+        return x if self.positions is None else x + self.positions(x), None
 
 
 def initialise_text(module: nn.Module) -> None:
