@@ -34,7 +34,7 @@ class TextInputs(InputsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TextEmbedding(EmbeddingConfig):
-    """Tokens to vectors: token and learned position embeddings, LayerNorm; convolutions over the tokens, if asked for."""
+    """Tokens to vectors: token and learned position embeddings, LayerNorm; convolutions over the tokens on request."""
 
     modality: ClassVar[str] = "text"
 
