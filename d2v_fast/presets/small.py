@@ -6,10 +6,10 @@ about 1.4 CPU hours. `--for-budget` fits them to other data, another machine or 
 Nothing here is published, and no number was chosen by the labels that docs/worth.md reports. A docstring says where
 each number comes from: a released recipe, the tiny presets and what was tried for them (measured.md), or "ours".
 
-All but text have heads of 64 channels, a feed-forward network of four times the width and K of two thirds of the blocks,
-as published, and 6 blocks: half of a base model's. A teacher's decay is that of `vision2-base` in shares of the run: it
-forgets half of what it knows within 0.9 % of the steps at first and within 18 % at the end (`decay_of`). Those of
-speech and text have their own.
+All but text have heads of 64 channels, a feed-forward network of four times the width and K of two thirds of the
+blocks, as published, and 6 blocks: half of a base model's. A teacher's decay is that of `vision2-base` in shares of the
+run: it forgets half of what it knows within 0.9 % of the steps at first and within 18 % at the end (`decay_of`). Those
+of speech and text have their own.
 """
 
 from __future__ import annotations
