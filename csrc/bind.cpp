@@ -162,7 +162,7 @@ void bind_layer_targets(py::module_& m) {
      py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg("views") = 1);
 }
 
-// restore, decoder_layer, norm_gelu and attention: tensors and sizes in the order of the structs; checked in d2v_fast/ops.
+// restore, decoder_layer, norm_gelu, front_layer and attention: tensors and sizes in the order of the structs; checked in d2v_fast/ops.
 void bind_views(py::module_& m) {
   using nogil = py::call_guard<py::gil_scoped_release>;
   m.def("restore", [](uintptr_t tokens, uintptr_t kept, uintptr_t noise, uintptr_t out, int64_t count, int64_t places, int64_t row_bytes,
@@ -182,6 +182,12 @@ void bind_views(py::module_& m) {
                              pointer<const void>(t[4]), pointer<void>(t[5]), pointer<void>(t[6]), pointer<void>(t[7]), n[0], n[1], n[2], n[3],
                              eps};
     if (!d2v::kernels().norm_gelu(x, backward, d2v::usable_threads(threads))) throw std::bad_alloc();
+  }, nogil());
+  m.def("front_layer", [](bool backward, const std::array<uintptr_t, 7>& t, const std::array<int64_t, 8>& n, double eps, int threads) {
+    const d2v::FrontLayer x = {pointer<const void>(t[0]), pointer<const void>(t[1]), pointer<const void>(t[2]), pointer<const void>(t[3]),
+                               pointer<void>(t[4]), pointer<const void>(t[5]), pointer<void>(t[6]), n[0], n[1], n[2], n[3], n[4], n[5], n[6],
+                               n[7], eps};
+    if (!d2v::kernels().front_layer(x, backward, d2v::usable_threads(threads))) throw std::bad_alloc();
   }, nogil());
   m.def("attention", [](bool backward, const std::array<uintptr_t, 16>& t, const std::array<int64_t, 11>& strides, const std::array<int64_t, 7>& n,
                         bool pairs, uint64_t seed, double dropout, int threads) {

@@ -15,7 +15,8 @@ from d2v_fast.models.config import EmbeddingConfig, ModelConfig
 NUMERICS = 4
 """The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: the same. 3: on a CPU `ops.adamw_ema_` makes the
 update and `ops.linear` the products in float32, whose last bits are not torch's. 4: also those in bfloat16,
-attention is our own, whose dropout draws other noise than torch's, and so are norm and GELU behind a convolution."""
+attention is our own, whose dropout draws other noise than torch's, and so are norm and GELU behind a convolution, with
+the convolution itself where it is that of a signal."""
 
 
 @dataclass(frozen=True, kw_only=True)

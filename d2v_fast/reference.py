@@ -262,6 +262,24 @@ def decoder_layer(x: Tensor, weight: Tensor, bias: Tensor, groups: int, residual
     return x + y if residual and x.shape[-1] == y.shape[-1] else y
 
 
+def front_layer(x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor, stride: int, eps: float) -> Tensor:
+    """Convolution over time without padding or bias, LayerNorm over channels and exact GELU.
+
+    Args:
+        x: [B, L, in_channels].
+        weight: [C, in_channels, kernel].
+        norm_weight: [C].
+        norm_bias: [C].
+        stride: frames between the starts of two windows.
+        eps: added to the (biased) variance.
+
+    Returns:
+        [B, (L - kernel) // stride + 1, C].
+    """
+    convolved = F.conv1d(x.transpose(1, 2), weight, stride=stride).transpose(1, 2)
+    return norm_gelu(convolved, norm_weight, norm_bias, eps)
+
+
 def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """LayerNorm over channels and exact GELU.
 

@@ -110,6 +110,19 @@ struct NormGelu {
   double eps;
 };
 
+// y = gelu(norm(convolution of a signal)), of windows of `width` numbers side by side that begin every `step` numbers. Arithmetic is in `real`,
+// F64 or F32, which signal, parameters and their gradients have. Everything is contiguous.
+struct FrontLayer {
+  const void* signal;                     // [samples, length]
+  const void* weight;                     // [width, channels]
+  const void *norm_weight, *norm_bias;    // [channels]
+  void* y;                                // [samples, frames, channels] of any DType; of the forward pass only
+  const void* gradient;                   // of y, as y; from here on for the backward pass
+  void* gradients;                        // [width + 2, channels]: of weight, norm_weight and norm_bias
+  int64_t samples, length, frames, step, width, channels, real, dtype;
+  double eps;
+};
+
 // Attention over packed sequences: softmax(q k / sqrt(dim) - factor * |i - j|) v for each head, or with any bias instead of the distances.
 // Arithmetic is in F64 for F64, else in F32; so are factors, bias, its gradient, and logs.
 struct Attention {
@@ -152,6 +165,7 @@ struct Kernels {
   bool (*decoder_layer_forward)(const DecoderLayer& x, int threads);
   bool (*decoder_layer_backward)(const DecoderLayer& x, int threads);
   bool (*norm_gelu)(const NormGelu& x, bool back, int threads);
+  bool (*front_layer)(const FrontLayer& x, bool back, int threads);
   bool (*attention_forward)(const Attention& x, int threads);
   bool (*attention_backward)(const Attention& x, int threads);
   // Index of the first row that is not above its predecessor or not in [0, limit), or -1.

@@ -23,8 +23,8 @@ class ConvolutionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, in] to [B, T, out]."""
-        convolved, norm = ops.strided_convolution(x, self.weight, self.stride), self.norm
-        return ops.norm_gelu(convolved, norm.weight, norm.bias, norm.eps)
+        norm = self.norm
+        return ops.front_layer(x, self.weight, norm.weight, norm.bias, self.stride, norm.eps)
 
 
 class Frames(nn.Module):

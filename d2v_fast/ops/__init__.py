@@ -5,6 +5,7 @@ from d2v_fast.ops.adamw_ema import adamw_ema_
 from d2v_fast.ops.attention import attention
 from d2v_fast.ops.decoder_layer import decoder_layer
 from d2v_fast.ops.ema import ema_update_
+from d2v_fast.ops.front_layer import front_layer
 from d2v_fast.ops.layer_targets import layer_targets
 from d2v_fast.ops.linear import linear
 from d2v_fast.ops.norm_gelu import norm_gelu
@@ -20,6 +21,7 @@ __all__ = [
     "backends",
     "decoder_layer",
     "ema_update_",
+    "front_layer",
     "gelu_linear",
     "layer_targets",
     "linear",

@@ -74,7 +74,7 @@ def _backward_fake(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: f
 
 
 def _backward_any(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor, Tensor] = _torchs_backward(grad, x, weight, bias, eps, [True, True, True])
+    gradients: tuple[Tensor, Tensor, Tensor] = torchs_backward(grad, x, weight, bias, eps, [True, True, True])
     return gradients
 
 
@@ -85,7 +85,7 @@ def _backward_cpu(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: fl
     return gradients
 
 
-def _torchs_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, wanted: list[bool]) -> Any:
+def torchs_backward(grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float, wanted: list[bool]) -> Any:
     """Three gradients; None where one is not wanted."""
     normed, mean, scale = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
     of_normed = torch.ops.aten.gelu_backward(grad, normed)
@@ -102,7 +102,7 @@ def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.kernel and not torch.is_grad_enabled():
         return *_backward(grad, x, weight, bias, ctx.eps), None, None
     wanted = list(ctx.needs_input_grad[:3])
-    return *_torchs_backward(grad, x, weight, bias, ctx.eps, wanted), None, None
+    return *torchs_backward(grad, x, weight, bias, ctx.eps, wanted), None, None
 
 
 def _on_gpu() -> Backend:

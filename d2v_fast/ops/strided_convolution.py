@@ -55,7 +55,7 @@ def strided_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     return convolved
 
 
-def _output_length(length: int, kernel: int, stride: int) -> int:
+def output_length(length: int, kernel: int, stride: int) -> int:
     """Frames that a convolution without padding makes of `length` frames."""
     return (length - kernel) // stride + 1
 
@@ -73,7 +73,7 @@ def _pieces(kernel: int, stride: int) -> list[tuple[int, int]]:
 
 
 def _convolve_cpu(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    frames = _output_length(x.shape[1], weight.shape[2], stride)
+    frames = output_length(x.shape[1], weight.shape[2], stride)
     if not by_onednn(x, len(x) * frames * weight.numel()):
         return _convolve(x, weight, stride)
     return F.conv2d(_picture(x), weight.unsqueeze(2), stride=(1, stride)).squeeze(2).transpose(1, 2).contiguous()
@@ -109,7 +109,7 @@ def _picture(x: Tensor) -> Tensor:
 def _convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     batch, length, _ = x.shape
     out_channels, channels, kernel = weight.shape
-    frames = _output_length(length, kernel, stride)
+    frames = output_length(length, kernel, stride)
     matrix = weight.permute(2, 1, 0).reshape(kernel * channels, out_channels)
     out = x.new_empty(batch, frames, out_channels)
     for first, width in _pieces(kernel, stride):
@@ -119,7 +119,7 @@ def _convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
 
 
 def _convolve_fake(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    return x.new_empty(x.shape[0], _output_length(x.shape[1], weight.shape[2], stride), weight.shape[0])
+    return x.new_empty(x.shape[0], output_length(x.shape[1], weight.shape[2], stride), weight.shape[0])
 
 
 def _convolve_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:

@@ -102,6 +102,8 @@ def counter() -> FlopCounterMode:
         ours.decoder_layer_backward: _convolved_back,
         ours.linear: _linear,
         ours.gelu_linear: _linear,
+        ours.front_layer: _strided,
+        ours.front_layer_backward: _convolved_back,  # of which one half is computed again
         ours.strided_convolution: _strided,
         ours.strided_convolution_backward: _convolved_back,
         ours.fused_attention: _attended,
@@ -122,7 +124,7 @@ def _convolved_back(grad: Any, x: Any, weight: Any, *rest: Any, **options: Any) 
     return 4 * torch.Size(grad[:-1]).numel() * torch.Size(weight).numel()
 
 
-def _strided(x: Any, weight: Any, stride: Any, out_shape: Any = None, **options: Any) -> int:
+def _strided(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
     return 2 * torch.Size(out_shape[:-1]).numel() * torch.Size(weight).numel()
 
 

@@ -42,6 +42,25 @@ struct Buffer {
   }
 };
 
+// Layer norm of a row without weight and bias, and GELU of that.
+struct Norm {
+  vector<double> u, result;
+  double scale;
+};
+
+Norm norm_and_gelu(Buffer& z, int64_t start, int64_t channels) {
+  Norm norm;
+  double mean = 0, square = 0;
+  for (int64_t c = 0; c < channels; ++c) mean += z.at(start + c) / static_cast<double>(channels);
+  for (int64_t c = 0; c < channels; ++c) square += pow(z.at(start + c) - mean, 2) / static_cast<double>(channels);
+  norm.scale = 1 / sqrt(square + 1e-5);
+  for (int64_t c = 0; c < channels; ++c) {
+    norm.u.push_back((z.at(start + c) - mean) * norm.scale);
+    norm.result.push_back(norm.u.back() * 0.5 * (1 + erf(norm.u.back() / sqrt(2.0))));
+  }
+  return norm;
+}
+
 bool close(double ours, double exact, double tolerance) { return fabs(ours - exact) <= tolerance * std::max(1.0, fabs(exact)); }
 
 }  // namespace

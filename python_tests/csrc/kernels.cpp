@@ -2,6 +2,7 @@
 // in buffers of exactly the promised size, with results checked against plain arithmetic in double.
 #include "buffers.h"
 
+void test_norms();
 void test_views();
 
 void test_formats() {
@@ -302,6 +303,7 @@ int main() {
   test_layer_targets();
   test_targets_of_views();
   test_rows_and_copy();
+  test_norms();
   test_views();
   puts("ok");
 }

@@ -1,4 +1,4 @@
-"""kernels.cpp, views.cpp and every CPU kernel with AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""kernels.cpp, norms.cpp, views.cpp and every CPU kernel with AddressSanitizer and UndefinedBehaviorSanitizer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_kernels_in_exactly_sized_buffers(isa, tmp_path):
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler")
-    tests = [Path(__file__).with_name(name) for name in ("kernels.cpp", "views.cpp")]
+    tests = [Path(__file__).with_name(name) for name in ("kernels.cpp", "norms.cpp", "views.cpp")]
     sources = [*tests, *sorted((ROOT / "csrc/cpu/kernels").glob("*.cpp"))]
     # g++ 12 warns about its own AVX-512 headers.
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]

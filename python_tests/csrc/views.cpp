@@ -40,24 +40,6 @@ void for_products(const d2v::DecoderLayer& x, int64_t sample, int64_t row, int64
     }
 }
 
-struct Norm {
-  vector<double> u, result;
-  double scale;
-};
-
-Norm norm_and_gelu(Buffer& z, int64_t start, int64_t channels) {
-  Norm norm;
-  double mean = 0, square = 0;
-  for (int64_t c = 0; c < channels; ++c) mean += z.at(start + c) / static_cast<double>(channels);
-  for (int64_t c = 0; c < channels; ++c) square += pow(z.at(start + c) - mean, 2) / static_cast<double>(channels);
-  norm.scale = 1 / sqrt(square + 1e-5);
-  for (int64_t c = 0; c < channels; ++c) {
-    norm.u.push_back((z.at(start + c) - mean) * norm.scale);
-    norm.result.push_back(norm.u.back() * 0.5 * (1 + erf(norm.u.back() / sqrt(2.0))));
-  }
-  return norm;
-}
-
 void test_decoder_layer_case(int64_t dtype, bool grid, int64_t channels, int64_t out_channels, int64_t groups, int64_t kernel, bool given) {
   const int64_t samples = 2, height = grid ? 4 : 9, width = grid ? 3 : 1, places = samples * height * width;
   const int64_t taps = kernel * (grid ? kernel : 1), weights = out_channels * channels / groups * taps;
@@ -121,54 +103,6 @@ void test_decoder_layer() {
       test_decoder_layer_case(dtype, grid, 36, 36, 2, 3, false);
       test_decoder_layer_case(dtype, grid, 7, 7, 7, grid ? 5 : 11, false);  // wider than the sequence
       test_decoder_layer_case(dtype, grid, 19, 19, 1, 3, true);
-    }
-}
-
-void test_norm_gelu_case(int64_t dtype, int64_t parameters, int64_t rows, int64_t channels) {
-  const int64_t count = rows * channels;
-  Buffer x = Buffer(dtype, count, 1).fill(1), weight = Buffer(parameters, channels, 1).fill(2), bias = Buffer(parameters, channels, 1).fill(3);
-  Buffer y(dtype, count, 1), gradient = Buffer(dtype, count, 1).fill(4), of_x(dtype, count, 1);
-  Buffer of_weight(parameters, channels, 1), of_bias(parameters, channels, 1);
-  const d2v::NormGelu call = {x.data(), weight.data(), bias.data(), y.data(), gradient.data(), of_x.data(), of_weight.data(),
-                              of_bias.data(), rows, channels, dtype, parameters, 1e-5};
-  CHECK(kernels.norm_gelu(call, false, 2));
-  CHECK(kernels.norm_gelu(call, true, 2));
-  const double tolerance = 64 * unit(dtype);
-  vector<double> weight_wanted(static_cast<size_t>(channels), 0.0), bias_wanted = weight_wanted;
-  for (int64_t start = 0; start < count; start += channels) {
-    const Norm norm = norm_and_gelu(x, start, channels);
-    double shift = 0, tilt = 0;
-    vector<double> slope;
-    for (int64_t c = 0; c < channels; ++c) {
-      const size_t at = static_cast<size_t>(c);
-      const double u = norm.u[at] * weight.at(c) + bias.at(c), below = 0.5 * (1 + erf(u / sqrt(2.0)));
-      CHECK(close(y.at(start + c), u * below, tolerance));
-      const double outer = gradient.at(start + c) * (below + u * exp(-u * u / 2) / sqrt(2 * M_PI));
-      weight_wanted[at] += outer * norm.u[at];
-      bias_wanted[at] += outer;
-      slope.push_back(outer * weight.at(c));
-      shift += slope.back() / static_cast<double>(channels);
-      tilt += slope.back() * norm.u[at] / static_cast<double>(channels);
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      const size_t at = static_cast<size_t>(c);
-      CHECK(close(of_x.at(start + c), (slope[at] - shift - norm.u[at] * tilt) * norm.scale, tolerance));
-    }
-  }
-  const double summed = 64 * std::max(unit(dtype), unit(parameters));
-  for (int64_t c = 0; c < channels; ++c) {
-    const size_t at = static_cast<size_t>(c);
-    CHECK(fabs(of_weight.at(c) - weight_wanted[at]) <= summed * std::max(1.0, fabs(weight_wanted[at])));
-    CHECK(fabs(of_bias.at(c) - bias_wanted[at]) <= summed * std::max(1.0, fabs(bias_wanted[at])));
-  }
-}
-
-void test_norm_gelu() {
-  for (int64_t dtype : kFormats)
-    for (int64_t parameters : {dtype, static_cast<int64_t>(d2v::F32)}) {
-      test_norm_gelu_case(dtype, parameters, 3, 70);
-      test_norm_gelu_case(dtype, parameters, 600, 5);  // three shares
-      test_norm_gelu_case(dtype, parameters, 0, 5);
     }
 }
 
@@ -258,7 +192,6 @@ void test_attention_case(int64_t dtype, int64_t dim, bool hidden, bool biased) {
 void test_views() {
   test_restore();
   test_decoder_layer();
-  test_norm_gelu();
   for (int64_t dtype : kFormats)
     for (int64_t dim : {3, 20}) {
       test_attention_case(dtype, dim, false, false);

@@ -159,6 +159,7 @@ def test_backends_name_the_code_and_the_reason():
         "decoder_layer",
         "fused_attention",
         "norm_gelu",
+        "front_layer",
     }
     by_torch = {"attention", "gelu_linear", "linear", "strided_convolution"}
     assert set(backends) == compiled | by_torch
@@ -167,7 +168,7 @@ def test_backends_name_the_code_and_the_reason():
         assert devices["cuda"].implementation
         if name in compiled:
             assert devices["cpu"].implementation == f"compiled C++ ({_C.isa()})"
-        if name in compiled - {"norm_gelu"}:  # which has torch's operators there
+        if name in compiled - {"norm_gelu", "front_layer"}:  # which have torch's operators there
             assert f"torch {torch.__version__}" in devices["cuda"].reason or torch.cuda.is_available()
     backends["ema_update_"].clear()
     assert ops.backends()["ema_update_"], "what is returned is a copy"

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _DROPPED = 23 - 10
-_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "convolution", "linear", "strided_convolution")
+_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "convolution", "linear", "strided_convolution", "front_layer")
 
 
 def round_to_tf32(x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
-"""Prints bytes that a step takes above what is there before it: the released arrangement, ours in float32 and in
-bfloat16, and ours in float32 without recomputation. For test_peak_memory.py, in a process of its own.
+"""Prints bytes that a step takes above what is there before it, for test_peak_memory.py, in a process of its own.
+
+For speech the released arrangement, ours in float32 and in bfloat16, and ours in float32 without recomputation; for
+images ours without and with `checkpoint_activations`.
 """
 
 from __future__ import annotations
@@ -46,6 +48,14 @@ reference = reference_of(config)
 print(taken(lambda: reference.step(batch)))
 for name in ("float32", "bfloat16"):
     print(taken(Ours(config, batch, name)))
+images, _ = configured("ViT-S/16", False)
+network = replace(images.model.transformer, depth=8, dim=64, heads=2, ffn_dim=256)
+images = replace(images, model=replace(images.model, transformer=network))
+pictures = make_batch(images, (8, 3, 224, 224))
+again = replace(images, precision=replace(images.precision, checkpoint_activations=True))
+kept, computed_again = (taken(Ours(each, pictures)) for each in (images, again))
 for room in (recomputed, import_module("d2v_fast.ops.norm_gelu")):
     room.eager_on_cpu = lambda x: False
+import_module("d2v_fast.ops.front_layer")._has_kernel = lambda *given: False
 print(taken(Ours(config, batch, "float32")))
+print(kept, computed_again)

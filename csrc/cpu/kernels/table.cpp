@@ -13,6 +13,7 @@ void restore(const Restore& x, int threads);
 bool decoder_layer_forward(const DecoderLayer& x, int threads);
 bool decoder_layer_backward(const DecoderLayer& x, int threads);
 bool norm_gelu(const NormGelu& x, bool back, int threads);
+bool front_layer(const FrontLayer& x, bool back, int threads);
 bool attention_forward(const Attention& x, int threads);
 bool attention_backward(const Attention& x, int threads);
 int64_t first_bad_row(const int64_t* rows, int64_t count, int64_t limit);
@@ -22,7 +23,7 @@ void streaming_copy(void* dst, const void* src, int64_t bytes, int threads);
 #define D2V_NAME(x) D2V_NAME2(x)
 extern const Kernels kernels = {
     D2V_NAME(D2V_ISA), ema, adamw_ema, smooth_l1_forward, smooth_l1_backward, layer_targets, restore, decoder_layer_forward,
-    decoder_layer_backward, norm_gelu, attention_forward, attention_backward, first_bad_row, streaming_copy,
+    decoder_layer_backward, norm_gelu, front_layer, attention_forward, attention_backward, first_bad_row, streaming_copy,
 };
 
 }  // namespace D2V_ISA
