@@ -67,7 +67,7 @@ MOST_CHOSEN = 3000
 """Samples of each part of a question for choices that are used, so that the probes of a trial cost less than it."""
 
 MOST_TUNED = 2000
-"""Samples that a fine-tuning and the floor beside it are judged by."""
+"""Samples that a fine-tuning, the floor beside it and a point of the curve are judged by."""
 
 
 class CpuSeconds:
@@ -245,13 +245,13 @@ class Study:
 
         def make() -> dict[str, Any]:
             made, (variant, probe) = self.data(kind), self.choose(kind)["best"]["features"]
-            run = self.run(kind, SEEDS[0])
+            run, held = self.run(kind, SEEDS[0]), [few(one, MOST_TUNED, "judge") for one in made.held]
             spent = {line["step"]: line["cpu_seconds"] for line in d2v_fast.Run(run).metrics()}
             points = []
             for step in d2v_fast.Run(run).checkpoints():
                 folder = run / "checkpoints" / f"step_{step:08d}"
                 seconds = next(value for at, value in sorted(spent.items()) if at >= step)
-                right = {one.name: answers(probe, one, features(folder, variant, one)) for one in made.held}
+                right = {one.name: answers(probe, one, features(folder, variant, one)) for one in held}
                 accuracy = {name: float(np.mean([c == "1" for c in those])) for name, those in right.items()}
                 points.append({"step": step, "cpu_seconds": seconds, "accuracy": accuracy})
             return {"points": points}
