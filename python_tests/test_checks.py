@@ -23,7 +23,7 @@ from d2v_fast.models.config import TransformerConfig
 NAN, INF = float("nan"), float("inf")
 ANY = [
     ("steps", [-1, True, 1.0, NAN]),
-    ("numerics", [0, 5]),
+    ("numerics", [0, 6]),
     ("seed", [-1, 2**63, 2**64, 0.5]),
     ("model.transformer.dim", [0, -4]),
     ("model.transformer.depth", [0]),

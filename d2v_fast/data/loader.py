@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,13 +14,16 @@ import numpy as np
 import torch
 
 from d2v_fast.batch import Batch
+from d2v_fast.data.computed import ComputedPlan
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.data.deal import Deal, EmptyPiece
 from d2v_fast.data.engines.choice import check_engine, choose_engine, make_engine
 from d2v_fast.data.engines.engine import Made
+from d2v_fast.data.holding import split
 from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.protocol import DaliGraph, Sampling
-from d2v_fast.data.skipped import Skipped
+from d2v_fast.data.selection import keep_selection, kept_selection, select
+from d2v_fast.data.skipped import Known, Skipped
 from d2v_fast.data.source import DataSource
 from d2v_fast.data.stages import Stage
 from d2v_fast.errors import DataError, SampleError, failed
@@ -48,6 +50,10 @@ class Loader:
         device: Where the batches will be used; the CPU by default.
         engine: What "auto" was when a run that continues was begun.
         weights: float64 [N], how often each sample of the source is drawn, relative to the others; see `Plan`.
+        computed: Compute the order of an epoch place by place; False: as runs with `numerics` below 5 have it. With
+            weights it is drawn as a whole in any case.
+        settings: What besides the samples decides which of them take part and how they are cut into batches, in words:
+            with these, what is found out is kept beside the index of the source. "": it is not.
         deal: What this process does of each step, of several that share it; None: all of it.
 
     Raises:
@@ -68,27 +74,40 @@ class Loader:
         device: torch.device | None = None,
         engine: Literal["dali", "native"] | None = None,
         weights: np.ndarray | None = None,
+        computed: bool = True,
+        settings: str = "",
         deal: Deal | None = None,
     ) -> None:
         self._config = config
         self._deal = deal or Deal(config)
         check_engine(config.engine, source.modality, decodes=dali is not None)
-        sizes = np.asarray(source.sizes)
-        try:
-            usable = sampling.usable(sizes)
-        except DataError:
-            if not sizes.any():  # none has a length; the reason is another one
-                _read_first(source)
-            raise
-        self.left_out: int = len(source) - len(usable)
+        self._plan: Plan | ComputedPlan
+        self._held_out: Plan | ComputedPlan | None
+        kept = kept_selection(source, settings) if computed and weights is None else None
+        if kept is None:
+            usable = _usable(source, sampling)
+            self._broken = Skipped(source, Known.of(source.sizes, usable), config.max_skipped)
+        else:
+            self._broken = Skipped(source, kept.known, config.max_skipped)
+        if computed and weights is None:
+            chosen = kept or select(source, usable, sampling, config)
+            if kept is None and self._deal.rank == 0:
+                keep_selection(chosen, source, settings)
+            left_out, remarks = chosen.left_out, chosen.remarks
+            self._plan = chosen.plan(chosen.train, source.sizes, sampling, config.accumulation, seed)
+            held = chosen.held_out
+            self._held_out = None if held is None else chosen.plan(held, source.sizes, sampling, 1, seed)
+        else:
+            left_out = len(source) - len(usable)
+            remarks = tuple(sampling.remarks(np.asarray(source.sizes), len(usable)))
+            train, held_out = split(source, usable, config.holdout)
+            chances = None if weights is None else weights[train]
+            self._plan = Plan(source.sizes, train, sampling, config, seed, chances)
+            self._held_out = Plan(source.sizes, held_out, sampling, config, seed) if len(held_out) else None
+        self.left_out: int = left_out
         """Samples that take no part, such as clips that are too short."""
-        for remark in sampling.remarks(sizes, len(usable)):
+        for remark in remarks:
             tell(remark)
-        self._broken = Skipped(source, usable, config.max_skipped)
-        train, held_out = split(source, usable, config.holdout)
-        chances = None if weights is None else weights[train]
-        self._plan = Plan(source.sizes, train, sampling, config, seed, chances)
-        self._held_out = Plan(source.sizes, held_out, sampling, config, seed) if len(held_out) else None
         self.batches_per_epoch: int = self._plan.batches_per_epoch
         """Micro-batches in an epoch."""
         self.steps_per_epoch: int = max(1, self.batches_per_epoch // config.accumulation)
@@ -225,40 +244,19 @@ def _same(plan: BatchPlan) -> BatchPlan:
     return plan
 
 
-def split(source: DataSource, usable: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out a share of the samples, by a hash of their names: neither order nor seed matters.
+def _usable(source: DataSource, sampling: Sampling) -> np.ndarray:
+    """The samples that take part.
 
-    Args:
-        source: For the names.
-        usable: int64 [n], the samples to choose from.
-        share: In [0, 1); at least one sample is held out, and one kept, unless it is 0.
-
-    Returns:
-        Samples to train on and samples held out, ascending.
+    Raises:
+        DataError: There is none, or none can be read.
     """
-    if not 0 <= share < 1:
-        raise DataError(f"loader.holdout is {share}; it is a share of the samples, at least 0 and less than 1")
-    if share == 0:
-        return usable, usable[:0]
-    if len(usable) < 2:
-        raise DataError(f"loader.holdout is {share}, but there is only {len(usable)} sample")
-    count = min(max(1, round(share * len(usable))), len(usable) - 1)
-    order = np.argsort(hashes([source.name(i) for i in usable.tolist()]), kind="stable")
-    return np.sort(usable[order[count:]]), np.sort(usable[order[:count]])
-
-
-def hashes(names: Sequence[str]) -> np.ndarray:
-    """uint64 [N], numbers that stay with names and have no order of their own."""
-    encoded = [_bytes(name) for name in names]
-    return np.frombuffer(b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in encoded), dtype="<u8")
-
-
-def _bytes(name: str) -> bytes:
-    """Those of a file's name as it is on disk; half of a surrogate pair, which no file has, gets bytes of its own."""
+    sizes = np.asarray(source.sizes)
     try:
-        return name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "surrogatepass")
+        return sampling.usable(sizes)
+    except DataError:
+        if not sizes.any():  # none has a length; the reason is another one
+            _read_first(source)
+        raise
 
 
 def _read_first(source: DataSource) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,12 +23,38 @@ _NAMED = 3
 """Broken samples that the error names."""
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of broken samples before anything is read."""
+
+    usable: int
+    """Samples that take part, broken ones among them."""
+
+    broken: int
+    """Samples of these that have no size."""
+
+    first: Sequence[int]
+    """Some of their numbers."""
+
+    @staticmethod
+    def of(sizes: np.ndarray, samples: np.ndarray) -> Known:
+        """Counts the samples of unknown size.
+
+        Args:
+            sizes: `DataSource.sizes`.
+            samples: int64 [n], those that take part.
+        """
+        found = np.asarray(sizes)[samples].reshape(len(samples), -1)
+        broken = samples[(found == 0).any(axis=1)]
+        return Known(len(samples), len(broken), broken[:_NAMED].tolist())
+
+
 class Skipped:
     """The broken samples met so far. Each counts once, however many epochs it is met in.
 
     Args:
         source: Where samples come from.
-        samples: int64 [n], those that take part.
+        known: What is known already.
         most: `loader.max_skipped`, the share of broken samples that is let pass.
 
     Raises:
@@ -35,15 +62,13 @@ class Skipped:
         TooManySkipped: More samples are known to be broken before anything is read.
     """
 
-    def __init__(self, source: DataSource, samples: np.ndarray, most: float) -> None:
+    def __init__(self, source: DataSource, known: Known, most: float) -> None:
         if not 0 <= most <= 1:
             raise DataError(f"loader.max_skipped is {most}; it is a share of the samples, between 0 and 1")
-        self._most, self._samples = most, len(samples)
+        self._most, self._samples = most, known.usable
         self._reasons: dict[int, SampleError] = {}
-        sizes = np.asarray(source.sizes)[samples].reshape(len(samples), -1)
-        known = samples[(sizes == 0).any(axis=1)]
-        if len(known) > self._allowed(len(samples)):
-            raise self._error(len(known), len(samples), [_reason(source, i) for i in known[:_NAMED].tolist()])
+        if known.broken > self._allowed(known.usable):
+            raise self._error(known.broken, known.usable, [_reason(source, i) for i in known.first])
         lost = getattr(source, "lost", None)
         if lost is not None and lost.count > self._allowed(lost.total):
             raise self._error(lost.count, lost.total, [lost.first])

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from d2v_fast.data.arrays import plain
+from d2v_fast.data.holding import hashes
 from d2v_fast.data.labelled import Labelled
-from d2v_fast.data.loader import hashes
 from d2v_fast.data.source import DataSource
 from d2v_fast.errors import DataError, SampleError
 from d2v_fast.log import tell

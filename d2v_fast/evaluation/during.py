@@ -13,9 +13,9 @@ import torch
 
 from d2v_fast.config import Config
 from d2v_fast.data import Openable
+from d2v_fast.data.holding import hashes
 from d2v_fast.data.labelled import Labelled
 from d2v_fast.data.labels import open_labelled
-from d2v_fast.data.loader import hashes
 from d2v_fast.data.splits import hold_out
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.evaluation.given import reading_threads

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from d2v_fast import registry
-from d2v_fast.checks import MAY_CHANGE, SEED_LIMIT, Check, Section
+from d2v_fast.checks import MAY_CHANGE, MISSING, SEED_LIMIT, Check, Section
 from d2v_fast.config import NUMERICS, CheckpointConfig, LogConfig, OptimConfig, PrecisionConfig, check_loader
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.errors import ConfigError
@@ -176,7 +176,7 @@ class FinetuneConfig(Section):
     seed: int = 0
     """Decides the head's weights, the order of samples, crops and noise."""
 
-    numerics: int = NUMERICS
+    numerics: int = field(default=NUMERICS, metadata={MISSING: 4})
     """Rules by which samples are ordered and numbers are drawn."""
 
     def check(self, check: Check) -> None:

@@ -93,6 +93,7 @@ class LabelledLoader(Loader):
             seed=config.seed,
             stages=[stage(sets.train), *augmentations],
             weights=weights,
+            computed=config.numerics >= 5,
             dali=modality.dali(config.inputs, embedding),
             first_step=first_step,
             device=device,

@@ -120,7 +120,8 @@ class Finetuning:
 
     def open_loader(self, sets: Sets, first: int, engine: Engine | None = None) -> LabelledLoader:
         """The batches from step `first` on, and the validation; `engine` is what decoded when the run was begun."""
-        task, config = self.task, self.config
+        task = self.task
+        config = replace(self.config, numerics=self.loop.config.numerics)  # a run that continues keeps its own rules
         return LabelledLoader(
             sets,
             config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from d2v_fast import registry
 from d2v_fast.config import Config
+from d2v_fast.config_json import to_dict
 from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, open_source
 from d2v_fast.data.begun import keep_notes
 from d2v_fast.data.deal import Deal
@@ -125,7 +127,16 @@ def open_loader(
         device=device,
         engine=engine,
         deal=deal,
+        computed=config.numerics >= 5,
+        settings=_settings(config),
     )
+
+
+def _settings(config: Config) -> str:
+    """What in a configuration decides which samples take part and how they are cut into batches."""
+    said = to_dict(config)
+    loader = {name: said["loader"][name] for name in ("batch_size", "batch_seconds", "batch_tokens", "pad", "holdout")}
+    return json.dumps([said["inputs"], said["model"]["embedding"], loader], sort_keys=True)
 
 
 def _explained(make: MaskMaker) -> MaskMaker:

@@ -149,6 +149,8 @@ class Recordings:
 
         index, store = open_index(found, modality, look, run=run, threads=threads)
         self.modality = modality
+        self.folder = run
+        """Where the index is, if it is kept."""
         self.fingerprint = index.fingerprint
         self._store, self._index, self._rate, self._mono, self._readers = store, index, rate, mono, readers
         self.problems = dict(index.problems)

@@ -12,9 +12,9 @@ import torch
 
 from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Openable
+from d2v_fast.data.holding import hashes
 from d2v_fast.data.labelled import Labelled
 from d2v_fast.data.labels import open_labelled
-from d2v_fast.data.loader import hashes
 from d2v_fast.data.scan import Progress
 from d2v_fast.data.splits import held_out
 from d2v_fast.data.subset import Subset

@@ -115,7 +115,7 @@ def test_a_run_with_overrides_continues(pictures, tmp_path, capsys):
     assert (config["optim"]["lr"], config["optim"]["clip_norm"]) == (0.01, None)
     assert config["derived"] == ["ema.start", "ema.end", "ema.anneal_steps", "monitor.warmup_steps"]
     assert config["modality"] == {"name": "vision", "module": "d2v_fast.modalities.vision.modality"}
-    assert (config["preset"], config["numerics"]) == ("vision-tiny", 4)
+    assert (config["preset"], config["numerics"]) == ("vision-tiny", 5)
     assert config["mask"]["kind"] == "InverseBlockMask"
     lines = [line.removeprefix("d2v-fast: ").split("  ")[0] for line in capsys.readouterr().err.splitlines()]
     assert lines.pop(0) == (

@@ -10,7 +10,7 @@ from loading import make_loader, open_source
 
 from d2v_fast.data import ArraySource, DataError, LoaderConfig
 from d2v_fast.data.deal import Deal
-from d2v_fast.data.loader import split
+from d2v_fast.data.holding import split
 from d2v_fast.masking import SpanMask, TokenMask, span_masks, token_masks
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs

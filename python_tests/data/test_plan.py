@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from loading import make_plan
+from loading import make_computed_plan, make_plan
 from plans import RATE, SPEECH, epoch_ids, lognormal
 
 from d2v_fast.data import DataError, LoaderConfig
@@ -11,6 +11,13 @@ from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
 from d2v_fast.modalities.vision.sampling import PicturePlan
 from d2v_fast.modalities.windows import WindowPlan
+
+
+@pytest.fixture(autouse=True, params=["older", "computed"])
+def rules(request, monkeypatch):
+    """What every plan keeps, that of older runs and that of new ones."""
+    if request.param == "computed":
+        monkeypatch.setitem(globals(), "make_plan", make_computed_plan)
 
 
 def spans(batch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from d2v_fast.data import ArraySource, DataError, SampleError, TooManySkipped
-from d2v_fast.data.skipped import Skipped
+from d2v_fast.data.skipped import Known, Skipped
 
 
 class Numbered(ArraySource):
@@ -34,7 +34,7 @@ class Endless(Numbered):
 
 def skipped(count=None, most=0.01):
     source = Endless() if count is None else Numbered(count)
-    return Skipped(source, np.arange(len(source.sizes)), most)
+    return Skipped(source, Known.of(source.sizes, np.arange(len(source.sizes))), most)
 
 
 def stops_at(counter, share, count=30_000):
@@ -95,11 +95,11 @@ def test_the_error_names_the_first_and_the_remedy():
 def test_known_broken_samples_stop_before_anything_is_read():
     source = Numbered(100, broken=[5, 6, 7, 8])
     with pytest.raises(TooManySkipped, match=r"4 of 100 .*: 5.png: is empty; 6.png: .*; 7.png: .*; and 1 more"):
-        Skipped(source, np.arange(100), 0.01)
-    Skipped(source, np.arange(100), 0.04)
-    Skipped(source, np.arange(6, 100), 0.01)
+        Skipped(source, Known.of(source.sizes, np.arange(100)), 0.01)
+    Skipped(source, Known.of(source.sizes, np.arange(100)), 0.04)
+    Skipped(source, Known.of(source.sizes, np.arange(6, 100)), 0.01)
     with pytest.raises(TooManySkipped, match=r"1 of 6 .* 0 allows: 5.png: is empty\. If"):
-        Skipped(source, np.arange(6), 0.0)
+        Skipped(source, Known.of(source.sizes, np.arange(6)), 0.0)
 
 
 @pytest.mark.parametrize("most", [-0.1, 1.5])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from d2v_fast.data import ArraySource, DataError
+from d2v_fast.data.holding import split
 from d2v_fast.data.labels import open_labelled
-from d2v_fast.data.loader import split
 from d2v_fast.data.splits import compare, held_out, hold_out, same_content
 from d2v_fast.modalities.speech.config import SpeechInputs
 

@@ -22,6 +22,7 @@ from d2v_fast import presets, registry
 from d2v_fast.data import ArraySource
 from d2v_fast.errors import ConfigError, DataError, RunError
 from d2v_fast.finetuning.config import FinetuneConfig
+from d2v_fast.finetuning.data import LabelledLoader
 from d2v_fast.finetuning.sets import LabelledData
 from d2v_fast.finetuning.settings import default_config, settle
 from d2v_fast.run.reader import Run
@@ -361,3 +362,16 @@ def test_the_shortest_labelled_sample_fits_the_presets(name, samples):
     inputs = registry.get(config.model.modality).for_labels(config.inputs, config.model.embedding)
     assert round(inputs.min_seconds * inputs.sample_rate) == samples
     assert registry.get(config.model.modality).for_labels(inputs, config.model.embedding) == inputs
+
+
+def test_a_run_that_began_with_older_rules_keeps_its_order(tmp_path, make_finetuning, monkeypatch):
+    given, begun = [], LabelledLoader.__init__
+
+    def watched(self, sets, config, *arguments, **options):
+        given.append(config.numerics)
+        begun(self, sets, config, *arguments, **options)
+
+    monkeypatch.setattr(LabelledLoader, "__init__", watched)
+    make_finetuning(tmp_path / "run", steps=2, numerics=4).fit()
+    make_finetuning(tmp_path / "run", steps=3).fit()
+    assert given == [4, 4]

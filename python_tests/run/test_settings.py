@@ -48,7 +48,7 @@ def test_a_run_of_the_version_before_keeps_what_its_silence_meant(make_config, m
 
 def test_rules_of_a_later_version_are_refused(make_config):
     data = to_dict(make_config("text")) | {"numerics": NUMERICS + 1}
-    with pytest.raises(ConfigError, match="numerics is 5, but it must be 1 to 4: other rules belong to"):
+    with pytest.raises(ConfigError, match="numerics is 6, but it must be 1 to 5: other rules belong to"):
         decode(data)
 
 

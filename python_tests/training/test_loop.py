@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from d2v_fast import ops
 from d2v_fast.data import Loader, SampleError, TooManySkipped
-from d2v_fast.data.loader import split
+from d2v_fast.data.holding import split
 from d2v_fast.errors import RunStopped
 from d2v_fast.models import Loss, encoder
 from d2v_fast.run.journal import Journal

@@ -45,6 +45,9 @@ class Clips:
 
     modality = "speech"
 
+    folder: Path | None = None
+    """Where the index is, if it is kept."""
+
     def __init__(self, store: Store, index: Index, sample_rate: int) -> None:
         self._store = store
         self._index = index
@@ -142,4 +145,6 @@ def _mono(raw: np.ndarray) -> np.ndarray:
 def open_audio(found: Collection, inputs: SpeechInputs, *, run: Path | None, threads: int) -> Clips:
     """Indexes clips; see `open_source`."""
     index, store = open_index(found, "speech", sound.read_length, run=run, threads=threads)
-    return Clips(store, index, inputs.sample_rate)
+    clips = Clips(store, index, inputs.sample_rate)
+    clips.folder = run
+    return clips

@@ -72,6 +72,7 @@ def open_text(
         )
     tokens = np.memmap(stored, dtype=dtype, mode="r", shape=(count,))
     blocks = TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed, lost=lost)
+    blocks.folder = run
     if not index.notes:  # a run of a version that drew replacements from as many ids as there are tokens goes on so
         blocks.vocab_size, blocks.special_ids = tokenizer.get_vocab_size(), vocabulary.specials(tokenizer).all
     return blocks

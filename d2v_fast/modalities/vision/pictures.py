@@ -58,6 +58,9 @@ class Pictures:
 
     modality = "vision"
 
+    folder: Path | None = None
+    """Where the index is, if it is kept."""
+
     def __init__(self, store: Store, index: Index, channels: int, background: float | None) -> None:
         self._store = store
         self._index = index
@@ -199,7 +202,9 @@ def _channels_first(planes: np.ndarray) -> Tensor:
 def open_images(found: Collection, inputs: VisionInputs, *, run: Path | None, threads: int) -> Pictures:
     """Indexes pictures; see `open_source`."""
     index, store = open_index(found, "vision", read_size, run=run, threads=threads)
-    return Pictures(store, index, len(inputs.mean), inputs.background)
+    pictures = Pictures(store, index, len(inputs.mean), inputs.background)
+    pictures.folder = run
+    return pictures
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from d2v_fast.data import DataError, TooManySkipped
 from d2v_fast.data.build import build
 from d2v_fast.data.index import Index
-from d2v_fast.data.skipped import Skipped
+from d2v_fast.data.skipped import Known, Skipped
 from d2v_fast.modalities.text import documents
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.text.tokenizer import train
@@ -246,8 +246,8 @@ def test_lines_without_a_text_count_as_samples_that_cannot_be_read(tmp_path):
     assert (source.lost.count, source.lost.total) == (5, 17)
     assert 'a.jsonl: 5 lines without a string "text" (the first is line 7)' in source.lost.first
     with pytest.raises(TooManySkipped, match=r"5 of 17 samples cannot be read.*5 lines without a string"):
-        Skipped(source, np.arange(len(source)), 0.01)
-    Skipped(source, np.arange(len(source)), 0.5)
+        Skipped(source, Known.of(source.sizes, np.arange(len(source))), 0.01)
+    Skipped(source, Known.of(source.sizes, np.arange(len(source))), 0.5)
 
 
 def test_lists_that_the_program_wrote_are_no_texts(folder, tmp_path):
