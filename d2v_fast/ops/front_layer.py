@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.grad import conv1d_weight
 
 from d2v_fast import _C, reference
-from d2v_fast.ops._library import Backend, compiled, differentiate, dtype_code, register, serve
+from d2v_fast.ops._library import Backend, Switch, compiled, differentiate, dtype_code, register, serve
 from d2v_fast.ops.linear import in_bfloat16
-from d2v_fast.ops.norm_gelu import earlier_norm_gelu, norm_gelu, torchs_backward
+from d2v_fast.ops.norm_gelu import norm_gelu, torchs_backward
 from d2v_fast.ops.strided_convolution import output_length, strided_convolution
 
 WIDEST = 32
@@ -26,8 +26,8 @@ WIDEST = 32
 FORMATS = (torch.float32, torch.float64)
 """Of the signals that the kernel reads; it computes in the same."""
 
-_BUILT = hasattr(_C, "front_layer")
-"""False in a checkout whose extension was built before there was the kernel, and not since."""
+earlier_front_layer = Switch("earlier_front_layer")
+"""While it is on, convolution, norm and GELU come one after the other, as runs with `numerics` below 5 have them."""
 
 
 def front_layer(
@@ -62,7 +62,7 @@ def front_layer(
 
 
 def _has_kernel(x: Tensor, weight: Tensor, norm_weight: Tensor, norm_bias: Tensor, stride: int) -> bool:
-    if not _BUILT or torch.compiler.is_compiling() or torch.jit.is_tracing() or earlier_norm_gelu.on:
+    if earlier_front_layer.on or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if x.dtype not in FORMATS or x.requires_grad or x.dim() != 3 or weight.dim() != 3 or stride < 1:
         return False

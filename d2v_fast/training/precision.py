@@ -19,6 +19,7 @@ from d2v_fast.log import tell
 from d2v_fast.ops.attention import choose
 from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import has_bfloat16_products, torch_products
+from d2v_fast.ops.front_layer import earlier_front_layer
 from d2v_fast.ops.norm_gelu import earlier_norm_gelu
 from d2v_fast.run.directory import read_config
 from d2v_fast.run.evidence import evidence, folder_of
@@ -155,6 +156,8 @@ def products(numerics: int) -> Iterator[None]:
         if numerics < 4:
             earlier.enter_context(earlier_attention())
             earlier.enter_context(earlier_norm_gelu())
+        if numerics < 5:
+            earlier.enter_context(earlier_front_layer())
         yield
 
 

@@ -9,6 +9,7 @@ from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import _torch_alone
+from d2v_fast.ops.front_layer import earlier_front_layer
 from d2v_fast.ops.norm_gelu import earlier_norm_gelu
 from d2v_fast.training.precision import LossScale, autocast, check_attention, products
 
@@ -51,10 +52,11 @@ def test_other_formats_are_not_scaled():
 
 def test_rules_of_older_runs():
     told = []
-    for numerics in (2, 3, 4):
+    for numerics in (2, 3, 4, 5):
         with products(numerics):
-            told.append((earlier_attention.on, len(_torch_alone.get()), earlier_norm_gelu.on))
-    assert told == [(True, 2, True), (True, 1, True), (False, 0, False)]
+            switches = (earlier_attention.on, earlier_norm_gelu.on, earlier_front_layer.on)
+            told.append((len(_torch_alone.get()), *switches))
+    assert told == [(2, True, True, True), (1, True, True, True), (0, False, False, True), (0, False, False, False)]
 
 
 def test_a_kernel_for_attention_that_does_not_work_is_refused(make_config):
