@@ -305,7 +305,9 @@ class Study:
             checkpoint={"every": FINETUNING},
         )
         found = d2v_fast.finetuning.load(run).evaluate(judge.inputs, labels=judge.labels.tolist(), draws=2)
-        return float(found.metrics["accuracy"])
+        accuracy = found.metrics["accuracy"]
+        assert accuracy is not None, "every sample has a label"
+        return accuracy
 
 
 def floor_once(probe: Callable[..., np.ndarray], floor: Floor, one: Question, fit: Part) -> dict[str, Any]:
