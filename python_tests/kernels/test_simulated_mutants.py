@@ -38,7 +38,13 @@ DIVISION = "64 bits are divided by 64 where 32 would do"
 HIGH = "the upper halves of the numbers of samples, which are 0"
 ROW = "the length of sample 0, read for rows that are not there"
 SAME = "all lanes store the same number"
+POWER = "a power of beta by the slow way of its exponent, or 0 for one so small that 1 less it is 1"
 SURVIVORS = {
+    "adamw_ema": [
+        Survivor("jump", r"@%p[2457] bra", 4, POWER),
+        Survivor("bound", r"setp\.ge\.s32", 1, ENTRY),
+        Survivor("jump", r"@%p12 bra", 1, ENTRY),
+    ],
     "ema_update": [Survivor("bound", r"setp\.ge\.s32", 1, ENTRY), Survivor("jump", r"@!?%p\d+ bra", 1, ENTRY)],
     "smooth_l1_forward": [
         Survivor("bound", r"setp\.lt\.s32 \S+ \S+ 1;", 1, ENTRY),
@@ -69,7 +75,14 @@ SURVIVORS = {
 """By the name of the kernel's function."""
 
 # Every kernel, with each way to know its bounds and every format that its rounding is made for.
-NAMES = ["ema bf16 shadow bf16", "ema f16 shadow f16", "ema f32 misaligned", "forward bf16", "forward bf16 odd"]
+NAMES = [
+    "adamw shadows bf16",
+    "ema bf16 shadow bf16",
+    "ema f16 shadow f16",
+    "ema f32 misaligned",
+    "forward bf16",
+    "forward bf16 odd",
+]
 NAMES += [
     "backward bf16 rows",
     "rows f32 K10",
