@@ -45,6 +45,7 @@ from d2v_fast.batch import Batch
 from d2v_fast.config import Config
 from d2v_fast.models.data2vec import Data2Vec
 from d2v_fast.ops import packing
+from d2v_fast.ops.device import routes
 from d2v_fast.training.flops import counter
 from d2v_fast.training.precision import DTYPES, choose_format
 
@@ -168,8 +169,9 @@ def flash(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, drop
 
 @contextmanager
 def as_with_a_gpu() -> Iterator[None]:
-    """torch.autocast("cuda") switches itself off without a GPU; plans of packed rows are the host's."""
+    """torch.autocast("cuda") switches itself off without a GPU; plans of packed rows are the host's; Triton works."""
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(routes, "obstacles", return_value=routes.Obstacles("", None)))
         stack.enter_context(mock.patch("torch.nn.functional.scaled_dot_product_attention", flash))
         stack.enter_context(mock.patch.object(packing, "_plan", planned_on_the_host))
         stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor))

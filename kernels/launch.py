@@ -23,6 +23,8 @@ EMA_WARPS = 8
 LARGEST_ROW = 8192
 """Channels up to which `row_targets`, and `column_targets` with a final norm, can hold a row in registers."""
 
+LARGEST_AFFINE_ROW = 4096
+"""The same for `norm_gelu`, which holds weight, bias and their sums beside the row."""
 
 LARGEST_HEAD = 128
 """Channels of a head up to which the attention kernels serve."""
@@ -134,8 +136,13 @@ def adamw_groups(tensors: Iterable[AdamwTensor]) -> list[AdamwGroup]:
 
 
 def smooth_l1_block() -> Tile:
-    """Channels of a step of both loss kernels: one warp per row, so a sum needs no shared memory and no barrier."""
+    """Channels of a step of the loss: one warp per row, so a sum needs no shared memory and no barrier."""
     return Tile(1, 256, 1)
+
+
+def smooth_l1_backward_block(channels: int) -> Tile:
+    """The same of its gradient: a row of up to 1024 channels is one step, so that it waits for memory once."""
+    return Tile(1, min(1024, max(256, _power_of_two(channels))), 1)
 
 
 def row_tile(channels: int) -> Tile:
@@ -178,6 +185,25 @@ def restore_tile() -> Tile:
     return Tile(16, 128, 8)
 
 
+def norm_gelu_tile(channels: int) -> Tile:
+    """A whole row for one program of `norm_gelu`, weight, bias and their sums beside it: 16 channels a thread.
+
+    Raises:
+        ValueError: the row does not fit.
+    """
+    block = _whole_row(channels, LARGEST_AFFINE_ROW)
+    return Tile(1, block, max(1, block // 512))
+
+
+def norm_gelu_share(rows: int) -> int:
+    """Rows of a program of `norm_gelu`: by their number alone, so that sums have the same bits on every device.
+
+    4096 programs are enough for any device to end together; with 32 rows a program's sums over rows, two float32 rows,
+    are 4 % of the bytes of its 16-bit rows. A multiple of 16, for which one kernel is compiled.
+    """
+    return max(32, 16 * cells(rows, 16 * 4096))
+
+
 def attention_tile(element_size: int, dim: int) -> AttentionTile:
     """Queries, keys and channels of the attention kernels: as many as no kernel has to spill registers for.
 
@@ -188,7 +214,7 @@ def attention_tile(element_size: int, dim: int) -> AttentionTile:
     """
     if dim > LARGEST_HEAD:
         raise ValueError(f"a head of {dim} channels is too wide for the attention kernels; at most {LARGEST_HEAD} are")
-    channels = max(16, 1 << (dim - 1).bit_length())
+    channels = max(16, _power_of_two(dim))
     if channels > 64:
         side = 16 if element_size == 4 else 32
         return AttentionTile(side, side, channels, 8)
@@ -205,7 +231,12 @@ def cells(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def _whole_row(channels: int) -> int:
-    if channels > LARGEST_ROW:
-        raise ValueError(f"a row of {channels} channels does not fit into registers; at most {LARGEST_ROW} do")
-    return max(32, 1 << (channels - 1).bit_length())
+def _whole_row(channels: int, most: int = LARGEST_ROW) -> int:
+    if channels > most:
+        raise ValueError(f"a row of {channels} channels does not fit into registers; at most {most} do")
+    return max(32, _power_of_two(channels))
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest that is at least `count`, which is above 0."""
+    return 1 << (count - 1).bit_length()

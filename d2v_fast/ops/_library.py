@@ -57,16 +57,20 @@ class Switch:
             self._state.reset(before)
 
 
-def eager_on_cpu(x: Tensor) -> bool:
-    """Whether x is a tensor of the CPU, of the format that autocast asks for if it is on, and outside of a graph.
+def eager(x: Tensor) -> bool:
+    """Whether x has the format that autocast asks for if it is on, and is outside of a graph.
 
     A graph decides for itself what it joins and keeps.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if torch.is_autocast_enabled("cpu") and x.dtype != torch.get_autocast_dtype("cpu"):
-        return False
-    return x.is_cpu
+    device = x.device.type
+    return not torch.is_autocast_enabled(device) or x.dtype == torch.get_autocast_dtype(device)
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    """The same, and whether x is a tensor of the CPU."""
+    return x.is_cpu and eager(x)
 
 
 _backends: dict[str, dict[str, Callable[[], Backend]]] = {}

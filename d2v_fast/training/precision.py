@@ -147,7 +147,7 @@ def tensor_float32(config: PrecisionConfig, device: torch.device) -> Iterator[No
 
 @contextlib.contextmanager
 def products(numerics: int) -> Iterator[None]:
-    """Whose products, attention, norm and GELU a run has on a CPU; torch's, as far as it began with them."""
+    """Whose products, attention, norm and GELU a run has; torch's, as far as it began with them."""
     with contextlib.ExitStack() as earlier:
         if numerics < 3:
             earlier.enter_context(torch_products())

@@ -68,6 +68,11 @@ def test_decoder_layers(cases, dtype, size, kernel):
     cases.decoder_layers(dtype, size, kernel)
 
 
+@pytest.mark.parametrize(("rows", "channels"), [(40, 20), (700, 512), (3, 37), (90, 1030)], ids=str)
+def test_norm_and_gelu(cases, dtype, rows, channels, no_worse_than):
+    cases.norm_and_gelu(dtype, rows, channels, no_worse_than)
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 def test_attention_with_distances(cases, dtype, hidden):
     for dim in (20, 64, 128):

@@ -15,6 +15,7 @@ from d2v_fast.kernels import (
     ema,
     launch,
     layer_targets,
+    norm_gelu,
     restore,
     smooth_l1,
 )
@@ -82,7 +83,7 @@ def forward_case(
 def backward_case(pred: str, *, rows: bool = False, per_row: bool = False) -> Case:
     arguments = {"gradient": f"*{_name(pred)}", "incoming": "*fp32", "out": f"*{_name(pred)}"}
     arguments |= {"channels": "i32", "factor": "fp32"}
-    tile = launch.smooth_l1_block()
+    tile = launch.smooth_l1_backward_block(768)
     constants = {"PER_ROW": per_row, "BLOCK": tile.channels}
     _optional(arguments, constants, rows="*i64" if rows else None)
     return Case(smooth_l1.smooth_l1_backward, arguments, constants, tile.warps, ("channels",))
@@ -167,6 +168,16 @@ def unfinish_case(dtype: str, *, channels: int = 768) -> Case:
     return Case(decoder_layer.unfinish, arguments, {"BLOCK": tile.channels}, tile.warps, ("channels",))
 
 
+def norm_gelu_case(dtype: str, *, parameters: str = "f32", backward: bool = False, channels: int = 512) -> Case:
+    own = ("x", "gradient", "of_x") if backward else ("x", "y")
+    arguments = dict.fromkeys(own, f"*{_name(dtype)}") | dict.fromkeys(("weight", "bias"), f"*{_name(parameters)}")
+    arguments |= dict.fromkeys(("means", "scales", *(["sums"] if backward else [])), "*fp32")
+    arguments |= dict.fromkeys(("rows", "channels", "share"), "i32") | ({} if backward else {"eps": "fp32"})
+    tile = launch.norm_gelu_tile(channels)
+    kernel = norm_gelu.norm_gelu_backward if backward else norm_gelu.norm_gelu
+    return Case(kernel, arguments, {"BLOCK": tile.channels}, tile.warps, ("channels", "share"))
+
+
 _ATTENTION = {
     "attend": (distance_attention.attend, ("out",), ("logs",)),
     "queries": (distance_attention.attend_backward_queries, ("gradient", "of_query"), ("logs", "means", "of_factors")),
@@ -238,6 +249,10 @@ CASES = {
     "finish bf16 alone": finish_case("bf16", residual=False),
     "unfinish f32": unfinish_case("f32"),
     "unfinish bf16": unfinish_case("bf16"),
+    "norm gelu f32": norm_gelu_case("f32"),
+    "norm gelu bf16": norm_gelu_case("bf16"),
+    "norm gelu backward f32": norm_gelu_case("f32", backward=True),
+    "norm gelu backward bf16": norm_gelu_case("bf16", backward=True),
     **{f"{which} f32": attention_case(which, "f32") for which in _ATTENTION},
     **{f"{which} bf16 dropout": attention_case(which, "bf16", dropout=True) for which in _ATTENTION},
 }
@@ -267,6 +282,10 @@ FURTHER_CASES = {
     "finish f16": finish_case("f16"),
     "finish f32 wide": finish_case("f32", channels=launch.LARGEST_ROW),
     "unfinish f32 wide": unfinish_case("f32", channels=launch.LARGEST_ROW),
+    "norm gelu f16 alike": norm_gelu_case("f16", parameters="f16"),
+    "norm gelu backward f16 alike": norm_gelu_case("f16", parameters="f16", backward=True),
+    "norm gelu backward bf16 1024": norm_gelu_case("bf16", backward=True, channels=1024),
+    "norm gelu backward f32 wide": norm_gelu_case("f32", backward=True, channels=launch.LARGEST_AFFINE_ROW),
     **{f"{which} bf16": attention_case(which, "bf16") for which in _ATTENTION},
     **{f"{which} f32 dropout": attention_case(which, "f32", dropout=True) for which in _ATTENTION},
     **{f"{which} {dtype} 128": attention_case(which, dtype, dim=128) for which in _ATTENTION for dtype in FORMATS},

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
+from d2v_fast.kernels.decoder_layer import gelu, gelu_slope
 from launches import run_finish, run_unfinish
 
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -46,3 +49,23 @@ def test_nan_stays_in_its_row():
     z[1, 3] = torch.nan
     assert run_finish(z, x)[0].isnan().any(1).tolist() == [False, True, False]
     assert run_unfinish(z, gradient)[0].isnan().any(1).tolist() == [False, True, False]
+
+
+@triton.jit
+def gelu_of(u: tl.tensor, y: tl.tensor, slope: tl.tensor, COUNT: tl.constexpr) -> None:
+    at = tl.arange(0, COUNT)
+    x = tl.load(u + at)
+    tl.store(y + at, gelu(x))
+    tl.store(slope + at, gelu_slope(x))
+
+
+def test_gelu_and_its_derivative_have_their_digits_far_below_zero_too():
+    u = torch.linspace(-12, 12, 1 << 15)
+    y, slope = torch.empty(2, len(u))
+    gelu_of[(1,)](u, y, slope, len(u))
+    x = u.double()
+    below, density = 0.5 * torch.special.erfc(-x * 0.5**0.5), (-0.5 * x * x).exp() * (2 * torch.pi) ** -0.5
+    error = (y - x * below).abs()
+    assert error.max() < 5e-7
+    assert (error / (x * below).abs()).max() < 1e-5
+    assert (slope - (below + x * density)).abs().max() < 4e-7

@@ -11,7 +11,16 @@ from pathlib import Path
 import launches
 import pytest
 import torch
-from d2v_fast.kernels import adamw_ema, decoder_layer, distance_attention, ema, layer_targets, restore, smooth_l1
+from d2v_fast.kernels import (
+    adamw_ema,
+    decoder_layer,
+    distance_attention,
+    ema,
+    layer_targets,
+    norm_gelu,
+    restore,
+    smooth_l1,
+)
 from d2v_fast.kernels.launch import AttentionTile
 from triton.runtime.errors import InterpreterError
 
@@ -26,6 +35,7 @@ KERNELS = {
     "layer_targets": layer_targets,
     "restore": restore,
     "decoder_layer": decoder_layer,
+    "norm_gelu": norm_gelu,
     "distance_attention": distance_attention,
 }
 FAULTS = {
@@ -104,11 +114,30 @@ FAULTS = {
         ("tl.where(inside, z - mean, 0.0)", "z - mean"),
         ("tl.sum(away * away, 0) / channels", "tl.sum(away * away, 0) / (channels - 1)"),
         (" + added", ""),
-        ("(below + u * density)", "(below + density)"),
+        ("below + u * density", "below + density"),
         ("slope - shift - u * tilt", "slope - u * tilt"),
         ("slope - shift - u * tilt", "slope - shift"),
-        ("-0.5 * u * u", "-u * u"),
+        ("u * u * -0.72", "u * u * -0.5"),
+        ("tl.where(u < 0.0, tail", "tl.where(u > 0.0, tail"),
         ("inside = at < channels\n    added", "inside = at <= channels\n    added"),
+    ],
+    "norm_gelu": [
+        ("tl.minimum(first + share, rows)", "first + share"),
+        ("row < last", "row <= last"),
+        ("at < channels", "at <= channels"),
+        ("x + at, row + 1, last", "x + at, row, last"),
+        ("gradient + at, row + 1, last", "gradient + at, row, last"),
+        ("gelu(u * w + b)", "gelu(u * w)"),
+        ("gelu_slope(u * w + b)", "gelu_slope(u)"),
+        ("tl.store(scales + row, scale)", "tl.store(scales + row, mean)"),
+        ("(z - mean) * scale", "z * scale"),
+        ("of_weight += slope * u", "of_weight += slope"),
+        ("of_bias += slope", "of_bias += g"),
+        ("slope *= w", "slope *= 1.0"),
+        ("slope - shift - u * tilt", "slope - u * tilt"),
+        ("slope - shift - u * tilt", "slope - shift"),
+        ("* 2 * channels + at", "* channels + at"),
+        ("tl.store(to + channels, of_bias", "tl.store(to + channels, of_weight"),
     ],
     "distance_attention": [
         (
@@ -212,6 +241,18 @@ def check_decoder_layer():
     torch.testing.assert_close(launches.run_unfinish(z.detach(), gradient)[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def check_norm_gelu():
+    x, gradient, (weight, bias) = torch.randn(5, 37) * 2 + 1, torch.randn(5, 37), torch.randn(2, 37)
+    leaves = [part.requires_grad_() for part in (x, weight, bias)]
+    y = reference.norm_gelu(*leaves, 1e-5)
+    given = [leaf.detach() for leaf in leaves]
+    ours, statistics, _ = launches.run_norm_gelu(*given, 2)
+    torch.testing.assert_close(ours, y.detach(), rtol=1e-5, atol=1e-6)
+    of_x, sums, _ = launches.run_norm_gelu_backward(*given, gradient, statistics, 2)
+    for one, other in zip((of_x, *sums), torch.autograd.grad(y, leaves, gradient), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def check_distance_attention():
     """Beside the CPU's kernel, which draws the same weights to drop."""
     tile, launches.launch.attention_tile = launches.launch.attention_tile, lambda *_: AttentionTile(16, 32, 16, 4)
@@ -242,6 +283,7 @@ CHECKS = {
     "layer_targets": check_layer_targets,
     "restore": check_restore,
     "decoder_layer": check_decoder_layer,
+    "norm_gelu": check_norm_gelu,
     "distance_attention": check_distance_attention,
 }
 

@@ -20,6 +20,7 @@ from d2v_fast.kernels import (
     ema,
     launch,
     layer_targets,
+    norm_gelu,
     restore,
     smooth_l1,
 )
@@ -132,7 +133,7 @@ def run_forward(
 def run_backward(gradient: Tensor, incoming: Tensor, rows: Tensor | None, factor: float) -> Tensor:
     positions, channels = gradient.shape
     out = torch.full_like(gradient, torch.nan) if rows is None else torch.zeros_like(gradient)
-    tile = launch.smooth_l1_block()
+    tile = launch.smooth_l1_backward_block(channels)
     arguments = gradient, incoming, rows, out, channels, factor, incoming.dim() == 1, tile.channels
     triton_interpreter.launch(smooth_l1.smooth_l1_backward, (positions if rows is None else len(rows),), *arguments)
     return out
@@ -203,6 +204,29 @@ def run_unfinish(z: Tensor, gradient: Tensor) -> tuple[Tensor, Traffic]:
     of_z, tile = torch.full_like(z, torch.nan), launch.row_tile(z.shape[1])
     arguments = z, gradient, of_z, z.shape[1], 1e-5, tile.channels
     return of_z, triton_interpreter.launch(decoder_layer.unfinish, (len(z),), *arguments)
+
+
+def run_norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, share: int) -> tuple[Tensor, Tensor, Traffic]:
+    """Norm and GELU of rows [M, C], mean and scale of each row [2, M], and the bytes; `share`: rows of a program."""
+    y, statistics = torch.full_like(x, torch.nan), torch.full((2, len(x)), torch.nan)
+    rows, channels = x.shape
+    numbers = rows, channels, 1e-5, share, launch.norm_gelu_tile(channels).channels
+    grid = (launch.cells(rows, share),)
+    traffic = triton_interpreter.launch(norm_gelu.norm_gelu, grid, x, weight, bias, y, *statistics, *numbers)
+    return y, statistics, traffic
+
+
+def run_norm_gelu_backward(
+    x: Tensor, weight: Tensor, bias: Tensor, gradient: Tensor, statistics: Tensor, share: int
+) -> tuple[Tensor, Tensor, Traffic]:
+    """The gradient of x, those of weight and bias [2, C], and the bytes."""
+    rows, channels = x.shape
+    grid = (launch.cells(rows, share),)
+    of_x, sums = torch.full_like(x, torch.nan), torch.full((*grid, 2, channels), torch.nan)
+    tensors = x, weight, bias, gradient, *statistics, of_x, sums
+    numbers = rows, channels, share, launch.norm_gelu_tile(channels).channels
+    traffic = triton_interpreter.launch(norm_gelu.norm_gelu_backward, grid, *tensors, *numbers)
+    return of_x, sums.sum(0), traffic
 
 
 def run_attention(

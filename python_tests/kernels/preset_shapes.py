@@ -25,14 +25,22 @@ class Shape(NamedTuple):
     """That the teacher averages."""
 
 
+def front_end() -> list[tuple[int, int]]:
+    """Rows and channels behind each convolution of speech-base, for the longest clips that a micro-batch takes."""
+    config = presets.NAMES["speech-base"]()
+    longest = config.inputs.max_seconds
+    frames, batch, rows = round(longest * config.inputs.sample_rate), int(config.loader.batch_seconds // longest), []
+    for channels, kernel, stride in config.model.embedding.conv_layers:
+        frames = (frames - kernel) // stride + 1
+        rows.append((batch * frames, channels))
+    return rows
+
+
 def speech() -> Shape:
     """As many clips of the greatest length as the seconds of a micro-batch allow."""
     config = presets.NAMES["speech-base"]()
-    longest = config.inputs.max_seconds
-    frames = round(longest * config.inputs.sample_rate)
-    for _, kernel, stride in config.model.embedding.conv_layers:
-        frames = (frames - kernel) // stride + 1
-    batch = int(config.loader.batch_seconds // longest)
+    batch = int(config.loader.batch_seconds // config.inputs.max_seconds)
+    frames = front_end()[-1][0] // batch
     masks = span_masks(config.mask, [frames] * batch, seed=0, epoch=0, sample_ids=range(batch))
     return _shape(config, batch, frames, masks.rows)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import documented
 import pytest
-from preset_shapes import SHAPES, Shape
+from d2v_fast.kernels import launch
+from preset_shapes import SHAPES, Shape, front_end
 
 MEGABYTE = 10**6
 PARAMETERS = 100 * 10**6
@@ -19,6 +20,16 @@ def targets(shape: tuple[int, ...], *, frames: bool, rows: bool, statistics: boo
     return layers + count * (4 * channels + 8) + (16 * number * batch * channels if statistics else 0)
 
 
+def norm_gelu(*, backward: bool) -> int:
+    """Of all norms of the front end of speech-base, 16 bits; sums over rows are written once and read once."""
+    moved = 0
+    for rows, channels in front_end():
+        programs = launch.cells(rows, launch.norm_gelu_share(rows))
+        moved += rows * (channels * 2 * (3 if backward else 2) + 8) + 2 * 4 * channels
+        moved += 2 * programs * 2 * 4 * channels if backward else 0
+    return moved
+
+
 BYTES = {
     "EMA, float32 student": (12 * PARAMETERS, 1),
     "EMA, bfloat16 student": (10 * PARAMETERS, 1),
@@ -30,6 +41,8 @@ BYTES = {
     "smooth-L1 forward of speech": (3136 * (768 * (2 + 4 + 2) + 4), 1),
     "smooth-L1 forward of vision": (15360 * (768 * (2 + 4 + 2) + 4), 1),
     "smooth-L1 backward of speech": (3136 * 768 * (2 + 2), 1),
+    "norms and GELU of the front end of speech-base, forward": (norm_gelu(backward=False), len(front_end())),
+    "norms and GELU of the front end of speech-base, backward": (norm_gelu(backward=True), 2 * len(front_end())),
 }
 
 

@@ -22,6 +22,8 @@ NARROW = {"misaligned": {16, 32}, "odd": {16, 32, 64}, "target": {64, 128}}
 """Cases without a wide access, by a word of their names: addresses or rows that are not multiples of 16 bytes, and a
 16-bit target, for which the loss, made for float32 targets, still takes four numbers a thread."""
 SHORT = ("ema bf16", "forward bf16", "backward f32", "rows f32 K10", "merge", "restore bf16", "finish bf16 alone")
+SINGLE_NUMBERS = ("attend", "queries", "keys", "norm gelu")
+"""Beginnings of the names of cases that also read or write single numbers in their loops, those of a row."""
 STACK = {"queries f32": 16}
 """Bytes of spilled registers at most, where there are any: of 256 threads the assembler puts four blocks on a
 multiprocessor, which leaves 64 registers, rather than three without spills."""
@@ -41,8 +43,8 @@ def test_machine_code(name, tmp_path):
         use = disassembly.use_of(compiled.asm["cubin"], tmp_path)
         assert (use.local, use.stack <= STACK.get(name, 0), use.spills <= STACK.get(name, 0)) == (0, True, True)
         narrow = next((widths for word, widths in NARROW.items() if word in name), None)
-        # 64 bits are four 16-bit numbers, beside four float32 ones of 128. Attention reads single numbers, too.
-        wide = use.widths & {64, 128} if name.startswith(("attend", "queries", "keys")) else use.widths
+        # 64 bits are four 16-bit numbers, beside four float32 ones of 128.
+        wide = use.widths & {64, 128} if name.startswith(SINGLE_NUMBERS) else use.widths
         assert use.widths <= narrow if narrow else 128 in wide <= {64, 128}
         uses.append(use)
         warps.append(occupancy(use.registers, compiled.metadata.num_warps, compiled.metadata.shared, arch))
@@ -67,7 +69,8 @@ def test_the_kernel_that_asks_whether_triton_works_compiles():
 
 # One of each kernel, and of each way to know the number of frames.
 SIZED = ["forward bf16", "backward f32", "rows f32 K10", "statistics bf16 K8", "statistics f32 K8 lengths", "merge"]
-SIZED += ["columns bf16 K8 batch", "columns f32 K8 lengths", "restore bf16", "unfinish f32"]
+SIZED += ["columns bf16 K8 batch", "columns f32 K8 lengths", "restore bf16", "unfinish f32", "norm gelu bf16"]
+SIZED += ["norm gelu backward bf16"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SHORT else pytest.mark.long) for n in SIZED])

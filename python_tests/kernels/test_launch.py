@@ -91,6 +91,24 @@ def test_inverse_of_beta_is_a_float32():
     assert launch.clamped_inverse(1e-42) == 2.0**128 - 2.0**104
 
 
+def test_steps_of_the_gradient_of_the_loss():
+    assert [launch.smooth_l1_backward_block(c).channels for c in (1, 256, 257, 768, 1024, 4000)] == [
+        *(256, 256, 512, 1024, 1024, 1024)
+    ]
+
+
+def test_shares_of_norm_and_gelu_cover_the_rows():
+    for rows in (1, 31, 32, 33, 131_072, 131_073, 1_471_977, 1 << 33):
+        share = launch.norm_gelu_share(rows)
+        assert share % 16 == 0
+        assert launch.cells(rows, share) <= 4096
+        assert share == 32 or (share - 16) * 4096 < rows
+    assert launch.norm_gelu_tile(512) == (1, 512, 1)
+    assert launch.norm_gelu_tile(4096) == (1, 4096, 8)
+    with pytest.raises(ValueError, match="a row of 4097 channels does not fit into registers; at most 4096 do"):
+        launch.norm_gelu_tile(4097)
+
+
 def test_cells():
     assert [launch.cells(count, 32) for count in (0, 1, 32, 33)] == [0, 1, 1, 2]
 

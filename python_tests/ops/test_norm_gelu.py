@@ -110,7 +110,8 @@ def test_is_a_well_behaved_operator_and_leaves_graphs_to_torch():
     operators = torch.ops.d2v_fast
     torch_library.opcheck(operators.norm_gelu.default, (x, weight, bias, EPS, True))
     plain = [part.detach() for part in (x, weight, bias)]
-    torch_library.opcheck(operators.norm_gelu_backward.default, (torch.randn_like(x), *plain, EPS))
+    nothing = torch.zeros(0)
+    torch_library.opcheck(operators.norm_gelu_backward.default, (torch.randn_like(x), *plain, nothing, EPS))
     torch._dynamo.reset()
     compiled = torch.compile(norm_gelu, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, weight, bias), norm_gelu(x, weight, bias))

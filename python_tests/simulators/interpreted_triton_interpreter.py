@@ -70,6 +70,20 @@ def test_bounds():
 
 
 @triton.jit
+def copy_rows(x, y, rows, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    for row in range(rows + 1):
+        mask = (at < n) & (row < rows)
+        tl.store(y + row * n + at, tl.load(x + row * n + at, mask=mask), mask=mask)
+
+
+def test_a_mask_that_a_number_of_the_host_joins():
+    x, y = torch.arange(15.0), torch.zeros(15)
+    assert launch(copy_rows, (1,), x, y, 3, 5, 8) == Traffic(60, 60)
+    assert torch.equal(y, x)
+
+
+@triton.jit
 def accumulate(x, total, ATOMIC: tl.constexpr):
     value = tl.load(x + tl.program_id(0))
     if ATOMIC:

@@ -104,7 +104,7 @@ class _Watch:
     def touch(self, pointers: Any, mask: Any, *, store: bool) -> None:
         """Checks and notes the active addresses of one load or store."""
         shape = np.broadcast_shapes(pointers.data.shape, mask.data.shape)
-        active = np.broadcast_to(mask.data, shape)
+        active = np.broadcast_to(mask.data, shape).astype(bool)  # `&` with a number of the host's makes 0 and 1 of it
         addresses = np.broadcast_to(pointers.data, shape)[active].astype(np.uint64)
         if addresses.size == 0:
             return

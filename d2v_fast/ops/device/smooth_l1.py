@@ -43,6 +43,8 @@ def forward(
         IndexError: bad rows, in debug mode.
     """
     count = target.shape[0]
+    if reduction == REDUCTIONS["mean"]:
+        scale /= max(count, 1)  # of each row rather than of their sum: one launch less
     with launching.on(pred.device):
         if rows is not None:
             launching.check_indices(rows, None, *pred.shape[:2])
@@ -53,10 +55,7 @@ def forward(
             _forward_by_triton(pred, target, rows, beta, scale, losses, gradient if with_gradient else None)
         else:
             losses = _forward_plainly(pred, target, rows, beta, gradient if with_gradient else None) * scale
-    if reduction == REDUCTIONS["none"]:
-        return losses, gradient
-    total = losses.sum()
-    return (total / max(count, 1) if reduction == REDUCTIONS["mean"] else total), gradient
+    return losses if reduction == REDUCTIONS["none"] else losses.sum(), gradient
 
 
 def backward(
@@ -89,7 +88,7 @@ def backward(
         elif count and out.numel():
             from d2v_fast.kernels.smooth_l1 import smooth_l1_backward
 
-            tile = launch.smooth_l1_block()
+            tile = launch.smooth_l1_backward_block(out.shape[-1])
             per_row = reduction == REDUCTIONS["none"]
             arguments = gradient, incoming, rows, out, gradient.shape[-1], factor, per_row, tile.channels
             launching.start(smooth_l1_backward, (count,), *arguments, warps=tile.warps)

@@ -273,6 +273,22 @@ def decoder_layers(dtype, size, kernel):
             close(ours, exact, dtype, 64)
 
 
+def norm_and_gelu(dtype, rows, channels, no_worse_than):
+    """Parameters of the format of x, and float32 ones, as under autocast; x with its rows apart, too."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, gradient = (part * 3 + 1 for part in make_layers(2, (2, rows, channels), dtype))
+    parameters = make_layers(2, (1, 1, channels), wide, 1)
+    for kind, given in ((dtype, x), (wide, x.transpose(0, 1).contiguous().transpose(0, 1))):
+        results = []
+        for function, own in ((ops, dtype), (reference, wide), (reference, torch.float64)):
+            weight, bias = (part.flatten().to(kind).to(kind if function is ops else own) for part in parameters)
+            leaves = [part.detach().requires_grad_() for part in (given.to(own), weight, bias)]
+            y = function.norm_gelu(*leaves, 1e-5)
+            results.append((y.detach(), *torch.autograd.grad(y, leaves, gradient.to(own))))
+        for ours, theirs, exact in zip(*results, strict=True):
+            no_worse_than(ours, theirs.to(ours.dtype), exact)
+
+
 def attention(dtype, *, hidden, dim=20):
     """Packed sequences of 1, 37 and 20 tokens beside float64, one after the other."""
     heads, starts = 2, [0, 1, 38, 58]

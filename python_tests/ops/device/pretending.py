@@ -40,6 +40,8 @@ def registered_for_gpus():
         "restore": restore.restore,
         "decoder_layer": decoder_layer.forward,
         "decoder_layer_backward": decoder_layer.backward,
+        "norm_gelu": module("norm_gelu")._forward_cuda,
+        "norm_gelu_backward": module("norm_gelu")._backward_cuda,
         "fused_attention": module("fused_attention")._forward_cuda,
         "fused_attention_backward": module("fused_attention")._backward_cuda,
     }.items():

@@ -8,6 +8,7 @@ from pretending import module
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from d2v_fast import ops
+from d2v_fast.ops.device import routes
 from d2v_fast.ops.fused_attention import fused_attention
 
 pytestmark = pytest.mark.skipif(torch.version.cuda is None, reason="this torch knows no CUDA device")
@@ -56,6 +57,23 @@ def test_data2vec_2():
         ):
             assert (found.shape, found.dtype, found.device) == (shape, dtype, gpu)
             assert found.requires_grad
+
+
+@pytest.mark.parametrize(("dtype", "triton"), [("bfloat16", None), ("float64", None), ("float32", "not here")])
+def test_norm_and_gelu(dtype, triton, monkeypatch):
+    """What has no kernel is torch's, which keeps the result of the norm."""
+    monkeypatch.setattr(routes, "obstacles", lambda device: routes.Obstacles("not here", triton))
+    with FakeTensorMode():
+        x = torch.empty(2, 6, 16, device="cuda", dtype=getattr(torch, dtype), requires_grad=True)
+        kind = torch.float64 if dtype == "float64" else torch.float32
+        weight, bias = (torch.empty(16, device="cuda", dtype=kind, requires_grad=True) for _ in range(2))
+        y = ops.norm_gelu(x, weight, bias)
+        assert (y.shape, y.dtype, y.device, y.requires_grad) == (x.shape, x.dtype, x.device, True)
+        ours = "norm_gelu" in type(y.grad_fn).__name__
+        assert ours == (dtype == "bfloat16")
+        if ours:
+            *_, statistics = y.grad_fn.saved_tensors
+            assert (statistics.shape, statistics.dtype) == ((2, 12), torch.float32)
 
 
 def test_moving_average():
