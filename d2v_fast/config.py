@@ -16,7 +16,8 @@ NUMERICS = 5
 """The rules of new runs (`Config.numerics`). 1: as in version 0.1. 2: the same. 3: on a CPU `ops.adamw_ema_` makes the
 update and `ops.linear` the products in float32, whose last bits are not torch's. 4: also those in bfloat16,
 attention is our own, whose dropout draws other noise than torch's, and so are norm and GELU behind a convolution. 5: an
-epoch is ordered place by place (`data.computed`), and the convolution of a signal is in one pass with norm and GELU."""
+epoch is ordered place by place (`data.computed`), and the convolution of a signal is in one pass with norm and GELU;
+on a GPU norm and GELU are our own, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,9 @@ FORMATS = (torch.float32, torch.bfloat16)
 earlier_norm_gelu = Switch("earlier_norm_gelu")
 """Norm and GELU by torch's operators, for the bits of a run that has begun with them."""
 
+earlier_norm_gelu_of_gpus = Switch("earlier_norm_gelu_of_gpus")
+"""The same on GPUs alone, whose kernel is younger."""
+
 
 def norm_gelu(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """The exact GELU of the layer norm of x over its channels.
@@ -54,7 +57,9 @@ def _has_kernel(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
 
 
 def _serves(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    return x.dtype in FORMATS if x.is_cpu else device.serves(x, weight, bias)
+    if x.is_cpu:
+        return x.dtype in FORMATS
+    return not earlier_norm_gelu_of_gpus.on and device.serves(x, weight, bias)
 
 
 def _call(back: bool, tensors: list[Tensor | None], x: Tensor, weight: Tensor, eps: float) -> None:

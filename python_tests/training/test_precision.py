@@ -10,7 +10,7 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import _torch_alone
 from d2v_fast.ops.front_layer import earlier_front_layer
-from d2v_fast.ops.norm_gelu import earlier_norm_gelu
+from d2v_fast.ops.norm_gelu import earlier_norm_gelu, earlier_norm_gelu_of_gpus
 from d2v_fast.training.precision import LossScale, autocast, check_attention, products
 
 CPU = torch.device("cpu")
@@ -54,6 +54,7 @@ def test_rules_of_older_runs():
     told = []
     for numerics in (2, 3, 4, 5):
         with products(numerics):
+            assert earlier_norm_gelu_of_gpus.on == earlier_front_layer.on
             switches = (earlier_attention.on, earlier_norm_gelu.on, earlier_front_layer.on)
             told.append((len(_torch_alone.get()), *switches))
     assert told == [(2, True, True, True), (1, True, True, True), (0, False, False, True), (0, False, False, False)]

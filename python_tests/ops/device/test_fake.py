@@ -71,6 +71,8 @@ def test_norm_and_gelu(dtype, triton, monkeypatch):
         assert (y.shape, y.dtype, y.device, y.requires_grad) == (x.shape, x.dtype, x.device, True)
         ours = "norm_gelu" in type(y.grad_fn).__name__
         assert ours == (dtype == "bfloat16")
+        with module("norm_gelu").earlier_norm_gelu_of_gpus():
+            assert "norm_gelu" not in type(ops.norm_gelu(x.to(kind), weight, bias).grad_fn).__name__
         if ours:
             *_, statistics = y.grad_fn.saved_tensors
             assert (statistics.shape, statistics.dtype) == ((2, 12), torch.float32)
