@@ -1,6 +1,6 @@
 """What the data side costs against the size of the corpus, with the exponent that fits and a plot.
 
-Four costs, each in a process of its own, CPU seconds and memory beyond what the same process needs before:
+Four costs, each in a process of its own (with --quick in this one), CPU seconds and memory beyond what the same process needs before:
 
 * index: the file of columns is written, names, sizes and places of all samples (their headers are not read).
 * first start: the index is opened, and it is decided which samples take part and how they are cut into batches.
@@ -108,8 +108,10 @@ def part(what: str, folder: Path, count: int) -> None:
                 loader._plan.batch(number)
 
 
-def measured(what: str, folder: Path, count: int) -> dict[str, float]:
+def measured(what: str, folder: Path, count: int, quick: bool) -> dict[str, float]:
     """CPU seconds and peak memory of a part, and its seconds on the clock."""
+    if quick:  # a process of its own takes seconds to start
+        return measure(what, folder, count)
     done = subprocess.run(
         [sys.executable, __file__, what, str(folder), str(count)], stdout=subprocess.PIPE, check=True, text=True
     )
@@ -129,7 +131,7 @@ def test_scale(quick, benchmark, note, plots_folder, tmp_path):
 
     def run() -> dict[str, list[dict[str, float]]]:
         return {
-            what: [measured(what, tmp_path / str(size), size) for size in sizes]
+            what: [measured(what, tmp_path / str(size), size, quick) for size in sizes]
             for what in (("index", "start") if quick else PARTS)
         }
 
@@ -152,21 +154,17 @@ def test_scale(quick, benchmark, note, plots_folder, tmp_path):
         note(f"{what}: exponent {exponent(sizes, seconds):.2f}; {shown}", seconds[-1])
 
 
-def main(what: str, folder: str, count: str) -> None:
-    """Runs in the process that is measured; what is imported is paid before."""
+def measure(what: str, folder: Path, count: int) -> dict[str, float]:
+    """Does a part; what is imported is paid before."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cpu, clock = time.process_time(), time.perf_counter()
-    part(what, Path(folder), int(count))
-    print(
-        json.dumps(
-            {
-                "seconds": time.process_time() - cpu,
-                "clock": time.perf_counter() - clock,
-                "memory": 1024 * max(1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
-            }
-        )
-    )
+    part(what, folder, count)
+    return {
+        "seconds": time.process_time() - cpu,
+        "clock": time.perf_counter() - clock,
+        "memory": 1024 * max(1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
+    }
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
