@@ -1,6 +1,7 @@
 """What the data side costs against the size of the corpus, with the exponent that fits and a plot.
 
-Four costs, each in a process of its own (with --quick in this one), CPU seconds and memory beyond what the same process needs before:
+Four costs, each in a process of its own (with --quick in this one), CPU seconds and memory beyond what the same
+process needs before:
 
 * index: the file of columns is written, names, sizes and places of all samples (their headers are not read).
 * first start: the index is opened, and it is decided which samples take part and how they are cut into batches.

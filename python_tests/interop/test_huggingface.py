@@ -323,7 +323,7 @@ def test_fixed_positions_are_refused():
 
 def test_convolutions_over_tokens_are_refused():
     config = TEXT["small"]
-    with pytest.raises(ValueError, match="no convolutions; embedding.position_depth must be 0"):
+    with pytest.raises(ValueError, match=r"no convolutions; embedding\.position_depth must be 0"):
         huggingface.config_for(replace(config, embedding=replace(config.embedding, position_depth=1)))
 
 

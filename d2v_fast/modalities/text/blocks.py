@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -24,6 +26,9 @@ class TextBlocks:
     """
 
     modality = "text"
+
+    folder: Path | None = None
+    """Where the index is, if it is kept."""
 
     def __init__(
         self,

@@ -65,8 +65,8 @@ def test_padding_changes_nothing_with_a_convolution():
 def test_convolutions_that_do_not_fit_are_refused():
     given = {"model.embedding.position_depth": 1, "model.embedding.position_groups": 5}
     with pytest.raises(
-        ConfigError, match="position_groups is 5, but it must divide model.transformer.dim, which is 96"
+        ConfigError, match=r"position_groups is 5, but it must divide model\.transformer\.dim, which is 96"
     ):
         with_overrides(presets.text_tiny(), given)
-    with pytest.raises(ConfigError, match="position_depth is 1, but model.head is a DecoderConfig"):
+    with pytest.raises(ConfigError, match=r"position_depth is 1, but model\.head is a DecoderConfig"):
         with_overrides(presets.text2_tiny(), {"model.embedding.position_depth": 1})
