@@ -131,6 +131,9 @@ TEXT = [
     ("model.embedding.vocab_size", [0]),
     ("model.embedding.max_length", [0]),
     ("model.embedding.pad_id", [-1, 261]),
+    ("model.embedding.position_depth", [-1]),
+    ("model.embedding.position_kernel", [0]),
+    ("model.embedding.position_groups", [0]),
 ]
 CASES = [
     (preset, name, value)

@@ -48,7 +48,7 @@ struct Norm {
   double scale;
 };
 
-Norm norm_and_gelu(Buffer& z, int64_t start, int64_t channels) {
+[[maybe_unused]] Norm norm_and_gelu(Buffer& z, int64_t start, int64_t channels) {
   Norm norm;
   double mean = 0, square = 0;
   for (int64_t c = 0; c < channels; ++c) mean += z.at(start + c) / static_cast<double>(channels);

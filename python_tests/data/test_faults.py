@@ -20,7 +20,7 @@ from d2v_fast.data.engines import dali_graph
 
 PICTURES = VisionInputs(jitter=0, mean=(0.0,) * 3, std=(1.0,) * 3)
 CLIPS = SpeechInputs(min_seconds=0.1, max_seconds=1.0)
-EPOCHS = 3
+EPOCHS = 6
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def built(monkeypatch):
 
 @pytest.fixture
 def trained(picture_masks, clip_masks, capsys):
-    """trained(engine, root, inputs) -> (batches of three epochs, what was told of each file, the loader)."""
+    """trained(engine, root, inputs) -> (batches of several epochs, what was told of each file, the loader)."""
 
     def run(engine, root, inputs):
         speech = isinstance(inputs, SpeechInputs)

@@ -61,15 +61,17 @@ def test_files_that_vanish_grow_or_change_after_the_index(picture_zoo, clip_zoo)
         i = [source.name(j) for j in range(len(source))].index(plain)
         path, other = zoo.root / plain, "one pixel.png" if modality == "vision" else "one sample.wav"
         whole = path.read_bytes()
+        another = r"bytes, but had \d+ when the data was indexed"
+        garbage = b"x" * len(whole)
         for content, reason in (
-            (b"", "is empty"),
-            (b"no more what it was", "neither|recogni[sz]ed|unknown"),
-            (zoo.bytes(other), "is 1x1, but was 40x50|gives 1 frames"),
+            (b"", another),
+            (zoo.bytes(other), another),
+            (garbage, "neither|recogni[sz]ed|unknown"),
         ):
             path.write_bytes(content)
             for read in (source.read, source.encoded):
                 got = outcome(source, i, read)
-                if modality == "speech" and read == source.encoded and content:
+                if modality == "speech" and read == source.encoded and content == garbage:
                     assert got == content  # whoever decodes it sees that it is another clip
                     continue
                 assert isinstance(got, SampleError)
@@ -77,7 +79,7 @@ def test_files_that_vanish_grow_or_change_after_the_index(picture_zoo, clip_zoo)
         with path.open("wb") as file:
             file.write(whole)
             file.truncate(1 << 40)
-        assert re.search("has 1.1 TB", outcome(source, i, source.encoded).reason)
+        assert re.search("has 1099511627776 bytes, but had", outcome(source, i, source.encoded).reason)
         path.unlink()
         for read in (source.read, source.encoded):
             assert re.search("is gone|No such file", outcome(source, i, read).reason)

@@ -9,6 +9,7 @@ from finetunings import assert_same
 from d2v_fast.config_json import with_overrides
 from d2v_fast.errors import ConfigError
 from d2v_fast.run.reader import Run
+from d2v_fast.training.distributed.feed import count
 
 EVERYTHING = {
     "augment.mixup": 0.8,
@@ -130,11 +131,12 @@ def test_a_step_is_the_same_however_it_is_cut(tmp_path, make_finetuning):
     still = {"model.transformer.layer_drop": 0.0, "model.transformer.drop_path": 0.0, "model.transformer.dropout": 0.0}
     still |= {"model.transformer.attention_dropout": 0.0, "task.balance": "weights", "task.smoothing": 0.1}
     grads = []
-    for size, count in ((8, 1), (4, 2)):
-        cut = {"loader.batch_size": size, "loader.accumulation": count}
+    for size, parts in ((8, 1), (4, 2)):
+        cut = {"loader.batch_size": size, "loader.accumulation": parts}
         made = make_finetuning(tmp_path / str(size), **still, **cut)
         with made.open_loader(made.sets, 0) as loader:
-            loss, _ = made.loop.forward_backward(0, loader.step(0))
+            batches = loader.step(0)
+            loss, _ = made.loop.forward_backward(0, batches, count(made.loop.task, batches).losses)
         grads.append((float(loss), made.task.network.head.output.weight.grad))
     (one, first), (two, second) = grads
     assert one == pytest.approx(two, rel=1e-5)

@@ -9,6 +9,7 @@ import torch
 
 from d2v_fast.batch import Batch
 from d2v_fast.modalities.opening import open_data, open_loader
+from d2v_fast.training.log_line import LogLines
 from d2v_fast.training.prefetch import Prefetch
 from d2v_fast.training.trainer import Data2VecTrainer
 
@@ -88,14 +89,14 @@ def test_float16_with_its_loss_scale(gpu, tiny, sources, tmp_path, modality):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_no_step_waits_for_the_device(device, tiny, sources, tmp_path, modality, precision):
+def test_no_step_waits_for_the_device(device, tiny, sources, tmp_path, monkeypatch, modality, precision):
     """The sync debug mode of torch makes every wait an error: from the third step on, until a line is logged."""
     if device.type == "cpu" and precision == "float16":
         pytest.skip("float16 is for GPUs")
     config = tiny(modality, steps=9, log={"every": 8}, precision={"autocast": precision})
     trainer = Data2VecTrainer(config, data=sources[modality], out=tmp_path / "run", device=device)
     debug, strict = torch.cuda.set_sync_debug_mode if device.type == "cuda" else lambda mode: None, []
-    losses, log = trainer.task.losses, trainer.loop.log
+    losses, write = trainer.task.losses, LogLines.write
     calls = []
 
     def watched_losses(*arguments):
@@ -105,11 +106,12 @@ def test_no_step_waits_for_the_device(device, tiny, sources, tmp_path, modality,
             strict.append(len(calls))
         return losses(*arguments)
 
-    def unwatched_log(*arguments, **options):
+    def unwatched_line(*arguments, **options):
         debug("default")
-        return log(*arguments, **options)
+        return write(*arguments, **options)
 
-    trainer.task.losses, trainer.loop.log = watched_losses, unwatched_log
+    trainer.task.losses = watched_losses
+    monkeypatch.setattr(LogLines, "write", unwatched_line)
     try:
         trainer.fit()
     finally:

@@ -29,11 +29,11 @@ def peaks():
 def test_a_step_takes_less_than_the_released_arrangement(peaks):
     released, float32 = peaks["released"], peaks["float32"]
     assert released > 20 << 20, "too small to be told from noise"
-    assert float32 < 0.7 * released
+    assert float32 < 0.62 * released
     assert peaks["bfloat16"] < 0.4 * released
     # What would be seen if the activations were not computed again in the backward pass.
     assert peaks["forgetful"] > 1.1 * float32
-    assert peaks["forgetful"] > 0.8 * released
+    assert peaks["forgetful"] > 0.62 * released
 
 
 @needs_peaks

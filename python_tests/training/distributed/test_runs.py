@@ -176,7 +176,7 @@ def test_samples_that_cannot_be_read_are_counted_and_named_once(make_config, run
 
 def test_too_many_broken_samples_of_all_processes_together(make_config, run):
     config = make_config("vision", log={"every": 1})
-    out, (main, other) = run(config, "run", data=Broken(*range(12)))
+    out, (main, other) = run(config, "run", data=Broken(*range(6)))
     assert main.value[0] == other.value[0] == "TooManySkipped"
     assert main.value[1] == other.value[1]
     assert len(checkpoints(out)) == 1
