@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from d2v_fast.kernels.decoder_layer import gelu, gelu_slope, normalised
 
 

@@ -17,9 +17,9 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.files import exists
 from d2v_fast.log import tell
 from d2v_fast.ops.attention import choose
+from d2v_fast.ops.front_layer import earlier_front_layer
 from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import has_bfloat16_products, torch_products
-from d2v_fast.ops.front_layer import earlier_front_layer
 from d2v_fast.ops.norm_gelu import earlier_norm_gelu, earlier_norm_gelu_of_gpus
 from d2v_fast.run.directory import read_config
 from d2v_fast.run.evidence import evidence, folder_of

@@ -7,9 +7,9 @@ import torch
 
 from d2v_fast.config import PrecisionConfig
 from d2v_fast.errors import ConfigError
+from d2v_fast.ops.front_layer import earlier_front_layer
 from d2v_fast.ops.fused_attention import earlier_attention
 from d2v_fast.ops.linear import _torch_alone
-from d2v_fast.ops.front_layer import earlier_front_layer
 from d2v_fast.ops.norm_gelu import earlier_norm_gelu, earlier_norm_gelu_of_gpus
 from d2v_fast.training.precision import LossScale, autocast, check_attention, products
 
