@@ -47,9 +47,9 @@ class ComputedPlan:
         count = self._layout.batches
         return count - count % self._accumulation if count >= self._accumulation else count
 
-    def step(self, n: int, rank: int = 0, world: int = 1) -> range:
+    def step(self, n: int) -> range:
         """See `Plan.step`."""
-        return range(n * self._accumulation + rank, (n + 1) * self._accumulation, world)
+        return range(n * self._accumulation, (n + 1) * self._accumulation)
 
     def batch(self, number: int) -> BatchPlan:
         """Micro-batch `number` of the run, counted through all epochs."""

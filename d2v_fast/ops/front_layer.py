@@ -144,7 +144,7 @@ def _backward_any(
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor, int, float, bool], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
-    ctx.stride, ctx.eps, ctx.half = inputs[4:]
+    ctx.stride, ctx.eps = inputs[4:6]
 
 
 def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

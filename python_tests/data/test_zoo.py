@@ -67,11 +67,12 @@ def test_files_that_vanish_grow_or_change_after_the_index(picture_zoo, clip_zoo)
             (b"", another),
             (zoo.bytes(other), another),
             (garbage, "neither|recogni[sz]ed|unknown"),
+            (zoo.bytes(other).ljust(len(whole), b"\0"), "is 1x1, but was 40x50|gives 1 frames"),
         ):
             path.write_bytes(content)
             for read in (source.read, source.encoded):
                 got = outcome(source, i, read)
-                if modality == "speech" and read == source.encoded and content == garbage:
+                if modality == "speech" and read == source.encoded and len(content) == len(whole):
                     assert got == content  # whoever decodes it sees that it is another clip
                     continue
                 assert isinstance(got, SampleError)

@@ -33,7 +33,7 @@ def test_a_step_takes_less_than_the_released_arrangement(peaks):
     assert peaks["bfloat16"] < 0.4 * released
     # What would be seen if the activations were not computed again in the backward pass.
     assert peaks["forgetful"] > 1.1 * float32
-    assert peaks["forgetful"] > 0.62 * released
+    assert peaks["forgetful"] > 0.8 * released
 
 
 @needs_peaks
