@@ -193,7 +193,7 @@ class Loop:
         with self.world.together(doing, stopped), out_of_memory.explained(doing):
             with contextlib.nullcontext() if flops is None else flops.counted(batches, len(held)):
                 loss, means = self.forward_backward(n, batches, counts.losses)
-            flat = flatten(self.world, self.update.complete(held))
+            flat = flatten(self.update.complete(held)) if self.world.size > 1 else []
             stopped[0] = 0.0 if self._stop is None or self._stop.received is None else 1.0
         if self._stop is not None and stopped[0]:
             self._stop.hear(self.world, doing)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "decoder_layer.h"
+#include "shares.h"
 
 namespace d2v {
 namespace D2V_ISA {
@@ -36,25 +37,10 @@ static inline void finish(const DecoderLayer& x, Real* z, int64_t place, Real* l
 
 template <typename Real>
 static bool norm_only(const DecoderLayer& x, int threads) {
-  int failed = 0;
-#pragma omp parallel num_threads(threads)
-  {
-    Real* const row = memory_for<Real>(2 * x.out_channels);
-    if (!row) {
-#pragma omp atomic write
-      failed = 1;
-    }
-#pragma omp barrier
-    if (!failed) {
-#pragma omp for schedule(static)
-      for (int64_t place = 0; place < places(x); ++place) {
-        decode_any(x.dtype, x.z, place * x.out_channels, row, x.out_channels);
-        finish(x, row, place, row + x.out_channels);
-      }
-    }
-    free(row);
-  }
-  return !failed;
+  return each_share<Real>(places(x), 2 * x.out_channels, threads, [&](int64_t place, Real* row) {
+    decode_any(x.dtype, x.z, place * x.out_channels, row, x.out_channels);
+    finish(x, row, place, row + x.out_channels);
+  });
 }
 
 // The convolution of one block of places, all groups: [places][groups * out] in `out`.
@@ -128,37 +114,23 @@ static bool norm_backward(const DecoderLayer& x, int threads) {
   const int64_t channels = x.out_channels, count = places(x), shares = (count + kSumRows - 1) / kSumRows;
   Real* const sums = memory_for<Real>(shares * channels);
   if (!sums) return false;
-  int failed = 0;
-#pragma omp parallel num_threads(threads)
-  {
-    Real* const row = memory_for<Real>(3 * channels);
-    if (!row) {
-#pragma omp atomic write
-      failed = 1;
+  const bool done = each_share<Real>(shares, 3 * channels, threads, [&](int64_t share, Real* row) {
+    Real* const sum = sums + share * channels;
+    memset(sum, 0, static_cast<size_t>(channels) * sizeof(Real));
+    for (int64_t place = share * kSumRows; place < (share + 1) * kSumRows && place < count; ++place) {
+      decode_any(x.dtype, x.z, place * channels, row, channels);
+      decode_any(x.dtype, x.gradient, place * channels, row + channels, channels);
+      unfinish_row<false>(norm_of<Real>(x), row, row + channels, row, row, row + 2 * channels, sum);
+      encode_any(x.dtype, row, x.z_gradient, place * channels, channels);
     }
-#pragma omp barrier
-    if (!failed) {
-#pragma omp for schedule(static)
-      for (int64_t share = 0; share < shares; ++share) {
-        Real* const sum = sums + share * channels;
-        memset(sum, 0, static_cast<size_t>(channels) * sizeof(Real));
-        for (int64_t place = share * kSumRows; place < (share + 1) * kSumRows && place < count; ++place) {
-          decode_any(x.dtype, x.z, place * channels, row, channels);
-          decode_any(x.dtype, x.gradient, place * channels, row + channels, channels);
-          unfinish_row<false>(norm_of<Real>(x), row, row + channels, row, row, row + 2 * channels, sum);
-          encode_any(x.dtype, row, x.z_gradient, place * channels, channels);
-        }
-      }
-    }
-    free(row);
-  }
-  for (int64_t c = 0; !failed && c < channels; ++c) {
+  });
+  for (int64_t c = 0; done && c < channels; ++c) {
     double total = 0;
     for (int64_t share = 0; share < shares; ++share) total += static_cast<double>(sums[share * channels + c]);
     encode_any(x.dtype, &total, x.bias_gradient, c, 1);
   }
   free(sums);
-  return !failed;
+  return done;
 }
 
 template <typename Real>

@@ -3,9 +3,8 @@
 //
 // A window has few numbers, so its row is made in the first-level cache and never written to memory before the norm. Sums over rows are cut
 // into shares whose size depends on their number alone: no bit depends on the threads.
-#include <stdlib.h>
-
 #include "norm_gelu.h"
+#include "shares.h"
 
 namespace d2v {
 namespace D2V_ISA {
@@ -115,27 +114,13 @@ static bool run(const FrontLayer& x, bool back, int threads) {
   const Real *const weight = static_cast<const Real*>(x.norm_weight), *const bias = static_cast<const Real*>(x.norm_bias);
   const RowNorm<Real> norm = {x.channels, static_cast<Real>(x.eps), weight, bias};
   if (rows * x.channels < kLittle) threads = 1;
-  int failed = 0;
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t wanted = back ? numbers + (kSide + kRows + 3) * x.channels : kRows * x.channels;
-    Real* const room = static_cast<Real*>(malloc(static_cast<size_t>(wanted + 1) * sizeof(Real)));
-    if (!room) {
-#pragma omp atomic write
-      failed = 1;
-    }
-#pragma omp barrier
-    if (!failed) {
-#pragma omp for schedule(static)
-      for (int64_t share = 0; share < shares; ++share) {
-        const int64_t first = share * each, last = first + each < rows ? first + each : rows;
-        if (back) unfinish(x, norm, first, last, room, totals + share * numbers);
-        else finish(x, norm, first, last, room);
-      }
-    }
-    free(room);
-  }
-  if (back && !failed) {
+  const int64_t room_numbers = back ? numbers + (kSide + kRows + 3) * x.channels : kRows * x.channels;
+  const bool done = each_share<Real>(shares, room_numbers, threads, [&](int64_t share, Real* room) {
+    const int64_t first = share * each, last = first + each < rows ? first + each : rows;
+    if (back) unfinish(x, norm, first, last, room, totals + share * numbers);
+    else finish(x, norm, first, last, room);
+  });
+  if (back && done) {
     Real* const gradients = static_cast<Real*>(x.gradients);
     for (int64_t i = 0; i < numbers; ++i) {
       double total = 0;
@@ -144,7 +129,7 @@ static bool run(const FrontLayer& x, bool back, int threads) {
     }
   }
   free(totals);
-  return !failed;
+  return done;
 }
 
 bool front_layer(const FrontLayer& x, bool back, int threads) {

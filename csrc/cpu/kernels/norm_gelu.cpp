@@ -2,9 +2,8 @@
 //
 // A row stays in the first-level cache from its moments to its end. Sums over rows are cut into shares of a fixed size: no bit depends on
 // the threads.
-#include <stdlib.h>
-
 #include "norm_gelu.h"
+#include "shares.h"
 
 namespace d2v {
 namespace D2V_ISA {
@@ -56,27 +55,13 @@ static bool run(const NormGelu& x, bool back, int threads) {
   decode_any(x.parameter_dtype, x.bias, 0, parameters + x.channels, x.channels);
   const RowNorm<Real> norm = {x.channels, static_cast<Real>(x.eps), parameters, parameters + x.channels};
   if (x.rows * x.channels < kLittle) threads = 1;
-  int failed = 0;
-#pragma omp parallel num_threads(threads)
-  {
-    Real* const room = static_cast<Real*>(malloc(static_cast<size_t>(5 * x.channels + 1) * sizeof(Real)));
-    if (!room) {
-#pragma omp atomic write
-      failed = 1;
-    }
-#pragma omp barrier
-    if (!failed) {
-#pragma omp for schedule(static)
-      for (int64_t share = 0; share < shares; ++share) {
-        const int64_t first = share * kShare, last = first + kShare < x.rows ? first + kShare : x.rows;
-        visit_rows(x, norm, back, first, last, room, back ? sums + share * width : nullptr);
-      }
-    }
-    free(room);
-  }
-  if (back && !failed) add_shares(x, sums, shares);
+  const bool done = each_share<Real>(shares, 5 * x.channels, threads, [&](int64_t share, Real* room) {
+    const int64_t first = share * kShare, last = first + kShare < x.rows ? first + kShare : x.rows;
+    visit_rows(x, norm, back, first, last, room, back ? sums + share * width : nullptr);
+  });
+  if (back && done) add_shares(x, sums, shares);
   free(parameters);
-  return !failed;
+  return done;
 }
 
 bool norm_gelu(const NormGelu& x, bool back, int threads) {

@@ -22,17 +22,16 @@ _ALIGNED = 16
 """Elements: where a gradient may begin in a flat tensor. 64 bytes of float32, a cache line."""
 
 
-def flatten(world: World, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+def flatten(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Make the gradients views of a few flat tensors, of which `World.add_all_` makes sums over all processes.
 
     Args:
-        world: The processes; with a single one nothing is done.
         parameters: With a gradient each; the same ones in every process, in the same order.
 
     Returns:
-        The flat tensors; none if there is nobody to add to.
+        The flat tensors.
     """
-    return [_flatten(bucket) for bucket in buckets(parameters)] if world.size > 1 else []
+    return [_flatten(bucket) for bucket in buckets(parameters)]
 
 
 def check_equal(world: World, tensors: Sequence[Tensor], doing: str) -> None:

@@ -71,11 +71,12 @@ def _join(device: torch.device) -> World:
         store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
         store = dist.PrefixStore(meet(store, rank, size, seconds), store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
+        patient = dist.new_group(backend="gloo", timeout=_FOR_THE_MAIN)
+        # All are connected before one goes on: one that left at once would take the store from those that still join.
+        dist.all_reduce(torch.zeros(1, device="cpu"))
     except (RuntimeError, ValueError) as error:
         raise ProcessLost(f"process {launch.rank()} of {launch.size()} did not meet the others: {error}") from error
-    world = World(
-        dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo", timeout=_FOR_THE_MAIN), seconds
-    )
+    world = World(rank, size, patient, seconds)
     atexit.register(_leave, world)
     return world
 
