@@ -9,10 +9,10 @@
 docs/worth.md says what is asked, and was written before the first run. Every run and every figure is a file of its own
 in the folder; the same command goes on with what is missing, an interrupted training with its last checkpoint.
 
-* `try`: trains the preset with other settings and judges it on the development questions alone. All of them are listed.
+* `try`: trains the preset with other settings and judges it on the questions for choices alone. All of them are listed.
 * `pretrain`: the preset as it is, for each seed; or a shorter run of it with `--steps`, which the other tasks are then
   given too. The teacher's decay follows the steps, as `d2v_fast.presets.small.fitted_decay` says, as do warm-ups.
-* `choose`: network, probe and floor, on the development questions, with the first seed.
+* `choose`: network, pooling, probe and floor for each question, on its counterpart for choices, with the first seed.
 * `judge`: the held-out questions, with what was chosen; and along the first run, for the curve.
 * `finetune`: on 1 % and 10 % of the labels of the held-out questions, from the run and from random weights.
 """
@@ -24,15 +24,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from worth_features import NETWORKS, POOLS, PROBES, QUICK, Pair, answers, every_layer, features, labelled, pooled
-from worth_parts import Floor, Part, Question, Worth, few, of_labels
+from worth_parts import MOST_TUNED, SEEDS, Question, Worth, few
 from worth_table import write_tables
+from worth_tuning import Tuning
 
 import d2v_fast
 from d2v_fast import presets
@@ -48,26 +48,18 @@ from d2v_fast.run.weights import Network
 from d2v_fast.training.task import Metrics
 from d2v_fast.training.trainer import Data2VecTrainer
 
-SEEDS = (0, 1, 2)
 POINTS = 8
 """Of the curve: checkpoints of a run."""
 
 LONGEST = 200
 """Characters of the name of a trial; beyond them stands a hash, as file systems take 255 bytes."""
 
-SHARES = (0.01, 0.1)
-RATES = {"random": (3e-4, 1e-3, 3e-3), "student": (3e-4, 1e-3, 3e-3)}
-"""Learning rates of a fine-tuning; the best on the development question with 10 % of its labels is taken."""
-
-TUNED = {"random": {"from_scratch": True, "layer_decay": 1.0}, "student": {"network": "student"}}
-FINETUNING = 150
-"""Steps of a fine-tuning."""
-
 MOST_CHOSEN = 3000
 """Samples of each part of a question for choices that are used, so that the probes of a trial cost less than it."""
 
-MOST_TUNED = 2000
-"""Samples that a fine-tuning, the floor beside it and a point of the curve are judged by."""
+
+Table = dict[str, dict[str, float]]
+"""Accuracy of a variant ("network: pooling", or a floor) and a probe."""
 
 
 class CpuSeconds:
@@ -162,7 +154,7 @@ class Study:
         return folder
 
     def tried(self, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Other settings, on the development questions alone."""
+        """Other settings, on the questions for choices alone."""
         given = {**given, **({} if self.steps is None else {"steps": self.steps})}
         name = ",".join(f"{key}={value}" for key, value in sorted(given.items())) or "preset"
         name = f"{kind}-{name}".replace("/", "_")
@@ -183,57 +175,74 @@ class Study:
         names: Sequence[Network],
         pools: Sequence[str] = tuple(POOLS),
         probes: Sequence[str] = tuple(PROBES),
-    ) -> dict[str, dict[str, float]]:
-        """Accuracy of each network, pooling and probe, the mean over the development questions."""
-        dev, found = [few(one, MOST_CHOSEN) for one in self.data(kind).dev], {}
-        for name in names:
-            layers = [every_layer(run, name, one) for one in dev]
-            for pool in pools:
-                found[f"{name}: {pool}"] = self.probed(dev, [pooled(pool, pair) for pair in layers], probes)
-        return found
-
-    def probed(
-        self, questions: Sequence[Question], x: Sequence[Pair], probes: Sequence[str] = tuple(PROBES)
-    ) -> dict[str, float]:
-        """Accuracy of each probe, the mean over the questions."""
-        found = {}
-        for name in probes:
-            right = [PROBES[name](*labelled(pair, one.fit, one.judge)) for one, pair in zip(questions, x, strict=True)]
-            found[name] = float(np.mean([one.mean() for one in right]))
+    ) -> dict[str, Table]:
+        """For each question for choices the accuracy of each network, pooling and probe."""
+        found: dict[str, Table] = {}
+        for one in (few(one, MOST_CHOSEN) for one in self.data(kind).dev):
+            table = found[one.name] = {}
+            for name in names:
+                layers = every_layer(run, name, one)
+                for pool in pools:
+                    table[f"{name}: {pool}"] = probed(one, pooled(pool, layers), probes)
         return found
 
     def choose(self, kind: str) -> dict[str, Any]:
-        """Of features, random start and floors the best variant and probe on the development questions."""
+        """Of features, random start and floors the best variant and probe on each question for choices."""
 
         def make() -> dict[str, Any]:
             made, run = self.data(kind), self.run(kind, SEEDS[0])
-            dev = [few(one, MOST_CHOSEN) for one in made.dev]
+            features_of, random_of = self.networks(kind, run, NETWORKS), self.networks(kind, run, ["initial"])
             tables = {
-                "features": self.networks(kind, run, NETWORKS),
-                "random": self.networks(kind, run, ["initial"]),
-                "floor": {
-                    name: self.probed(dev, [floor(one.fit, one.judge) for one in dev])
-                    for name, floor in made.floors.items()
-                },
+                one.name: {
+                    "features": features_of[one.name],
+                    "random": random_of[one.name],
+                    "floor": {name: probed(one, floor(one.fit, one.judge)) for name, floor in made.floors.items()},
+                }
+                for one in (few(one, MOST_CHOSEN) for one in made.dev)
             }
-            best = {what: max(_flat(table), key=lambda one: one[2])[:2] for what, table in tables.items()}
+            best = {
+                question: {what: max(_flat(table), key=lambda one: one[2])[:2] for what, table in those.items()}
+                for question, those in tables.items()
+            }
             return {"dev": tables, "best": best}
 
         return self.once(f"choose/{kind}", make)
+
+    def chosen(self, kind: str, question: Question) -> dict[str, tuple[str, str]]:
+        """Variant and probe of features, random start and floor for a held-out question."""
+        best: dict[str, tuple[str, str]] = self.choose(kind)["best"][question.chosen_on]
+        return best
+
+    def floors(self, kind: str) -> dict[str, dict[str, str]]:
+        """For each held-out question which samples every floor names correctly by every probe ("floor: probe")."""
+
+        def make() -> dict[str, Any]:
+            made, found = self.data(kind), dict[str, dict[str, str]]()
+            for one in made.held:
+                pairs = {name: floor(one.fit, one.judge) for name, floor in made.floors.items()}
+                found[one.name] = {
+                    f"{name}: {probe}": answers(probe, one, pair) for name, pair in pairs.items() for probe in PROBES
+                }
+            return {"right": found}
+
+        right: dict[str, dict[str, str]] = self.once(f"floors/{kind}", make)["right"]
+        return right
 
     def judge(self, kind: str, seed: int) -> dict[str, Any]:
         """Which held-out samples are named correctly by each of the three, with what was chosen."""
 
         def make() -> dict[str, Any]:
-            made, best, run = self.data(kind), self.choose(kind)["best"], self.run(kind, seed)
+            made, run = self.data(kind), self.run(kind, seed)
             found: dict[str, Any] = {}
             for one in made.held:
-                x = {
-                    "features": features(run, best["features"][0], one),
-                    "random": features(run, best["random"][0], one),
-                    "floor": made.floors[best["floor"][0]](one.fit, one.judge),
+                best = self.chosen(kind, one)
+                found[one.name] = {
+                    what: answers(best[what][1], one, features(run, best[what][0], one))
+                    for what in ("features", "random")
                 }
-                found[one.name] = {what: answers(best[what][1], one, pair) for what, pair in x.items()}
+                floors = self.floors(kind)[one.name]
+                found[one.name]["floor"] = floors[": ".join(best["floor"])]
+                found[one.name]["best floor"] = max(floors.values(), key=lambda right: right.count("1"))
                 if one.judge.groups is not None:
                     found[one.name]["groups"] = one.judge.groups.tolist()
             return {"right": found, "accuracy": {name: _accuracies(those) for name, those in found.items()}}
@@ -244,76 +253,26 @@ class Study:
         """Accuracy of the features at each checkpoint of the first run, and the CPU seconds until then."""
 
         def make() -> dict[str, Any]:
-            made, (variant, probe) = self.data(kind), self.choose(kind)["best"]["features"]
-            run, held = self.run(kind, SEEDS[0]), [few(one, MOST_TUNED, "judge") for one in made.held]
+            run, held = self.run(kind, SEEDS[0]), [few(one, MOST_TUNED, "judge") for one in self.data(kind).held]
             spent = {line["step"]: line["cpu_seconds"] for line in d2v_fast.Run(run).metrics()}
             points = []
             for step in d2v_fast.Run(run).checkpoints():
                 folder = run / "checkpoints" / f"step_{step:08d}"
                 seconds = next(value for at, value in sorted(spent.items()) if at >= step)
-                right = {one.name: answers(probe, one, features(folder, variant, one)) for one in held}
-                accuracy = {name: float(np.mean([c == "1" for c in those])) for name, those in right.items()}
+                accuracy = {}
+                for one in held:
+                    variant, probe = self.chosen(kind, one)["features"]
+                    right = answers(probe, one, features(folder, variant, one))
+                    accuracy[one.name] = float(np.mean([c == "1" for c in right]))
                 points.append({"step": step, "cpu_seconds": seconds, "accuracy": accuracy})
             return {"points": points}
 
         return self.once(f"curve/{kind}", make)
 
-    def finetune(self, kind: str, seed: int) -> None:
-        """Fine-tuned on shares of the labels from the run and from random weights, and the floor with the same ones."""
-        made = self.data(kind)
-        rates = {start: self.rate(kind, start) for start in TUNED}
-        floor, probe = self.choose(kind)["best"]["floor"]
-        for one in (few(one, MOST_TUNED, "judge") for one in made.held):
-            for share in SHARES:
-                fit = of_labels(one.fit, share, seed)
-                name = f"finetune/{kind}-{one.name}-{share:g}"
-                for start, lr in rates.items():
-                    self.once(f"{name}-{start}-{seed}", partial(self.tuned_once, kind, seed, start, lr, one, fit))
-                self.once(f"{name}-floor-{seed}", partial(floor_once, PROBES[probe], made.floors[floor], one, fit))
 
-    def rate(self, kind: str, start: str) -> float:
-        """The best learning rate of a start, on the first development question with a tenth of its labels."""
-
-        def make() -> dict[str, Any]:
-            one = few(self.data(kind).dev[0], MOST_TUNED, "judge")
-            fit = of_labels(one.fit, 0.1, SEEDS[0])
-            rates = RATES[start][:1] if self.quick else RATES[start]
-            return {"dev": {str(lr): self.tuned(kind, SEEDS[0], start, lr, one, fit) for lr in rates}}
-
-        found: dict[str, float] = self.once(f"finetune-dev/{kind}-{start}", make)["dev"]
-        return float(max(found, key=lambda lr: found[lr]))
-
-    def tuned_once(self, kind: str, seed: int, start: str, lr: float, one: Question, fit: Part) -> dict[str, Any]:
-        """What `tuned` reaches, and with what."""
-        return {"accuracy": self.tuned(kind, seed, start, lr, one, fit), "lr": lr, "samples": len(fit)}
-
-    def tuned(self, kind: str, seed: int, start: str, lr: float, question: Question, fit: Part) -> float:
-        """Accuracy after a fine-tuning to its last step; nothing is held out to choose a checkpoint."""
-        name, judge = f"{kind}-{seed}-{question.name}-{len(fit)}-{start}-{lr:g}", question.judge
-        run = d2v_fast.finetune(
-            self.run(kind, seed),
-            "classify",
-            data=fit.inputs,
-            labels=fit.labels.tolist(),
-            out=self.out / "tuned" / name,
-            recipe="classify-tiny",
-            steps=4 if self.quick else FINETUNING,
-            loader={"batch_size": 16, "holdout": 0.0},
-            optim={"lr": lr},
-            encoder=TUNED[start],
-            seed=seed,
-            checkpoint={"every": FINETUNING},
-        )
-        found = d2v_fast.finetuning.load(run).evaluate(judge.inputs, labels=judge.labels.tolist(), draws=2)
-        accuracy = found.metrics["accuracy"]
-        assert accuracy is not None, "every sample has a label"
-        return accuracy
-
-
-def floor_once(probe: Callable[..., np.ndarray], floor: Floor, one: Question, fit: Part) -> dict[str, Any]:
-    """What a probe of the raw features reaches with the labels of `fit`."""
-    right = probe(*labelled(floor(fit, one.judge), fit, one.judge))
-    return {"accuracy": float(right.mean()), "samples": len(fit)}
+def probed(question: Question, x: Pair, probes: Sequence[str] = tuple(PROBES)) -> dict[str, float]:
+    """Accuracy of each probe."""
+    return {name: float(PROBES[name](*labelled(x, question.fit, question.judge)).mean()) for name in probes}
 
 
 def _accuracies(those: Mapping[str, Any]) -> dict[str, float]:
@@ -349,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "judge" in args.what:
             study.curve(kind)
         for seed in args.seeds if "finetune" in args.what else ():
-            study.finetune(kind, seed)
+            Tuning(study).finetune(kind, seed)
     if "table" in args.what:
         write_tables(args.out)
 

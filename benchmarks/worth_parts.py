@@ -12,6 +12,11 @@ from d2v_fast import rng
 from d2v_fast.demo.task import content_hash
 
 
+SEEDS = (0, 1, 2)
+MOST_TUNED = 2000
+"""Samples that a fine-tuning, the floor beside it and a point of the curve are judged by."""
+
+
 @dataclass(frozen=True)
 class Part:
     """N samples with labels."""
@@ -42,6 +47,8 @@ class Question:
     about: str
     fit: Part
     judge: Part
+    chosen_on: str = ""
+    """Of a held-out question: the question for choices on which features, probe and floor are chosen for it."""
 
 
 Floor = Callable[[Part, Part], tuple[np.ndarray, np.ndarray]]
@@ -92,6 +99,8 @@ def few(question: Question, count: int, *parts: str) -> Question:
 def check(worth: Worth, content: Callable[[Any], bytes]) -> None:
     """Refuse a sample to judge by that is also learned from, a held-out one that is used for choices, shared groups.
 
+    A held-out question without a counterpart is refused, too.
+
     Raises:
         SystemExit: There is one.
     """
@@ -100,6 +109,9 @@ def check(worth: Worth, content: Callable[[Any], bytes]) -> None:
         return {content(sample): one.name for one in questions for sample in getattr(one, name).inputs}
 
     every = (*worth.dev, *worth.held)
+    for question in worth.held:
+        if question.chosen_on not in {one.name for one in worth.dev}:
+            raise SystemExit(f"{question.name}: {question.chosen_on!r} is no question for choices")
     kinds = {
         "judged by and learned from": (of(every, "judge"), of(every, "fit")),
         "held out and used for choices": (of(worth.held, "judge"), of(worth.dev, "judge")),

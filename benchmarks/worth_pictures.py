@@ -27,6 +27,7 @@ def pictures(quick: bool) -> Worth:
         "the kind of garment, Fashion-MNIST: 10 classes, 5,000 of its training files to learn from, its test files",
         Part(list(pixels[:5000]), np.array([names[k] for k in kinds[:5000]])),
         Part(list(other), np.array([names[k] for k in wanted])),
+        chosen_on="letters",
     )
     drawn = emoji()
     icons = Question(
@@ -34,6 +35,7 @@ def pictures(quick: bool) -> Worth:
         "the Unicode group of an emoji, Noto Color Emoji: 9 classes; those that begin with one code point are together",
         part([one for one in drawn if share(one[2]) >= 0.4], grouped=True),
         part([one for one in drawn if share(one[2]) < 0.4], grouped=True),
+        chosen_on="letters",
     )
     written = letters(24 if quick else None)
     signs = Question(

@@ -79,12 +79,14 @@ def sound(folder: Path, quick: bool) -> Worth:
             "which number, zero to nineteen, by other voices of eSpeak NG that are not in the corpus",
             words_of("numbers-fit"),
             words_of("numbers-judge"),
+            chosen_on="words",
         ),
         Question(
             "commands",
             "what a spoken command wants, 8 intents; other wordings and other voices (Flite) than those learned from",
             fit,
             judge,
+            chosen_on="words",
         ),
     )
     if quick:

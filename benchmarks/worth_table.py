@@ -13,6 +13,9 @@ import numpy as np
 DRAWS = 2000
 """Of the bootstrap."""
 
+JUDGED = ("features", "random", "floor", "best floor")
+"""What is held against each other."""
+
 
 def bootstrap(difference: np.ndarray, groups: Sequence[str] | None = None, *, draws: int = DRAWS) -> float:
     """Standard error of a mean by bootstrap over samples, or over whole groups.
@@ -87,32 +90,31 @@ def _held(files: dict[str, dict[str, Any]]) -> str:
         minutes = np.mean([one["last"]["cpu_seconds"] / 60 for one in spent]) if spent else float("nan")
         steps = " / ".join(sorted({f"{one['last']['step']:,}" for one in spent}))
         for question in judged[0]["right"] if judged else ():
-            mean = {
-                what: np.mean([one["accuracy"][question][what] for one in judged])
-                for what in ("features", "random", "floor")
-            }
+            mean = {what: np.mean([one["accuracy"][question][what] for one in judged]) for what in JUDGED}
             cells = []
-            for other in ("random", "floor"):
+            for other in JUDGED[1:]:
                 found = compared(judged, question, other)
                 cells += [
                     f"{100 * found['difference']:+.1f} ± {_percent(found['within'])} ± {_percent(found['seeds'])}",
                     verdict(found),
                 ]
-            means = [_percent(mean[what]) for what in ("features", "random", "floor")]
+            means = [_percent(mean[what]) for what in JUDGED]
             lines.append([kind, question, str(len(judged)), steps, f"{minutes:.1f}", *means, *cells])
-    head = ["", "question", "seeds", "steps", "CPU minutes", "features, %", "random start", "floor"]
-    return _rows([*head, "features - random", "", "features - floor", ""], lines) if lines else ""
+    head = ["", "question", "seeds", "steps", "CPU minutes", "features, %", *JUDGED[1:]]
+    differences = [cell for other in JUDGED[1:] for cell in (f"- {other}", "")]
+    return _rows([*head, *differences], lines) if lines else ""
 
 
 def _chosen(files: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        [kind, what, variant, *map(_percent, row.values()), best[1] if best[0] == variant else ""]
-        for kind, found in files["choose"].items()
-        for what, best in found["best"].items()
-        for variant, row in found["dev"][what].items()
-    ]
-    probes = [list(row) for found in files["choose"].values() for row in found["dev"]["random"].values()]
-    return _rows(["", "", "on the development split", *probes[0], "taken, by"], lines) if lines else ""
+    lines, probes = [], list[str]()
+    for found in files["choose"].values():
+        for question, best in found["best"].items():
+            for what, (taken, probe) in best.items():
+                for variant, row in found["dev"][question][what].items():
+                    probes = list(row)
+                    cells = [*map(_percent, row.values()), probe if taken == variant else ""]
+                    lines.append([question, what, variant, *cells])
+    return _rows(["for choices", "", "", *probes, "taken, by"], lines) if lines else ""
 
 
 def _finetuned(files: dict[str, dict[str, Any]]) -> str:
@@ -136,12 +138,14 @@ def _finetuned(files: dict[str, dict[str, Any]]) -> str:
 def _tried(files: dict[str, dict[str, Any]]) -> str:
     lines = []
     for name, found in files["try"].items():
-        best = max((value, network, probe) for network, row in found["dev"].items() for probe, value in row.items())
-        last = found["last"]
-        cells = [f"{last['step']:,}", f"{last['cpu_seconds']:.0f}", _percent(best[0]), f"{best[1]}, {best[2]}"]
+        last, dev = found["last"], []
+        for question, table in found["dev"].items():
+            best = max((value, network, probe) for network, row in table.items() for probe, value in row.items())
+            dev.append(f"{question} {_percent(best[0])} ({best[1]}; {best[2]})")
+        cells = [f"{last['step']:,}", f"{last['cpu_seconds']:.0f}", ", ".join(dev)]
         given = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(found["given"].items())) or "the preset"
         lines.append([f"{name.partition('-')[0]}: {given}", *cells, found["stopped"] or ""])
-    return _rows(["tried", "steps", "CPU s", "development, %", "by", "stopped"], lines) if lines else ""
+    return _rows(["tried", "steps", "CPU s", "for choices, %", "stopped"], lines) if lines else ""
 
 
 def _draw(files: dict[str, dict[str, Any]], path: Path) -> None:

@@ -56,7 +56,12 @@ def texts(folder: Path, quick: bool) -> Worth:
             "whether two neighbouring words of a sentence of a docstring have changed places",
             *_apart(*(part(_shifted(_sentences_of(half)), grouped=False) for half in halves)),
         ),
-        Question("fields", "which of twelve fields a definition of a dictionary (GCIDE) belongs to", *_halves(fields)),
+        Question(
+            "fields",
+            "which of twelve fields a definition of a dictionary (GCIDE) belongs to",
+            *_halves(fields),
+            chosen_on="packages",
+        ),
         Question(
             "order of words",
             "whether two neighbouring words of a sentence have changed places ('bigram shift', Conneau et al., 2018); "
@@ -65,6 +70,7 @@ def texts(folder: Path, quick: bool) -> Worth:
                 part(_shifted(learned[:: max(1, len(learned) // 4000)]), grouped=True),
                 part(_shifted(unread[:: max(1, len(unread) // 2000)]), grouped=True),
             ),
+            chosen_on="order of docstrings",
         ),
     )
     hidden = {text for question in questions for text in question.judge.inputs}

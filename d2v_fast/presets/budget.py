@@ -17,7 +17,7 @@ from d2v_fast.config_json import with_overrides
 from d2v_fast.errors import ConfigError
 from d2v_fast.models.config import DecoderConfig
 from d2v_fast.presets.scaling import follow, is_given
-from d2v_fast.presets.small import decay_of, fitted_decay
+from d2v_fast.presets.small import SLOW, fitted_decay, half_lives_of
 
 FEWEST = 300
 """Steps below which no run is begun: the tiny presets need as many before they have learned anything to speak of."""
@@ -35,7 +35,8 @@ USED = 0.9
 """Share of the time that the steps may take; the rest is for reading the data, the log and checkpoints."""
 
 SIZES = ((96, 4, 3), (128, 6, 2), (192, 6, 3), (256, 8, 4), (384, 12, 6))
-"""Width, blocks and heads of the networks to choose from; the third is that of the small presets, the last ViT-S."""
+"""Width, blocks and heads of the networks to choose from; the third is that of `vision-small`, the last ViT-S. Where a
+recipe has the width of one, the recipe's own network takes its place."""
 
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -97,10 +98,10 @@ def decide(
     reasons: list[str] = []
     chosen = dict(given)
     chosen |= _batch(recipe, given, samples, reasons)
-    sizes = [_sized(recipe, *size) for size in SIZES] if ladder and not _touched(given) else [{}]
-    at = (
-        next((i for i, size in enumerate(SIZES) if size[0] == recipe.model.transformer.dim), 0) if len(sizes) > 1 else 0
-    )
+    own = recipe.model.transformer.dim
+    climbs = ladder and not _touched(given)
+    sizes = [{} if size[0] == own else _sized(recipe, *size) for size in SIZES] if climbs else [{}]
+    at = next((i for i, size in enumerate(sizes) if not size), 0)
     rates: dict[int, tuple[float, float]] = {}
 
     def steps_of(i: int) -> int:
@@ -121,10 +122,13 @@ def decide(
             "smaller preset"
         )
     chosen = {**sizes[at], **chosen}
-    if sizes[at]:
-        dim, depth, _ = SIZES[at]
+    if climbs:
+        network = with_overrides(recipe, sizes[at]).model.transformer
         said = "fewer steps than that" if affordable < ENOUGH else f"{affordable:,} steps fit"
-        reasons.append(f"network: {depth} blocks of width {dim}; with it {said} (a run should have {ENOUGH:,} or more)")
+        reasons.append(
+            f"network: {network.depth} blocks of width {network.dim}; with it {said} (a run should have {ENOUGH:,} "
+            "or more)"
+        )
     epoch = max(1.0, samples / max(seen, 1e-9))
     steps = min(affordable, max(FEWEST, int(MOST_EPOCHS * epoch)))
     why = f"a step takes {seconds:.3g} s here, and {1 - USED:.0%} of the time is for all else"
@@ -148,11 +152,15 @@ def decide(
     if not is_given("optim.lr", given):
         chosen["optim.lr"] = float(f"{lr:.3g}")
     config = with_overrides(recipe, chosen)
-    follows = ema == decay_of(steps)
-    why = "so that it forgets half in 0.9 % of the steps at first and in 18 % at the end, as vision2-base does"
+    half_lives = half_lives_of(recipe)
+    if half_lives is None:
+        why = "as the recipe has it, which was chosen for short runs"
+    elif half_lives == SLOW:
+        why = f"so that it hardly moves: it would forget half in {SLOW[0]:g} to {SLOW[1]:g} times as many steps"
+    else:
+        why = "so that it forgets half in 0.9 % of the steps at first and in 18 % at the end, as vision2-base does"
     reasons.append(
-        f"teacher: decay {config.ema.start:.6g} to {config.ema.end:.6g} within {config.ema.anneal_steps:,} steps, "
-        + (why if follows else "as the recipe has it, which was chosen for short runs")
+        f"teacher: decay {config.ema.start:.6g} to {config.ema.end:.6g} within {config.ema.anneal_steps:,} steps, {why}"
     )
     reasons.append(
         f"learning rate: {config.optim.lr:.3g}, the recipe's times the root of the ratio of the batches and the "

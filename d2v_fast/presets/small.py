@@ -55,15 +55,20 @@ def decay_of(steps: int, half_lives: tuple[float, float] = (FIRST_HALF_LIFE, LAS
     return EmaConfig(start=round(first, 6), end=round(last, 6), anneal_steps=max(1, round(ANNEALED * steps)))
 
 
+def half_lives_of(recipe: Config) -> tuple[float, float] | None:
+    """The shares of its steps in which a recipe's teacher forgets half, if its decay is one of `decay_of`'s."""
+    usual = (FIRST_HALF_LIFE, LAST_HALF_LIFE)
+    return next((shares for shares in (usual, SLOW) if recipe.ema == decay_of(recipe.steps, shares)), None)
+
+
 def fitted_decay(recipe: Config, steps: int) -> EmaConfig:
     """The decay of a recipe's teacher for a run of so many steps, at least 1.
 
-    Where the recipe's is that of `decay_of`, with the usual shares or `SLOW`, it follows the steps; another keeps its
-    first and last value, and only the time between them follows.
+    Where the recipe's is that of `decay_of`, it follows the steps; another keeps its first and last value, and only the
+    time between them follows.
     """
-    for half_lives in ((FIRST_HALF_LIFE, LAST_HALF_LIFE), SLOW):
-        if recipe.ema == decay_of(recipe.steps, half_lives):
-            return decay_of(steps, half_lives)
+    if (half_lives := half_lives_of(recipe)) is not None:
+        return decay_of(steps, half_lives)
     return replace(recipe.ema, anneal_steps=max(1, round(recipe.ema.anneal_steps * steps / recipe.steps)))
 
 

@@ -47,14 +47,17 @@ def digits(worth):
         x, z = (np.stack(one.inputs).reshape(len(one), -1).astype(np.float32) for one in (fit, judge))
         return x, z
 
-    questions = [Question(f"digits {i}", "which digit", part(i), part(i + 40, grouped=i > 0)) for i in (0, 80, 160)]
+    questions = [
+        Question(f"digits {i}", "which digit", part(i), part(i + 40, grouped=i > 0), "digits 0" if i else "")
+        for i in (0, 80, 160)
+    ]
     corpus = ArraySource("vision", pictures[240:300], [f"picture {i}" for i in range(60)])
     return Worth("vision-tiny", {}, corpus, (questions[0],), tuple(questions[1:]), {"pixels": pixels})
 
 
 def test_the_quick_form_runs_and_does_nothing_twice(worth, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(worth.Study, "data", lambda self, kind: digits)
-    monkeypatch.setattr(worth, "SHARES", (0.1,))
+    monkeypatch.setattr(sys.modules["worth_tuning"], "SHARES", (0.1,))
     common = ["vision", "--quick", "--out", str(tmp_path), "--seeds"]
 
     def all_of_it() -> None:
@@ -115,6 +118,8 @@ def test_parts_that_share_something_are_refused(worth, digits):
     ):
         with pytest.raises(SystemExit):
             check(replace(digits, held=(wrong, second)), lambda picture: picture.tobytes())
+    with pytest.raises(SystemExit, match="'digits 80' is no question for choices"):
+        check(replace(digits, held=(first, replace(second, chosen_on="digits 80"))), lambda picture: picture.tobytes())
     few = of_labels(first.fit, 0.1, 0)
     assert sorted(set(few.labels)) == sorted(set(first.fit.labels))
     assert len(few) == 10

@@ -7,7 +7,7 @@ import pytest
 from d2v_fast import presets
 from d2v_fast.errors import ConfigError
 from d2v_fast.presets.budget import ENOUGH, FEWEST, MOST_EPOCHS, USED, decide, seconds_of
-from d2v_fast.presets.small import decay_of
+from d2v_fast.presets.small import SLOW, decay_of
 
 HOUR = 3600.0
 
@@ -56,6 +56,20 @@ def test_a_teacher_that_does_not_hang_on_the_steps_stays():
     assert (found.config.ema.start, found.config.ema.end) == (recipe.ema.start, recipe.ema.end)
     assert found.config.ema.anneal_steps == found.config.steps
     assert "as the recipe has it" in " ".join(found.reasons)
+
+
+def test_a_teacher_that_hardly_moves_is_said_to_be_one():
+    found, _ = made("text-small")
+    assert found.config.ema == decay_of(found.config.steps, SLOW)
+    assert "it hardly moves: it would forget half in 3 to 6 times as many steps" in " ".join(found.reasons)
+
+
+def test_the_network_of_a_recipe_is_one_of_those_to_choose_from():
+    recipe = presets.text_small()
+    found, _ = made("text-small", rate=0.15)
+    assert found.config.model == recipe.model
+    assert "network: 3 blocks of width 96" in " ".join(found.reasons)
+    assert made("text-small", rate=0.01)[0].config.model.transformer.dim > recipe.model.transformer.dim
 
 
 @pytest.mark.parametrize(("rate", "dim"), [(0.02, 384), (0.08, 256), (0.11, 192), (1.0, 128), (4.0, 96)])
