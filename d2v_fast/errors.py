@@ -78,6 +78,9 @@ class SampleError(Exception):
         self.name = name
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[SampleError], tuple[str, str]]:  # by itself, Python keeps the message alone
+        return type(self), (self.name, self.reason)
+
     def alone(self) -> SampleError:
         """The same without the exceptions and the traceback behind it, which would keep the tensors there alive."""
         return type(self)(self.name, self.reason)

@@ -63,19 +63,33 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         OSError: It could not be written; what was at `path` is still there.
     """
     temporary = path.with_name(path.name + ".tmp")
+    with naming(path):
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                sync(file.fileno(), path)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                os.unlink(temporary)
+            raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an error inside name `path`, where it names no file: a full disk does not say where.
+
+    Raises:
+        OSError: Whatever was raised.
+    """
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            sync(file.fileno(), path)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where
+        yield
+    except OSError as error:
+        if error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    sync_folder(path.parent)
 
 
 def sync(handle: int, path: Path) -> None:

@@ -1,7 +1,8 @@
 """`d2v-fast data build`: looks at every sample once, and writes a manifest of those that can be read.
 
-What was found out is kept beside the manifest in MANIFEST.part, a line for each sample, until the manifest is written:
-a scan that is interrupted, by whatever, continues where it was. Many processes share a scan by parts; see `parts`.
+What was found out is kept beside the manifest in MANIFEST.part, a record for each sample, until the manifest is
+written: a scan that is interrupted, by whatever, continues where it was. Many machines share a scan by parts; see
+`parts`.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def build(
         out: The manifest: .jsonl, .tsv, .csv or .parquet.
         modality: "speech", "vision" or "text"; by default what most of the files are.
         deep: Decode every sample, not only its header.
-        threads: Threads that read.
+        threads: Threads that read; processes, of very many files.
         allow_roots: Folders outside of `path` that links may lead to.
 
     Raises:
@@ -78,7 +79,7 @@ def build(
     task = {"path": os.path.abspath(path), "modality": job.kind.modality, "deep": deep}
     journal = Journal(out.with_name(out.name + ".part"), task)
     found = look_at(job, journal, threads)
-    built = _finish(job, out, found, len(journal.known))
+    built = _finish(job, out, found, journal.continued)
     journal.remove()
     return built
 
@@ -133,7 +134,7 @@ def build_part(
             found = look_at(job, journal, threads, mine)
             parts.save(part, [found.row(i) for i in mine])
             journal.remove()
-            continued = len(journal.known)
+            continued = journal.continued
         else:
             tell(f"part {part} is complete: it was built before")
     if missing := parts.missing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,15 @@ import numpy as np
 from d2v_fast.data.formats import Kind, find
 from d2v_fast.data.formats.write import check_target
 from d2v_fast.data.guess import guess
+from d2v_fast.data.headers import Look, headers
 from d2v_fast.data.journal import Journal
 from d2v_fast.data.listing import Listing
 from d2v_fast.data.parts import Row
 from d2v_fast.data.paths import Fence
 from d2v_fast.data.protocol import modality_of
-from d2v_fast.data.scan import scan
 from d2v_fast.data.store import FileStore, Store
-from d2v_fast.errors import DataError, OwnFile, SampleError, failed
+from d2v_fast.errors import DataError, OwnFile, SampleError
 from d2v_fast.log import report, tell
-
-Look = Callable[[Store, int], tuple[int, ...]]
-"""(store, number) -> what the index says about a sample; raises SampleError for a broken one."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +109,16 @@ def _without(listing: Listing, root: Path, files: Sequence[Path]) -> Listing:
 
 def _decoding(kind: Kind) -> Look:
     """Reads the header and decodes the sample too, where a kind decodes."""
-    decode = kind.decode
-    assert decode is not None
+    assert kind.decode is not None
+    return partial(_decoded, kind.header, kind.decode)
 
-    def look(store: Store, i: int) -> tuple[int, ...]:
-        sizes = kind.header(store, i)
-        decode(store, i, sizes)
-        return sizes
 
-    return look
+def _decoded(
+    header: Look, decode: Callable[[Store, int, tuple[int, ...]], None], store: Store, i: int
+) -> tuple[int, ...]:
+    sizes = header(store, i)
+    decode(store, i, sizes)
+    return sizes
 
 
 def look_at(job: Job, journal: Journal, threads: int, part: range | None = None) -> Found:
@@ -128,34 +127,25 @@ def look_at(job: Job, journal: Journal, threads: int, part: range | None = None)
     Args:
         job: What is looked at.
         journal: Keeps what is found.
-        threads: Threads that read.
+        threads: Threads that read; processes, of very many samples.
         part: Numbers of the samples; None for all.
     """
     store, listing = job.store, job.listing
     samples = range(len(listing.names)) if part is None else part
-
-    def one(i: int) -> tuple[int, ...] | SampleError:
-        try:
-            return job.look(store, i)
-        except Exception as error:
-            return failed(store.label(i), error)
-
+    every = slice(samples.start, samples.stop)
+    known, found = journal.find(listing.names[every], listing.file_bytes[every])
     problems = {i: reason for i, reason in listing.problems.items() if i in samples}
     ours: set[int] = set()
     sizes = np.zeros((len(listing.names), len(job.kind.fields)), dtype=np.int64)
     for i, reason in problems.items():
         report(store.label(i), reason)
-    numbers = []
-    for i in samples:
-        done = journal.known.get(listing.names[i])
-        if done is not None and done[0] == listing.file_bytes[i]:
-            sizes[i] = done[1]
-        elif i not in problems:
-            numbers.append(i)
-    if journal.known:
-        tell(f"continued: {len(samples) - len(numbers) - len(problems):,} samples were looked at before")
+    if journal.continued:
+        sizes[samples.start + known] = found
+        tell(f"continued: {journal.continued:,} samples were looked at before")
+    done = problems.keys() | set((samples.start + known).tolist())
+    numbers = [i for i in samples if i not in done]
     with journal:
-        for i, result in zip(numbers, scan(one, numbers, threads, job.doing), strict=True):
+        for i, result in headers(job.look, store, numbers, threads, job.doing):
             if isinstance(result, OwnFile):
                 ours.add(i)
             elif isinstance(result, SampleError):

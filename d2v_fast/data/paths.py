@@ -38,7 +38,7 @@ class Fence:
             raise SampleError(name, f"leads out of {self._home}, the root of its manifest")
         return flat
 
-    def check(self, path: Path) -> None:
+    def check(self, path: str) -> None:
         """Follows the links of a path.
 
         Raises:
@@ -51,9 +51,9 @@ class Fence:
         if os.path.islink(real):
             real = os.path.realpath(real)
         if not any(inside(real, root) for root in self._inside):
-            raise SampleError(str(path), f"leads out of {self._home}, to {real}: allow that folder by {ALLOW}")
+            raise SampleError(path, f"leads out of {self._home}, to {real}: allow that folder by {ALLOW}")
         if os.path.exists(real) and not os.path.isfile(real):
-            raise SampleError(str(path), "is not a plain file")
+            raise SampleError(path, "is not a plain file")
 
 
 def expanded(path: str | Path, what: str = "data") -> Path:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 
 from d2v_fast.log import logger, tell
@@ -17,6 +18,7 @@ from d2v_fast.streams import SteadyStream
 if TYPE_CHECKING:  # rich is only loaded when there is something to show
     from rich.progress import Progress as Bar
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 _PIECE = 32
@@ -47,19 +49,23 @@ def scan(work: Callable[[int], T], numbers: Sequence[int], threads: int, what: s
     step = max(1, min(_PIECE, len(numbers) // (8 * max(1, threads))))
     pieces = iter([numbers[low : low + step] for low in range(0, len(numbers), step)])
     pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="d2v-scan")
-    coming: deque[Future[list[T]]] = deque()
     try:
         with Progress(what, len(numbers)) as progress:
-            for _, some in zip(range(4 * max(1, threads)), pieces, strict=False):
-                coming.append(pool.submit(piece, some))
-            while coming:
-                results = coming.popleft().result()
-                coming.extend(pool.submit(piece, some) for _, some in zip(range(1), pieces, strict=False))
+            for results in in_order(pool, piece, pieces, 4 * max(1, threads)):
                 yield from results
                 progress.advance(len(results))
     finally:
         stopped.set()  # an interrupt waits for one job of each thread
         pool.shutdown(cancel_futures=True)
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable[[P], T], pieces: Iterator[P], ahead: int) -> Iterator[T]:
+    """Results of `work` for each piece, in order, with so many of them begun ahead."""
+    coming: deque[Future[T]] = deque(pool.submit(work, piece) for piece in islice(pieces, ahead))
+    while coming:
+        result = coming.popleft().result()
+        coming.extend(pool.submit(work, piece) for piece in islice(pieces, 1))
+        yield result
 
 
 class Progress:

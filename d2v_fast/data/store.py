@@ -97,6 +97,7 @@ class FileStore:
         compared: bool = False,
     ) -> None:
         self.root, self.names, self._spans = root, names, spans
+        self._home = "" if root == Path() else str(root)  # joined as text: making a `Path` takes longer than opening it
         self._places, self._bytes, self._containers, self._fence = places, file_bytes, containers, fence
         self._compared = compared
 
@@ -113,12 +114,33 @@ class FileStore:
             compared=self._compared,
         )
 
+    def some(self, numbers: Sequence[int]) -> FileStore:
+        """A store of some of these samples alone, small enough to be given to another process."""
+        places, containers = None, self._containers
+        if self._places is not None:
+            places = self._places[numbers]
+            used, new = np.unique(places[:, 0], return_inverse=True)
+            containers = ["" if i < 0 else self._containers[i] for i in used.tolist()]
+            places[:, 0] = np.where(places[:, 0] < 0, -1, new.reshape(-1))
+        return FileStore(
+            self.root,
+            [self.names[i] for i in numbers],
+            places=places,
+            file_bytes=None if self._bytes is None else self._bytes[numbers],
+            containers=containers,
+            spans=None if self._spans is None else self._spans[numbers],
+            fence=self._fence,
+            compared=self._compared,
+        )
+
     def label(self, index: int) -> str:
         """The sample's path."""
         name = self.names[index]
         if name.startswith(os.pardir):  # a line of a manifest that lies above its root
             return os.path.normpath(self.root / name)
-        return name if "://" in name else str(self.root / name)
+        if self._places is not None:  # a member may be called "/a.wav"
+            return name if "://" in name else str(self.root / name)
+        return os.path.join(self._home, name)
 
     def extension(self, index: int) -> str:
         """That of the sample's file or member; see `Store`."""
@@ -137,11 +159,15 @@ class FileStore:
 
     def path(self, index: int) -> Path | None:
         """The sample's file, None for a slice; see `Store`."""
+        path = self._plain(index)
+        return None if path is None else Path(path)
+
+    def _plain(self, index: int) -> str | None:
         if self._places is not None and self._places[index, 0] >= 0:
             return None
-        path = self._allowed(self.root / self._file(index))
+        path = self._allowed(os.path.join(self._home, self._file(index)))
         try:
-            status = path.stat()
+            status = os.stat(path)
         except (OSError, ValueError):  # left to whoever opens it
             return path
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # it might wait for ever, or never end
@@ -155,19 +181,19 @@ class FileStore:
 
     def open(self, index: int) -> BinaryIO:
         """The sample as a file; see `Store`."""
-        path = self.path(index)
+        path = self._plain(index)
         if path is not None:
-            return path.open("rb")
+            return open(path, "rb")
         container, start, size = self._slice(index)
         if "://" in container:
             return io.BytesIO(remote_bytes(container, start, start + size))
-        return io.BufferedReader(_Window(self._allowed(self.root / container), start, size))
+        return io.BufferedReader(_Window(self._allowed(os.path.join(self._home, container)), start, size))
 
     def read(self, index: int) -> np.ndarray:
         """The sample as it is stored; see `Store`."""
         label, size, start = self.label(index), -1, 0
         try:
-            path = self.path(index)
+            path = self._plain(index)
             if path is None:
                 container, start, size = self._slice(index)
                 if size < 0:
@@ -176,9 +202,10 @@ class FileStore:
                 if "://" in container:
                     data = np.frombuffer(bytearray(remote_bytes(container, start, start + size)), np.uint8)
                 else:
-                    data = np.fromfile(self._allowed(self.root / container), np.uint8, count=size, offset=start)
+                    archive = self._allowed(os.path.join(self._home, container))
+                    data = np.fromfile(archive, np.uint8, count=size, offset=start)
             else:
-                with path.open("rb") as file:
+                with open(path, "rb") as file:
                     check_bytes(os.fstat(file.fileno()).st_size, label)
                     data = np.fromfile(file, np.uint8)
         except OSError as error:
@@ -189,7 +216,7 @@ class FileStore:
             raise SampleError(label, "is empty")
         return data
 
-    def _allowed(self, path: Path) -> Path:
+    def _allowed(self, path: str) -> str:
         if self._fence is not None:
             self._fence.check(path)
         return path
@@ -223,8 +250,8 @@ def human_bytes(count: float) -> str:
 class _Window(io.RawIOBase):
     """A part of a file, as a file."""
 
-    def __init__(self, path: Path, start: int, size: int) -> None:
-        self._file = path.open("rb", buffering=0)
+    def __init__(self, path: str, start: int, size: int) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (closed by `close`)
         self._start, self._size, self._at = start, size, 0
 
     def readable(self) -> bool:

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loading import open_source
+from loading import open_source, records
 
 from d2v_fast import registry
 from d2v_fast.data import DataError, SampleError
 from d2v_fast.data.build import broken_list, build
 from d2v_fast.data.formats import manifest
 from d2v_fast.data.guess import guess
+from d2v_fast.data.journal import Journal
 from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.modalities.text.config import TextInputs
 from d2v_fast.modalities.vision.config import VisionInputs
@@ -215,12 +216,13 @@ def test_an_interrupted_scan_continues(pictures, tmp_path, monkeypatch, capsys):
         build(pictures, out, threads=1)
     assert not out.exists()
     part = tmp_path / "a.jsonl.part"
-    kept = part.read_text()
-    assert 3 <= kept.count("\n") - 1 <= 5
-    part.write_text(kept + '["cut o')  # as a power cut leaves it
+    kept = records(part)
+    assert 3 <= kept <= 5
+    with part.open("ab") as file:
+        file.write(bytes(17))  # half a record, as a power cut leaves it
     before = len(looked)
     built = build(pictures, out, threads=1)
-    assert built.continued == kept.count("\n") - 1
+    assert built.continued == kept
     assert len(looked) - before == 10 - built.continued
     assert f"continued: {built.continued} samples were looked at before" in capsys.readouterr().err
     whole = out.read_bytes()
@@ -231,13 +233,21 @@ def test_an_interrupted_scan_continues(pictures, tmp_path, monkeypatch, capsys):
 
 def test_another_scan_does_not_continue_this_one(pictures, tmp_path):
     task = {"path": os.path.abspath(pictures), "modality": "vision", "deep": False}
-    line = json.dumps(["class 0/0.png", (pictures / "class 0" / "0.png").stat().st_size, 1, 2])
-    (tmp_path / "a.jsonl.part").write_text(json.dumps(task) + "\n" + line + "\n")
+    size = (pictures / "class 0" / "0.png").stat().st_size
+
+    def note(bytes_of_it):
+        (tmp_path / "a.jsonl.part").unlink(missing_ok=True)
+        with Journal(tmp_path / "a.jsonl.part", task) as journal:
+            journal.note("class 0/0.png", bytes_of_it, (1, 2))
+
+    note(size)
     assert build(pictures, tmp_path / "a.jsonl", deep=True).continued == 0
-    (tmp_path / "a.jsonl.part").write_text(json.dumps(task) + "\n" + line.replace("1, 2", "1, 2") + "\n")
+    note(size)
     assert build(pictures, tmp_path / "a.jsonl").sizes[0].tolist() == [1, 2]  # believed, as the file has the same size
-    (tmp_path / "a.jsonl.part").write_text(json.dumps(task) + "\n" + '["class 0/0.png", 5, 1, 2]\n')
+    note(5)
     assert build(pictures, tmp_path / "a.jsonl").sizes[0].tolist() == [40, 70]
+    (tmp_path / "a.jsonl.part").write_text(json.dumps(task) + "\n" + '["class 0/0.png", 5, 1, 2]\n')
+    assert build(pictures, tmp_path / "a.jsonl").continued == 0  # of a version that wrote lines
 
 
 def test_a_process_that_is_killed_continues(pictures, tmp_path):
@@ -259,7 +269,7 @@ build.build({str(pictures)!r}, __import__("pathlib").Path({str(out)!r}), threads
 """
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     part = tmp_path / "a.jsonl.part"
-    while not part.exists() or part.read_text().count("\n") < 4:
+    while records(part) < 3:
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()

@@ -193,7 +193,7 @@ class TableStore:
         with reading(str(path)):
             file = Path(path)
             if self._fence is not None:
-                self._fence.check(file)
+                self._fence.check(str(file))
             check_bytes(file.stat().st_size, str(file))
             return np.fromfile(file, np.uint8)
 

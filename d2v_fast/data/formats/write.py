@@ -18,6 +18,7 @@ from d2v_fast.data.listing import Listing
 from d2v_fast.data.own import HEAD
 from d2v_fast.data.store import span_name
 from d2v_fast.errors import DataError
+from d2v_fast.files import naming
 
 
 def check_target(file: Path, root: Path, listing: Listing) -> None:
@@ -54,7 +55,15 @@ def write(file: Path, root: Path, listing: Listing, sizes: np.ndarray, kind: Kin
         sizes: int64 [N, k], what the headers say.
         kind: What the numbers are called.
         samples: The samples that go into it.
+
+    Raises:
+        OSError: It could not be written; the error names it.
     """
+    with naming(file):
+        _write(file, root, listing, sizes, kind, samples)
+
+
+def _write(file: Path, root: Path, listing: Listing, sizes: np.ndarray, kind: Kind, samples: Sequence[int]) -> None:
     extension = file.suffix.lower()
     named = named_root(file, root)
     temporary = file.with_name(file.name + ".tmp")

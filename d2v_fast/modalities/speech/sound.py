@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -175,6 +176,8 @@ def read_header(store: Store, index: int) -> tuple[int, int, int]:
     if by_torchcodec(store.extension(index)):
         raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label, MAX_SAMPLES)
         frames, channels = raw.shape
+    elif (said := plain_wav(store, index)) is not None:
+        frames, rate, channels = said
     else:
         try:
             with open_file(store, index, path) as file:
@@ -191,6 +194,36 @@ def read_header(store: Store, index: int) -> tuple[int, int, int]:
         frames = part_of(span, frames, rate, label)[1]
     _check_most(frames * channels, frames / rate, label)
     return frames, rate, channels
+
+
+_WAV = struct.Struct("<4sI4s4sIHHIIHH4sI")
+"""The header of most WAV files: RIFF, WAVE, a format of 16 bytes, and the samples up to the end of the file."""
+
+
+def plain_wav(store: Store, index: int) -> tuple[int, int, int] | None:
+    """(frames, sample rate in Hz, channels) of a WAV that says so in the plainest way, as libsndfile finds them.
+
+    That takes a third of libsndfile's time, which is all there is to an index of short clips.
+
+    Returns:
+        None for every other file, sound or damaged: libsndfile looks at it.
+    """
+    if store.extension(index) != ".wav":
+        return None
+    try:
+        with store.open(index) as file:
+            head, there = file.read(_WAV.size), file.seek(0, os.SEEK_END)
+    except OSError:
+        return None
+    if len(head) < _WAV.size:
+        return None
+    riff, size, wave, form, length, code, channels, rate, per_second, frame, bits, data, samples = _WAV.unpack(head)
+    names = (riff, wave, form, data) == (b"RIFF", b"WAVE", b"fmt ", b"data")
+    whole = size + 8 == there == samples + _WAV.size and length == 16
+    plain = code == 1 and bits == 16 and 0 < channels <= 8 and frame == 2 * channels and per_second == rate * frame
+    if not (names and whole and plain) or samples == 0 or samples % frame or rate == 0:
+        return None
+    return samples // frame, rate, channels
 
 
 def _check_most(samples: int, seconds: float, label: str) -> None:
