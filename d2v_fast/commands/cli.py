@@ -37,7 +37,7 @@ commands:
   export RUN --to FORMAT --out DIR        the network of a run as a model that other libraries load
   report RUN [RUN ...] --out PAGE         one HTML page: curves, what stands out, masks, configurations
   profile PRESET|RUN --data PATH          where the time of a training step goes
-  demo [vision|speech|text]               pretrain a tiny model in minutes and show what it has learned
+  demo [vision|speech|text]               pretrain a small model in a minute and show what it has learned
   info [--json]                           versions, and which code serves each operation on each device
 
 presets: {speech,text,vision}-{base,large,small,tiny}, series-tiny, spectrogram-tiny; data2vec 2.0:

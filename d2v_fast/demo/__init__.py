@@ -1,4 +1,4 @@
-"""`d2v-fast demo`: pretrain a tiny model on data that pip alone brings, and show what came of it."""
+"""`d2v-fast demo`: pretrain a small model on data that pip alone brings, and show what came of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(
     Args:
         modality: "vision", "speech" or "text".
         out: The run's folder; demo-runs/<modality> by default. demo.json and demo.png are written there too.
-        steps: Optimizer steps; the tiny preset's number by default.
+        steps: Optimizer steps; less than a minute's by default.
 
     Returns:
         The run's folder.

@@ -19,6 +19,7 @@ from d2v_fast.demo.picture import draw
 from d2v_fast.demo.report import print_table, write_json
 from d2v_fast.demo.task import DemoError, Task, require
 from d2v_fast.evaluation import extract, knn_correct, logistic_correct
+from d2v_fast.presets.small import shortened
 from d2v_fast.run.settings import Notes
 from d2v_fast.run.weights import load
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -41,6 +42,8 @@ def run(modality: str, folder: Path, steps: int | None) -> Path:
     began = time.perf_counter()
     task: Task = import_module(f"d2v_fast.demo.{modality}").task()
     config = presets.NAMES[task.preset]()
+    if task.steps is not None:
+        config = shortened(config, task.steps)
     if steps is not None:
         config = replace(config, steps=steps)
     print(f"{task.about}.\nPretraining {task.preset}: {config.steps} steps, in {folder}", flush=True)

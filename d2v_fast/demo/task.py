@@ -45,7 +45,7 @@ class Task:
     """A modality's demo. What is in `test` is in no way part of `source` or `train`."""
 
     preset: str
-    """Name of the tiny preset."""
+    """Name of the preset."""
 
     source: DataSource
     """The unlabelled samples that the model is pretrained on."""
@@ -67,6 +67,9 @@ class Task:
 
     about: str
     """One or two sentences on the data and the split."""
+
+    steps: int | None = None
+    """Of a run that is shorter than the preset's (`presets.small.shortened`); None for the preset's own."""
 
     threads: int | None = None
     """Threads to compute with, at most; None for torch's choice."""
@@ -94,6 +97,12 @@ def content_hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-def held_out(content: bytes, share: float) -> bool:
-    """Whether a sample belongs to the test part: its content decides, so the split is the same everywhere."""
-    return content_hash(content) / 2.0**64 < share
+def held_out(content: bytes, share: float, start: float = 0.0) -> bool:
+    """Whether a sample belongs to the test part: its content decides, so the split is the same everywhere.
+
+    Args:
+        content: Of the sample, or of what keeps it together with others.
+        share: Of all samples that are held out.
+        start: Another one, by `share` or more, holds out others.
+    """
+    return start <= content_hash(content) / 2.0**64 < start + share

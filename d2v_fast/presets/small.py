@@ -72,6 +72,12 @@ def fitted_decay(recipe: Config, steps: int) -> EmaConfig:
     return replace(recipe.ema, anneal_steps=max(1, round(recipe.ema.anneal_steps * steps / recipe.steps)))
 
 
+def shortened(recipe: Config, steps: int) -> Config:
+    """A recipe for a run of so many steps, at least 1: what follows the steps goes with them, as for a budget."""
+    monitor = replace(recipe.monitor, warmup_steps=steps // 10)
+    return replace(recipe, steps=steps, ema=fitted_decay(recipe, steps), monitor=monitor)
+
+
 def vision_small() -> Config:
     """Pictures of 64 x 64: data2vec 2.0, 6 blocks of width 192 on 8 x 8 patches, each picture in 2 masked views.
 

@@ -62,6 +62,8 @@ def test_held_out_share():
     assert 0.22 < share < 0.28
     assert not held_out(b"anything", 0.0)
     assert held_out(b"anything", 1.0)
+    thirds = [[held_out(str(i).encode(), 1 / 3, k / 3) for i in range(300)] for k in range(3)]
+    assert [sum(of_one) for of_one in zip(*thirds, strict=True)] == [1] * 300
 
 
 def test_voices_of_the_test_words_are_never_heard_before(words):
@@ -80,7 +82,7 @@ def test_words_are_speech_at_16_khz(words):
     seconds = np.array([len(clip) for clip in words.train.inputs]) / speech.SAMPLE_RATE
     assert 0.1 < seconds.min() < np.median(seconds) < 0.7
     assert all(clip.dtype == np.int16 and np.abs(clip).max() > 300 for clip in words.train.inputs)
-    assert words.source.sizes.min() >= presets.speech_tiny().inputs.min_seconds * speech.SAMPLE_RATE
+    assert words.source.sizes[:, 0].min() >= presets.speech_small().inputs.min_seconds * speech.SAMPLE_RATE
     assert set(words.train.labels) == {0, 1}
 
 

@@ -10,7 +10,7 @@ import pytest
 from d2v_fast import presets
 from d2v_fast.config_json import with_overrides
 from d2v_fast.data import ArraySource
-from d2v_fast.presets.small import SLOW, decay_of, fitted_decay
+from d2v_fast.presets.small import SLOW, decay_of, fitted_decay, shortened
 from d2v_fast.training.trainer import Data2VecTrainer
 
 
@@ -52,3 +52,12 @@ def test_the_decay_of_a_run_of_another_length():
     slow = fitted_decay(text, 1000)
     assert slow.start == pytest.approx(0.5 ** (1 / 3000), abs=1e-6)
     assert slow.end == pytest.approx(0.5 ** (1 / 6000), abs=1e-6)
+
+
+def test_a_shorter_run_of_a_recipe():
+    recipe = presets.text_small()
+    short = shortened(recipe, 500)
+    assert short == replace(
+        recipe, steps=500, ema=fitted_decay(recipe, 500), monitor=replace(recipe.monitor, warmup_steps=50)
+    )
+    assert short.ema.end < recipe.ema.end
