@@ -22,7 +22,7 @@ from d2v_fast.data.engines.engine import Made
 from d2v_fast.data.holding import split
 from d2v_fast.data.plan import BatchPlan, Plan
 from d2v_fast.data.protocol import DaliGraph, Sampling
-from d2v_fast.data.selection import keep_selection, kept_selection, select
+from d2v_fast.data.selection import Selection, keep_selection, kept_selection, select
 from d2v_fast.data.skipped import Known, Skipped
 from d2v_fast.data.source import DataSource
 from d2v_fast.data.stages import Stage
@@ -83,21 +83,16 @@ class Loader:
         check_engine(config.engine, source.modality, decodes=dali is not None)
         self._plan: Plan | ComputedPlan
         self._held_out: Plan | ComputedPlan | None
-        kept = kept_selection(source, settings) if computed and weights is None else None
-        if kept is None:
-            usable = _usable(source, sampling)
-            self._broken = Skipped(source, Known.of(source.sizes, usable), config.max_skipped)
-        else:
-            self._broken = Skipped(source, kept.known, config.max_skipped)
         if computed and weights is None:
-            chosen = kept or select(source, usable, sampling, config)
-            if kept is None and self._deal.rank == 0:
-                keep_selection(chosen, source, settings)
+            chosen = choose(source, sampling, config, settings, keep=self._deal.rank == 0)
+            self._broken = Skipped(source, chosen.known, config.max_skipped)
             left_out, remarks = chosen.left_out, chosen.remarks
             self._plan = chosen.plan(chosen.train, source.sizes, sampling, config.accumulation, seed)
             held = chosen.held_out
             self._held_out = None if held is None else chosen.plan(held, source.sizes, sampling, 1, seed)
         else:
+            usable = _usable(source, sampling)
+            self._broken = Skipped(source, Known.of(source.sizes, usable), config.max_skipped)
             left_out = len(source) - len(usable)
             remarks = tuple(sampling.remarks(np.asarray(source.sizes), len(usable)))
             train, held_out = split(source, usable, config.holdout)
@@ -229,6 +224,33 @@ class Loader:
         else:
             self._broken.add(made.failures, self.handed_out)
         return made.batch
+
+
+def choose(
+    source: DataSource, sampling: Sampling, config: LoaderConfig, settings: str, *, keep: bool = True
+) -> Selection:
+    """Which samples take part and how they are cut into batches: as an earlier start has found, or anew.
+
+    Args:
+        source: See `Loader`, as for the arguments that follow.
+        sampling: See `Loader`.
+        config: See `Loader`.
+        settings: See `Loader`.
+        keep: Write what is found anew beside the index.
+
+    Raises:
+        DataError: See `Loader`.
+        TooManySkipped: See `Loader`.
+    """
+    kept = kept_selection(source, settings)
+    if kept is not None:
+        return kept
+    usable = _usable(source, sampling)
+    Skipped(source, Known.of(source.sizes, usable), config.max_skipped)  # raises where too many are broken
+    found = select(source, usable, sampling, config)
+    if keep:
+        keep_selection(found, source, settings)
+    return found
 
 
 def _result(future: Future[Made]) -> Made:

@@ -18,6 +18,7 @@ from d2v_fast.data import DataSource, Loader, MaskMaker, Openable, mask_stage, o
 from d2v_fast.data.begun import keep_notes
 from d2v_fast.data.deal import Deal
 from d2v_fast.data.engines import choice as engines
+from d2v_fast.data.loader import choose
 from d2v_fast.errors import ConfigError, DataError
 from d2v_fast.masking import Masks
 from d2v_fast.modalities.base import Modality
@@ -130,6 +131,17 @@ def open_loader(
         computed=config.numerics >= 5,
         settings=_settings(config),
     )
+
+
+def choose_samples(config: Config, source: DataSource) -> None:
+    """Find out, and keep beside the index, what `open_loader` of each of several processes then reads.
+
+    Raises:
+        DataError: See `open_loader`.
+    """
+    if config.numerics >= 5:
+        sampling = modality_of(config).sampling(config.inputs, config.model.embedding, config.loader)
+        choose(source, sampling, config.loader, _settings(config))
 
 
 def _settings(config: Config) -> str:

@@ -13,6 +13,7 @@ from d2v_fast.data import DataSource, Loader, Openable
 from d2v_fast.data.deal import Deal
 from d2v_fast.data.source import check_given
 from d2v_fast.modalities import check_engine, index_anew, modality_of, open_data, open_loader
+from d2v_fast.modalities.opening import choose_samples
 from d2v_fast.models import Data2Vec
 from d2v_fast.models.targets import counts_padding
 from d2v_fast.run.evidence import evidence, folder_of
@@ -145,6 +146,9 @@ class Data2VecTrainer:
         if probe is not None:
             ready = partial(probe.begin, self.config, self.out, self.device)
             self.loop.world.alone("when the probe was made ready", ready)
+        if self.loop.world.size > 1:  # else each would look at all samples
+            chosen = partial(choose_samples, self.config, source)
+            self.loop.world.alone("when it chose the samples", chosen)
         return open_loader(self.config, source, first, self.device, engine, self.loop.deal)
 
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from d2v_fast.data.source import Lost
 from d2v_fast.modalities.text import tokenizer as vocabulary
+from d2v_fast.modalities.text.cuts import Cuts, cut
 
 
 class TextBlocks:
@@ -22,6 +23,7 @@ class TextBlocks:
         packed: Blocks follow each other through the corpus, all of them full: one may hold several documents, or a part
             of one, and what is left behind the last whole block is not used. Otherwise each document is a sequence,
             and one that is longer is cut into several; an end token that would be alone is left out.
+        cuts: Of what is not packed, where the sequences are known already.
         lost: What could not be read and is in no block.
     """
 
@@ -38,6 +40,7 @@ class TextBlocks:
         fingerprint: str,
         *,
         packed: bool = True,
+        cuts: Cuts | None = None,
         lost: Lost | None = None,
     ) -> None:
         special = vocabulary.specials(tokenizer)
@@ -52,14 +55,13 @@ class TextBlocks:
         self.lost = lost
         self._begin = special.begin
         self._plain = np.asarray(tokens)  # slices of a memmap cost three times as much
+        self._most = block_size - 1
+        self._cuts: Cuts | None = None
         if packed:
-            count = len(tokens) // (block_size - 1)
-            self._starts = np.arange(count, dtype=np.int64) * (block_size - 1)
-            self.sizes = np.full(count, block_size, dtype=np.int64)
+            self.sizes = np.broadcast_to(np.int64(block_size), (len(tokens) // self._most,))  # one number, N times
         else:
-            ends = np.flatnonzero(self._plain == special.end) + 1
-            self._starts, counts = _cut(ends, block_size - 1)
-            self.sizes = counts + 1
+            self._cuts = cuts or cut(self._plain, special.end, self._most)
+            self.sizes = self._cuts.sizes
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -84,18 +86,8 @@ class TextBlocks:
         width = out.shape[1]
         out[:, 0] = self._begin
         lengths = self.sizes[indices]
-        for row, start, length in zip(out, self._starts[indices].tolist(), lengths.tolist(), strict=True):
+        starts = indices * self._most if self._cuts is None else self._cuts.starts[indices]
+        for row, start, length in zip(out, starts.tolist(), lengths.tolist(), strict=True):
             row[1:length] = self._plain[start : start + length - 1]
             if length < width:
                 row[length:] = self.pad_id
-
-
-def _cut(ends: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and lengths, int64, of the pieces of documents that end at `ends`, none longer than `most`."""
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[:-1]])
-    pieces = -(-(ends - starts) // most)
-    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    begin = np.repeat(starts, pieces) + number * most
-    length = np.minimum(np.repeat(ends, pieces) - begin, most)
-    whole = length > 1
-    return begin[whole], length[whole]

@@ -27,6 +27,7 @@ from d2v_fast.modalities.text import documents as corpus
 from d2v_fast.modalities.text import tokenizer as vocabulary
 from d2v_fast.modalities.text.blocks import TextBlocks
 from d2v_fast.modalities.text.config import TextInputs
+from d2v_fast.modalities.text.cuts import kept_cuts
 
 _HASHED = 1 << 30
 """Of larger files of tokens a start compares the length alone: hashing takes a second for each gigabyte."""
@@ -71,7 +72,13 @@ def open_text(
             "add text or lower inputs.block_size"
         )
     tokens = np.memmap(stored, dtype=dtype, mode="r", shape=(count,))
-    blocks = TextBlocks(tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed, lost=lost)
+    cuts = None
+    if run is not None and not inputs.packed:
+        end = vocabulary.specials(tokenizer).end
+        cuts = kept_cuts(run, tokens, end, inputs.block_size - 1, index.fingerprint)
+    blocks = TextBlocks(
+        tokens, tokenizer, inputs.block_size, index.fingerprint, packed=inputs.packed, cuts=cuts, lost=lost
+    )
     blocks.folder = run
     if not index.notes:  # a run of a version that drew replacements from as many ids as there are tokens goes on so
         blocks.vocab_size, blocks.special_ids = tokenizer.get_vocab_size(), vocabulary.specials(tokenizer).all
