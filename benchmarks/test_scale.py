@@ -32,11 +32,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from d2v_fast import presets
+from d2v_fast import presets, registry
 from d2v_fast.config import Config
+from d2v_fast.data import LoaderConfig
+from d2v_fast.data.computed import ComputedPlan
 from d2v_fast.data.index import FILE, Index
+from d2v_fast.data.layout import lay_out
 from d2v_fast.data.names import Names
+from d2v_fast.data.plan import Plan
+from d2v_fast.data.protocol import Sampling
 from d2v_fast.modalities import open_data, open_loader
+from d2v_fast.modalities.speech.config import SpeechInputs
 from d2v_fast.report import plots
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -153,6 +159,60 @@ def test_scale(quick, benchmark, note, plots_folder, tmp_path):
         )
         seconds = [one["seconds"] for one in found]
         note(f"{what}: exponent {exponent(sizes, seconds):.2f}; {shown}", seconds[-1])
+
+
+def log_normal(count: int) -> np.ndarray:
+    """Samples of clips of 2 to 30 s, 9 s in the middle."""
+    return (np.clip(np.random.default_rng(0).lognormal(np.log(9), 0.5, count), 2, 30) * RATE).astype(np.int64)
+
+
+def padding_and_mixing(batches: list[list[np.ndarray]], lengths: np.ndarray) -> tuple[float, float]:
+    """The share of two epochs that is padding; the share of pairs of a batch that share one in the second, too."""
+    whole = sum(len(ids) * int(lengths[ids].max()) for epoch in batches for ids in epoch)
+    valid = sum(int(lengths[ids].sum()) for epoch in batches for ids in epoch)
+    place = np.full(len(lengths), -1)
+    for number, ids in enumerate(batches[1]):
+        place[ids] = number
+    pairs = again = 0
+    for ids in batches[0]:
+        there = place[ids]
+        found = np.unique(there[there >= 0], return_counts=True)[1]
+        again += int((found * (found - 1)).sum())
+        pairs += len(ids) * (len(ids) - 1)
+    return 1 - valid / whole, again / pairs
+
+
+@pytest.mark.benchmark(group="scale")
+@pytest.mark.parametrize(("count", "budget"), [(2_000, 120.0), (20_000, 120.0), (200_000, 475.0)])
+def test_windows(count, budget, quick, benchmark, note):
+    """Batches by length out of windows, which are computed place by place, against an epoch that is sorted anew."""
+    count, lengths = (count // 20 if quick else count), log_normal(count // 20 if quick else count)
+    inputs, config = SpeechInputs(min_seconds=0), LoaderConfig(batch_seconds=budget, batch_size=count)
+    sampling, ids = base_sampling(inputs, config), np.arange(count)
+
+    def epochs(plan: Plan | ComputedPlan) -> list[list[np.ndarray]]:
+        each = plan.batches_per_epoch
+        return [[plan.batch(epoch * each + k).ids for k in range(each)] for epoch in (0, 1)]
+
+    def run() -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+        layout = lay_out(lengths, ids, sampling, config)
+        return epochs(ComputedPlan(lengths, layout, sampling, 1, 0)), epochs(Plan(lengths, ids, sampling, config, 0))
+
+    computed, sorted_anew = benchmark.pedantic(run, rounds=1, iterations=1)
+    used = np.minimum(lengths, lay_out(lengths, ids, sampling, config).longest)  # of longer clips, windows are taken
+    found = [padding_and_mixing(batches, used) for batches in (computed, sorted_anew)]
+    (padding, again), (padding_sorted, again_sorted) = found
+    note(
+        f"{count:,} clips, {budget:g} s, {len(computed[0]):,} batches: padding {padding:.2%} / sorted "
+        f"{padding_sorted:.2%}; pairs that meet again {again:.3f} / sorted {again_sorted:.3f}",
+        padding,
+    )
+    assert padding < 0.03 or quick
+
+
+def base_sampling(inputs: SpeechInputs, config: LoaderConfig) -> Sampling:
+    """How the Base recipe samples clips."""
+    return registry.get("speech").sampling(inputs, presets.speech_base().model.embedding, config)
 
 
 def measure(what: str, folder: Path, count: int) -> dict[str, float]:

@@ -65,6 +65,10 @@ class TooManySkipped(DataError):
     """More samples cannot be read than `loader.max_skipped` allows; the run can be continued."""
 
 
+class Unreachable(OSError):
+    """A file at a remote address cannot be read just now, however often it was tried; the message names it."""
+
+
 class SampleError(Exception):
     """One sample cannot be read. The loader names it once, leaves it out of its batch and goes on.
 

@@ -45,7 +45,14 @@ REQUIRED = (
 )
 
 
-_VARIABLES = ("D2V_FAST_ISA", "D2V_FAST_GPU", "D2V_FAST_DEBUG", "D2V_FAST_KEEP_MEMORY")
+_VARIABLES = (
+    "D2V_FAST_ISA",
+    "D2V_FAST_GPU",
+    "D2V_FAST_DEBUG",
+    "D2V_FAST_KEEP_MEMORY",
+    "D2V_FAST_CACHE",
+    "D2V_FAST_CACHE_GB",
+)
 """What a user can say by the environment."""
 
 

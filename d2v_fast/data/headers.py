@@ -9,7 +9,7 @@ from functools import partial
 from d2v_fast.data.processes import in_processes, portable
 from d2v_fast.data.scan import Progress, scan
 from d2v_fast.data.store import FileStore, Store
-from d2v_fast.errors import SampleError, failed
+from d2v_fast.errors import DataError, SampleError, Unreachable, failed
 
 Look = Callable[[Store, int], tuple[int, ...]]
 """(store, number) -> what the index says about a sample; raises SampleError for a broken one, OwnFile for none."""
@@ -35,7 +35,7 @@ def headers(look: Look, store: Store, numbers: Sequence[int], workers: int, doin
         doing: For the progress bar.
 
     Raises:
-        DataError: A process ended by itself.
+        DataError: A process ended by itself, or a remote file cannot be read just now.
     """
     if len(numbers) < MANY or not isinstance(store, FileStore) or not portable(look):
         yield from zip(numbers, scan(partial(header, look, store), numbers, workers, doing), strict=True)
@@ -54,11 +54,28 @@ def headers(look: Look, store: Store, numbers: Sequence[int], workers: int, doin
 
 
 def header(look: Look, store: Store, i: int) -> Header:
-    """What the header of one sample says."""
+    """What the header of one sample says.
+
+    Raises:
+        DataError: A remote file cannot be read just now: that is no fault of its samples.
+    """
     try:
         return look(store, i)
     except Exception as error:
+        check_reached(error)
         return failed(store.label(i), error)
+
+
+def check_reached(error: BaseException | None) -> None:
+    """Look for a remote file that cannot be read just now behind an error.
+
+    Raises:
+        DataError: There is one; the message names it.
+    """
+    while error is not None:
+        if isinstance(error, Unreachable):
+            raise DataError(f"data: {error}. Start again when it can: what was read is kept") from error
+        error = error.__cause__
 
 
 def _headers(look: Look, store: FileStore) -> list[Header]:

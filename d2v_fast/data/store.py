@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from d2v_fast.data.paths import Fence
-from d2v_fast.data.remote import remote_bytes
+from d2v_fast.data.remote import RemoteFile, remote_bytes
 from d2v_fast.errors import SampleError
 
 MAX_BYTES = 1 << 30
@@ -186,7 +186,7 @@ class FileStore:
             return open(path, "rb")
         container, start, size = self._slice(index)
         if "://" in container:
-            return io.BytesIO(remote_bytes(container, start, start + size))
+            return io.BufferedReader(RemoteFile(container, start, size))
         return io.BufferedReader(_Window(self._allowed(os.path.join(self._home, container)), start, size))
 
     def read(self, index: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from loading import make_loader
+from loading import make_loader, sampling_of
 from plans import lognormal
 
 from d2v_fast.data import LoaderConfig, TooManySkipped, loader, selection
@@ -111,3 +111,18 @@ def test_a_plan_of_all_samples_in_equal_batches_keeps_no_column(tmp_path):
     with make_loader(source, inputs=INPUTS, config=LoaderConfig(batch_size=7, threads=1), seed=1, settings="1"):
         pass
     assert read_columns(tmp_path / selection.FILE)[1] == {}
+
+
+def test_of_several_processes_one_decides(tmp_path, monkeypatch):
+    """What `choose` has kept is what the others read; a process that decides nothing writes nothing."""
+    source, sampling = Clips(tmp_path), sampling_of(INPUTS, config=CONFIG)
+    loader.choose(source, sampling, CONFIG, "1", keep=False)
+    assert not (tmp_path / selection.FILE).exists()
+    made = loader.choose(source, sampling, CONFIG, "1")
+    monkeypatch.setattr(loader, "select", None)
+    deal = Deal(CONFIG, 1, 2)
+    with make_loader(source, inputs=INPUTS, config=CONFIG, seed=1, settings="1", deal=deal) as second:
+        assert second.left_out == made.left_out
+    few = LoaderConfig(**{**vars(CONFIG), "max_skipped": 0.0})
+    with pytest.raises(TooManySkipped, match=r"2 of .* samples cannot be read"):
+        loader.choose(Clips(None), sampling, few, "")

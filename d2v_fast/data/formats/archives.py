@@ -7,6 +7,7 @@ and a run resumes at its step as it does with files.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import tarfile
@@ -24,10 +25,10 @@ from d2v_fast.data.formats import beside
 from d2v_fast.data.formats.kinds import Kind
 from d2v_fast.data.index import Index
 from d2v_fast.data.listing import Listing, check_formats
-from d2v_fast.data.remote import remote
+from d2v_fast.data.remote import RemoteFile, remote, tried
 from d2v_fast.data.scan import scan
 from d2v_fast.data.store import FileStore
-from d2v_fast.errors import DataError
+from d2v_fast.errors import DataError, Unreachable
 
 EXTENSION = ".tar"
 _BLOCK = 512
@@ -88,7 +89,7 @@ def remote_names(pattern: str) -> list[str]:
         return [pattern]
     system, path = remote(pattern)
     try:
-        found = system.glob(path if wild else f"{path.rstrip('/')}/**/*")
+        found = tried(pattern, lambda: system.glob(path if wild else f"{path.rstrip('/')}/**/*"))
     except Exception as error:  # every file system has errors of its own
         raise DataError(f"data: {pattern} cannot be read: {type(error).__name__}: {error}") from error
     names = sorted(name for name in found if is_archive(name))
@@ -107,7 +108,7 @@ def _size(root: Path, name: str) -> int:
     try:
         if "://" in name:
             system, path = remote(name)
-            return int(system.size(path))
+            return int(tried(name, lambda: system.size(path)))
         return (root / name).stat().st_size
     except FileNotFoundError:
         return GONE
@@ -167,7 +168,7 @@ def _fields(root: Path, names: Sequence[str], files: Mapping[str, int], kind: Ki
                 samples.append(name)
             elif ending in beside.ENDINGS and problem is None and size <= beside.MOST_BYTES:
                 about.setdefault(beside.stem(name), {})[ending] = (start, size)
-        with closing(_open(root, shard)) as file:
+        with closing(_open(root, shard, files[shard])) as file:
             for name in samples:
                 there = about.get(beside.stem(name), {})
                 found[f"{shard}/{name}"] = beside.fields_of(name, there, partial(_content, file, there))
@@ -199,7 +200,7 @@ def members(root: Path, name: str, size: int) -> tuple[list[Member], str | None]
     found: list[Member] = []
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(closing(_open(root, name)))
+            file = stack.enter_context(closing(_open(root, name, size)))
             if _COMPRESSED.match(file.read(_BLOCK)):
                 return [], "is compressed, whatever its name says: unpack it first"
             start: int | None = 0
@@ -209,6 +210,8 @@ def members(root: Path, name: str, size: int) -> tuple[list[Member], str | None]
                 if end >= size or any(file.read(_BLOCK)):
                     return found, f"is cut off or damaged behind member {len(found)}: it has no end mark"
                 start = _next_archive(file, end, size)
+        except Unreachable as error:
+            raise DataError(f"data: {error}. Start again when it can") from error
         except Exception as error:  # whatever is in its headers: numbers, encodings, nested without end
             return found, f"is damaged behind member {len(found)}: {type(error).__name__}: {error}"
     return found, None
@@ -263,11 +266,9 @@ class _Headers:
         return self._file.read(count)
 
 
-def _open(root: Path, name: str) -> IO[bytes]:
+def _open(root: Path, name: str, size: int) -> IO[bytes]:
     if "://" in name:
-        system, path = remote(name)
-        file: IO[bytes] = system.open(path, "rb")
-        return file
+        return io.BufferedReader(RemoteFile(name, 0, size))
     return (root / name).open("rb")
 
 
