@@ -11,7 +11,6 @@ import numpy as np
 from d2v_fast import rng
 from d2v_fast.demo.task import content_hash
 
-
 SEEDS = (0, 1, 2)
 MOST_TUNED = 2000
 """Samples that a fine-tuning, the floor beside it and a point of the curve are judged by."""
