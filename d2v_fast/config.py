@@ -188,6 +188,17 @@ class MonitorConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistributedConfig(Section):
+    """How several processes keep the model."""
+
+    section: ClassVar[str] = "distributed"
+
+    shard: bool = False
+    """Each of several processes keeps its part of weights, teacher and moments, not all of them: less memory, more to
+    send. The gradients are the same but for rounding, and one process alone keeps everything whatever this says."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(Section):
     """Everything that decides a run, but for its data.
 
@@ -225,6 +236,9 @@ class Config(Section):
     monitor: MonitorConfig = field(default_factory=MonitorConfig, metadata=MAY_CHANGE)
     """When a collapse is called one. May change."""
 
+    distributed: DistributedConfig = field(default_factory=DistributedConfig, metadata=MAY_CHANGE)
+    """How several processes keep the model. May change."""
+
     steps: int = 400_000
     """Optimizer steps; 0 writes the random start. A run may grow: it may have more when it continues."""
 
@@ -248,6 +262,8 @@ class Config(Section):
                     f"{join(check.name, name)} is a {type(part).__name__}, but a {modality.name} model needs a {names}"
                 )
         check_loader(self.loader, modality, self.inputs, self.model.embedding)
+        if self.distributed.shard and self.precision.compile:
+            raise ConfigError("distributed.shard and precision.compile do not work together: leave one of them out")
         modality.check(self)
 
 

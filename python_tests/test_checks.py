@@ -368,7 +368,7 @@ def test_the_mark_and_the_docstring_of_a_field_agree():
         walk(preset())
     assert seen == {
         *("checkpoint", "log", "monitor", "inputs.tokenizer", "precision.checkpoint_activations", "ema.anneal_steps"),
-        *("loader.threads", "loader.prefetch", "loader.max_skipped", "loader.allow_roots"),
+        *("loader.threads", "loader.prefetch", "loader.max_skipped", "loader.allow_roots", "distributed"),
     }
 
 

@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Literal
 
 from d2v_fast import registry
 from d2v_fast.checks import MAY_CHANGE, MISSING, SEED_LIMIT, Check, Section
-from d2v_fast.config import NUMERICS, CheckpointConfig, LogConfig, OptimConfig, PrecisionConfig, check_loader
+from d2v_fast.config import (
+    NUMERICS,
+    CheckpointConfig,
+    DistributedConfig,
+    LogConfig,
+    OptimConfig,
+    PrecisionConfig,
+    check_loader,
+)
 from d2v_fast.data.config import InputsConfig, LoaderConfig
 from d2v_fast.errors import ConfigError
 from d2v_fast.finetuning.augment_config import AugmentConfig
@@ -169,6 +177,9 @@ class FinetuneConfig(Section):
 
     log: LogConfig = field(default_factory=lambda: LogConfig(every=50, validate_every=200), metadata=MAY_CHANGE)
     """What is written while training. May change."""
+
+    distributed: DistributedConfig = field(default_factory=DistributedConfig, metadata=MAY_CHANGE)
+    """How several processes keep the network. May change."""
 
     steps: int = 2000
     """Optimizer steps. A run may grow: it may have more when it continues."""

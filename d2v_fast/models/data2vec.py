@@ -52,6 +52,11 @@ class Data2Vec(nn.Module):
     The teacher is an encoder of the same class. It shares with the student, as the very same parameters, what
     `config.teacher.averages` leaves out, and owns float32 copies of the rest, without gradient. It is always in eval
     mode, sees the whole input, and starts as an exact copy of the student.
+
+    Attributes:
+        config: of the model.
+        looks_again: whether each forward pass looks for parameters that were replaced. Those of which a process keeps a
+            part only (`training.distributed.shards`) come and go during a pass.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,6 +67,7 @@ class Data2Vec(nn.Module):
         """
         super().__init__()
         self.config = config
+        self.looks_again = True
         self.student = Student(config)
         self.teacher = teacher_of(self.student.encoder, config.teacher.averages)
         self._pairs = Pairs(config.teacher.averages)
@@ -112,7 +118,7 @@ class Data2Vec(nn.Module):
         """
         encoder = self.student.encoder
         mask, rows = masks_of(batch)
-        if not torch.compiler.is_compiling():
+        if self.looks_again and not torch.compiler.is_compiling():
             self.averaged()  # parts of the network may have been loaded or replaced since the last step
         if skipped is None and self.training and self.config.transformer.layer_drop > 0:
             raise ValueError(

@@ -13,6 +13,7 @@ from d2v_fast.data import Loader
 from d2v_fast.data.store import human_bytes
 from d2v_fast.errors import DataError
 from d2v_fast.finetuning.finetune import Finetuning
+from d2v_fast.training.distributed.feed import count
 from d2v_fast.training.precision import autocast, own_modes
 
 _TRIES = 3
@@ -94,7 +95,7 @@ def _measured(tuning: Finetuning, batches: list[Batch]) -> tuple[int, float]:
     for i in range(1 + _TRIES):
         began = time.perf_counter()
         batch = batches[i % len(batches)]
-        loop.forward_backward(step, [batch], loop.task.counts(batch))
+        loop.forward_backward(step, [batch], count(loop.task, [batch]))
         if tuning.device.type == "cuda":
             torch.cuda.synchronize(tuning.device)
         times.append(time.perf_counter() - began)

@@ -18,6 +18,7 @@ from d2v_fast.modalities import modality_of, open_data, open_loader
 from d2v_fast.presets.budget import Decision, decide
 from d2v_fast.presets.scaling import is_given
 from d2v_fast.run.metrics import Clock
+from d2v_fast.training.distributed.feed import fetch
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.precision import own_modes, products, tensor_float32
 from d2v_fast.training.trainer import Data2VecTrainer
@@ -61,18 +62,19 @@ def fit_to_budget(preset: str, given: Mapping[str, Any], data: Openable, budget:
 def seconds_per_step(config: Config, source: DataSource) -> tuple[float, float]:
     """The median time of a step, with its loading, and the samples that it sees, from the first steps of a run.
 
-    Nothing is kept of them, and torch's random state is as before.
+    Nothing is kept of them, and torch's random state is as before. Several processes share the steps, and for each that
+    of the slowest counts, so all of them find the same.
     """
     with tempfile.TemporaryDirectory() as folder:
         trainer = Data2VecTrainer(config, data=source, out=folder)
-        device = trainer.device
+        device, loop = trainer.device, trainer.loop
         if device.type == "cpu":
             keep_freed_memory()
         took: list[float] = []
         seen = 0
         with (
             own_modes(device),
-            open_loader(config, source, device=device) as loader,
+            open_loader(config, source, device=device, deal=loop.deal) as loader,
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             tensor_float32(config.precision, device),
             products(config.numerics),
@@ -80,12 +82,13 @@ def seconds_per_step(config: Config, source: DataSource) -> tuple[float, float]:
             step = 0
             while step < WARMING + LEAST or sum(took) < SECONDS:
                 began = time.perf_counter()
-                batches = loader.step(step)
-                trainer.loop.step(step, batches, Clock())
+                batches, counts = fetch(loop.world, loop.task, loader, step, linked=loop.kept.linked)
+                loop.step(step, batches, Clock(), counts)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
+                slowest = max(loop.world.gather(time.perf_counter() - began, "while the budget was measured"))
                 if step >= WARMING:
-                    took.append(time.perf_counter() - began)
-                    seen += sum(len(batch.sample_ids) for batch in batches)
+                    took.append(slowest)
+                    seen += counts.samples
                 step += 1
     return median(took), seen / len(took)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
+from torch import Tensor
 
 from d2v_fast import __version__
 from d2v_fast.config_json import to_dict
@@ -23,7 +24,6 @@ from d2v_fast.run.directory import RunDirectory, as_begun
 from d2v_fast.run.evidence import check_seen
 from d2v_fast.run.journal import Journal, open_journal, read_journal
 from d2v_fast.run.settings import Notes
-from d2v_fast.training.distributed.gradients import check_equal
 from d2v_fast.training.heap import keep_freed_memory
 from d2v_fast.training.interrupts import StopSignals
 from d2v_fast.training.loop import Loop
@@ -269,7 +269,7 @@ class Fit:
                     _INFO,
                 )
 
-            def write(step: int) -> None:
+            def write(step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
                 state = {
                     "fingerprint": source.fingerprint,
                     "samples": len(source),
@@ -281,12 +281,13 @@ class Fit:
                     "torch": torch.__version__,
                     "d2v_fast": __version__,
                 }
-                run.save(step, loop.tensors(), state, config.checkpoint.keep, loop.selection.step)
+                run.save(step, tensors, state, config.checkpoint.keep, loop.selection.step)
 
             def save(step: int) -> None:
                 doing = f"when it wrote the checkpoint of step {step}"
-                check_equal(world, loop.update.parameters, doing)
-                world.alone(doing, lambda: write(step))
+                loop.kept.check(loop.update, doing)
+                tensors = loop.tensors(doing)
+                world.alone(doing, lambda: write(step, tensors))
 
             self._trained = True
             loop.run(first, loader, journal, stop, save)

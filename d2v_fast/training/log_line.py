@@ -31,7 +31,8 @@ class LogLines:
         world: The processes.
         window: The sums over the steps since the last line.
         selection: Is told of the validations.
-        validate: Computes the metrics of the held-out samples; called in the main process only.
+        validate: Computes the metrics of the held-out samples; called in the main process only, unless `linked`.
+        linked: Whether a pass needs all processes: then all compute the held-out samples.
         observe: See `Loop.observe`; called in the main process only.
         peak: FLOPs per second of bare matrix products; None: FLOPs are not counted.
     """
@@ -48,10 +49,11 @@ class LogLines:
         validate: Callable[[], Metrics],
         observe: Callable[[int], Metrics] | None,
         peak: Callable[[], float] | None,
+        linked: bool = False,
     ) -> None:
         self._config, self._task, self._device, self._world = config, task, device, world
         self._window, self._selection = window, selection
-        self._validate, self._observe, self._peak = validate, observe, peak
+        self._validate, self._observe, self._peak, self._linked = validate, observe, peak, linked
 
     def write(
         self, step: int, loader: Loader, journal: Journal, clock: Clock, *, validates: bool
@@ -116,13 +118,22 @@ class LogLines:
         if validates:
             doing = f"in the validation after step {step}"
             with out_of_memory.explained(doing):
-                found["validation"] = self._world.alone(doing, self._validate)
+                found["validation"] = self._validated(doing)
             self._selection.add(found["validation"], step)
         observe = self._observe
         if observe is not None:
             doing = f"in the probe after step {step}"
             with out_of_memory.explained(doing), clock.stopped():
                 found["observed"] = self._world.alone(doing, lambda: observe(step))
+
+    def _validated(self, doing: str) -> Metrics:
+        """What the main process has found, in all of them."""
+        if not self._linked:
+            return self._world.alone(doing, self._validate)
+        own: Metrics = {}
+        with self._world.together(doing, linked=True):
+            own = self._validate()
+        return self._world.alone(doing, lambda: own)
 
     def _rates(self, line: Metrics, doing: str) -> Metrics:
         """What differs between processes, of all of them: FLOPs are added, shares are means."""

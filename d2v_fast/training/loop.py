@@ -23,8 +23,8 @@ from d2v_fast.run.checkpoint import Checkpoint
 from d2v_fast.run.journal import Journal
 from d2v_fast.run.metrics import Clock, Window
 from d2v_fast.training import out_of_memory
-from d2v_fast.training.distributed.feed import Counts, count, fetch
-from d2v_fast.training.distributed.gradients import flatten
+from d2v_fast.training.distributed.feed import Counts, add_up, count, fetch
+from d2v_fast.training.distributed.kept import kept_of
 from d2v_fast.training.distributed.world import World
 from d2v_fast.training.flops import StepFlops, bare_rate
 from d2v_fast.training.interrupts import StopSignals
@@ -46,6 +46,7 @@ class Loop:
         device: Where it computes.
         world: The processes that share the steps; by default this one alone.
         deal: What this process does of each step.
+        kept: What this process keeps of the network: all of it, or a part.
         update: The parameters' owner; made anew by `begin`.
         observe: Gives further fields of the log line of a step, counted from 1, which change nothing; None: there are
             none. Its time does not count, and of several processes only the main one asks for them.
@@ -69,6 +70,7 @@ class Loop:
         self.device = device
         self.world = world or World()
         self.deal = deal or Deal(config.loader, self.world.rank, self.world.size)
+        self.kept = kept_of(task, self.world, config.distributed, config.precision, device)
         self._stop: StopSignals | None = None
         self._autocast = autocast(config.precision, device)
         self._prefetch = Prefetch(device)
@@ -77,18 +79,15 @@ class Loop:
         self.begin()
 
     def begin(self) -> None:
-        """Start with the parameters as they are: no moments, no counts.
-
-        The parameters are looked up here, so that those are trained which the modules have now.
-        """
-        scale = LossScale(self.config.precision, self.device)
+        """Start with the parameters that the modules have now, as they are: no moments, no counts."""
         self.update = Update(
-            self.task.parameters(),
-            self.task.averages(),
+            self.kept.parameters(),
+            self.kept.averages(),
             self.config.optim,
-            scale,
+            LossScale(self.config.precision, self.device),
             self.task.rates(),
             one_pass=self.config.numerics >= 3,
+            total=self.kept.total,
         )
         self.update.clear()  # an earlier run may have ended between two micro-batches
         self.window = Window(self.device)
@@ -122,7 +121,7 @@ class Loop:
                 save(0)
             for n in range(first, config.steps):  # n counts attempted optimizer steps
                 with out_of_memory.explained(f"in step {n + 1}"):
-                    batches, counts = fetch(world, self.task, loader, n)
+                    batches, counts = fetch(world, self.task, loader, n, linked=self.kept.linked)
                     self.step(n, batches, clock, counts)
                 done = step = n + 1
                 self.update.whole = True  # after the line above: a signal may come between any two
@@ -160,7 +159,9 @@ class Loop:
     def _lines(self, loader: Loader) -> LogLines:
         def validate() -> Metrics:
             with self._autocast:
-                return self.task.validate(self._prefetch(loader.validation()))
+                found = self.task.validate(self._prefetch(loader.validation()))
+            self.kept.put_away()
+            return found
 
         def peak() -> float:
             return bare_rate(DTYPES[self.config.precision.autocast], self.device)
@@ -174,6 +175,7 @@ class Loop:
             self.selection,
             validate=validate,
             observe=self.observe,
+            linked=self.kept.linked,
             peak=None if self._flops is None else peak,
         )
 
@@ -190,23 +192,21 @@ class Loop:
         held, flops = self.task.held(n), self._flops
         doing = f"in step {n + 1}"
         stopped = [0.0]
-        with self.world.together(doing, stopped), out_of_memory.explained(doing):
+        with self.world.together(doing, stopped, linked=self.kept.linked), out_of_memory.explained(doing):
             with contextlib.nullcontext() if flops is None else flops.counted(batches, len(held)):
-                loss, means = self.forward_backward(n, batches, counts.losses)
-            flat = flatten(self.update.complete(held)) if self.world.size > 1 else []
+                loss, means = self.forward_backward(n, batches, counts)
+            flat = self.kept.after_passes(self.update, held)
             stopped[0] = 0.0 if self._stop is None or self._stop.received is None else 1.0
         if self._stop is not None and stopped[0]:
             self._stop.hear(self.world, doing)
         self.world.add_all_(flat, doing)
-        loss = self._added(loss, means, doing)
+        loss = add_up(self.world, loss, means, doing)
         rate = learning_rate(self.config.optim, n, self.config.steps)
         norm, found_inf = self.update.step(rate, loss, self.task.decay(n), held)
         self.window.add(loss, norm, found_inf, counts.skipped, means)
         clock.add(counts.samples, 0.0 if flops is None else flops.of(batches, len(held)))
 
-    def forward_backward(
-        self, n: int, batches: Sequence[Batch], counts: Mapping[str, int]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_backward(self, n: int, batches: Sequence[Batch], counts: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         """The gradients of step `n`, and its loss, as far as they come from these micro-batches.
 
         Each part of the loss is a mean over all micro-batches of the step, of all processes. What it counts is known on
@@ -216,43 +216,47 @@ class Loop:
         Args:
             n: From 0.
             batches: The micro-batches of this process.
-            counts: What each part of the loss is divided by.
+            counts: What those of all processes hold.
 
         Returns:
             The loss, float32 [], nan if there was nothing to count; and the mean of each of its parts.
         """
         loss = torch.zeros((), dtype=torch.float32, device=self.device)
-        means = {name: torch.zeros_like(loss) for name in counts}
-        for i, batch in zip(self.deal.numbers, self._prefetch(batches), strict=False):
+        means = {name: torch.zeros_like(loss) for name in counts.losses}
+        given = [counts.lent.get(place, batch) for place, batch in enumerate(batches)]
+        last = max((place for place, batch in enumerate(given) if len(batch.sample_ids)), default=0)
+        for place, batch in enumerate(self._prefetch(given)):
+            i, own = self.deal.numbers[place], place not in counts.lent
             if len(batch.sample_ids) == 0:  # none of its samples could be read
                 continue
+            self.kept.before_pass(last=place == last)
             seed_generators(rng.derive(self.config.seed, "noise", n, i), self.device)
             with self._autocast:
                 losses = self.task.losses(batch, n, i)
             shares = []
             for name, part in losses.items():
-                mean = part.sum / max(counts[name], 1)
-                means[name] += mean.detach()
+                mean = part.sum / max(counts.losses[name], 1)
+                if own:
+                    means[name] += mean.detach()
                 shares.append(part.weight * mean)
             share = sum(shares[1:], shares[0])
-            self.update.backward(share)
-            loss += share.detach()
-        if not any(counts.values()):  # every sample was unreadable, or too short: a step like one that is not finite
+            self.update.backward(share if own else 0 * share)
+            if own:
+                loss += share.detach()
+        if not any(counts.losses.values()):  # all were unreadable, or too short: like a step that is not finite
             loss.fill_(torch.nan)
         return loss, means
 
-    def _added(self, loss: Tensor, means: dict[str, Tensor], doing: str) -> Tensor:
-        """The sum of the loss over all processes, float32 []; those of its parts take their places in `means`."""
-        if self.world.size == 1:
-            return loss
-        sums = torch.stack([loss, *means.values()]).double()
-        self.world.add_(sums, doing)
-        means.update(zip(means, sums[1:].float(), strict=True))
-        return sums[0].float()
+    def tensors(self, doing: str) -> Mapping[str, Mapping[str, Tensor]]:
+        """What a checkpoint holds in files of tensors; all processes call it, and the main one has them.
 
-    def tensors(self) -> dict[str, Any]:
-        """What a checkpoint holds in files of tensors."""
-        return self.task.state() | {"optimizer": self.update.state()}
+        Args:
+            doing: For messages.
+
+        Raises:
+            RunStopped, ProcessLost: The others, who have parts of it, cannot be met any more.
+        """
+        return self.kept.gather(self.task.state() | {"optimizer": self.update.state()}, doing)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors, as JSON can."""
@@ -265,6 +269,7 @@ class Loop:
         Raises:
             RunError: The checkpoint belongs to another model.
         """
+        checkpoint = self.kept.cut_checkpoint(checkpoint, self.task.state())
         self.task.load(checkpoint)
         self.begin()
         if checkpoint.step > 0:  # before the first step there are no moments

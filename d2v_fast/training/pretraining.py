@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from d2v_fast import launch, presets
+from d2v_fast import presets
 from d2v_fast.config import Config
 from d2v_fast.config_json import differences, dotted, field_of, with_overrides
 from d2v_fast.data import Openable
@@ -115,11 +115,6 @@ def settle(
     """
     recipe = presets.preset(preset)
     budget = None if for_budget is None else seconds_of(for_budget)
-    if budget is not None and launch.size() > 1:
-        raise ConfigError(
-            "--for-budget measures the steps of one process: begin the run without torchrun, stop it, and continue it "
-            "with as many processes as you like, without --for-budget"
-        )
     run = begun(folder_of(out))
     if run is not None:
         _check_preset(run, preset, with_overrides(recipe, given))

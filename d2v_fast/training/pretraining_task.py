@@ -52,10 +52,16 @@ class PretrainingTask:
         self._learning = LearningWatch(config.monitor, config.steps)
         self._seen: tuple[int, Data2VecOutput] | None = None  # the step of the last forward pass, and what came out
 
+    @property
+    def network(self) -> nn.Module:
+        """The pair."""
+        return self.model
+
     def to(self, device: torch.device) -> None:
         """Move the model and put it into training mode, with the kernels and the memory that the run asks for."""
         precision = self.config.precision
         self.model.to(device).train()
+        self.model.looks_again = not self.config.distributed.shard
         second = self.config.model.encodes_kept
         for encoder in (self.model.student.encoder, self.model.teacher):
             encoder.checkpoint_activations = precision.checkpoint_activations

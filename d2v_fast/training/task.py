@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from d2v_fast.batch import Batch
-from d2v_fast.config import CheckpointConfig, LogConfig, OptimConfig, PrecisionConfig
+from d2v_fast.config import CheckpointConfig, DistributedConfig, LogConfig, OptimConfig, PrecisionConfig
 from d2v_fast.data.config import LoaderConfig
 from d2v_fast.models.losses import Loss
 from d2v_fast.run.checkpoint import Checkpoint
@@ -40,6 +40,8 @@ class Settings(Protocol):
     def checkpoint(self) -> CheckpointConfig: ...  # noqa: D102
     @property
     def log(self) -> LogConfig: ...  # noqa: D102
+    @property
+    def distributed(self) -> DistributedConfig: ...  # noqa: D102
 
 
 class Select(NamedTuple):
@@ -64,6 +66,11 @@ class Task(Protocol):
 
     name: str
     """For the progress bar."""
+
+    @property
+    def network(self) -> nn.Module:
+        """Everything with parameters; each pass begins with a call of it."""
+        ...
 
     def parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """What is trained, by the names that the checkpoint uses."""

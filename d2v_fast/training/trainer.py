@@ -12,6 +12,7 @@ from d2v_fast.config import Config
 from d2v_fast.data import DataSource, Loader, Openable
 from d2v_fast.data.deal import Deal
 from d2v_fast.data.source import check_given
+from d2v_fast.errors import ConfigError
 from d2v_fast.modalities import check_engine, index_anew, modality_of, open_data, open_loader
 from d2v_fast.modalities.opening import choose_samples
 from d2v_fast.models import Data2Vec
@@ -79,6 +80,11 @@ class Data2VecTrainer:
         self.out = Path(out)
         world, self.device = joined(device)
         config = settled(config, self.device, self.out)
+        if probe is not None and config.distributed.shard and world.size > 1:
+            raise ConfigError(
+                "distributed.shard and a probe while training do not work together: the main process computes a probe "
+                "alone, and has only a part of the weights. Leave one of them out"
+            )
         deal = Deal(config.loader, world.rank, world.size, may_cut=may_cut(config))
         autocast(config.precision, self.device)  # refuses a format that the device does not know
         check_attention(config, self.device)

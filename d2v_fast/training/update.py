@@ -6,7 +6,7 @@ On a CPU the averages are moved in the same pass over memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +49,7 @@ class Update:
         rates: Mapping[str, float] | None = None,
         *,
         one_pass: bool = True,
+        total: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Take over the parameters; those without `requires_grad` are left alone.
 
@@ -59,6 +60,7 @@ class Update:
             loss_scale: The factor on the loss that float16 needs.
             rates: Names of parameters to the factor on their learning rate, 1 where a name is missing.
             one_pass: Whether `ops.adamw_ema_` may do it, which is faster on a CPU; its last bits are not torch's.
+            total: Makes the norm of the whole gradient of that of these parameters', if they are parts.
 
         Raises:
             ValueError: A name in `rates` is no parameter's.
@@ -67,6 +69,7 @@ class Update:
         self.averages = averages
         self.loss_scale = loss_scale
         self.whole = True
+        self._total = total
         self.named = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.parameters = list(self.named.values())
         self.adamw = torch.optim.AdamW(
@@ -130,6 +133,8 @@ class Update:
         scaled_norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.parameters if p.grad is not None], foreach=True
         )
+        if self._total is not None:
+            scaled_norm = self._total(scaled_norm)
         norm = scaled_norm / self.loss_scale.value
         found_inf = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
         scale = self.loss_scale.value

@@ -136,7 +136,7 @@ def test_a_step_is_the_same_however_it_is_cut(tmp_path, make_finetuning):
         made = make_finetuning(tmp_path / str(size), **still, **cut)
         with made.open_loader(made.sets, 0) as loader:
             batches = loader.step(0)
-            loss, _ = made.loop.forward_backward(0, batches, count(made.loop.task, batches).losses)
+            loss, _ = made.loop.forward_backward(0, batches, count(made.loop.task, batches))
         grads.append((float(loss), made.task.network.head.output.weight.grad))
     (one, first), (two, second) = grads
     assert one == pytest.approx(two, rel=1e-5)

@@ -11,7 +11,14 @@ from d2v_fast.finetuning.sets import LabelledData
 from d2v_fast.finetuning.settings import settle
 
 
-@pytest.mark.parametrize(("modality", "options"), [("vision", {}), ("text", {"encoder.freeze_steps": 3})])
+@pytest.mark.parametrize(
+    ("modality", "options"),
+    [
+        ("vision", {}),
+        ("text", {"encoder.freeze_steps": 3}),
+        ("text", {"encoder.freeze_steps": 3, "distributed.shard": True}),
+    ],
+)
 def test_it_is_that_of_one_process_but_for_rounding(together, pretrained, make_finetuning, tmp_path, modality, options):
     """With a validation that chooses the best checkpoint, and an encoder that is held at first."""
     whole = make_finetuning(tmp_path / "one", modality=modality, **options).fit()

@@ -24,7 +24,7 @@ class ToyTask:
 
     def __init__(self):
         torch.manual_seed(0)
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 4))
+        self.network = self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 4))
         self.parameters, self.averages, self.decay = self.head.named_parameters, lambda: None, lambda step: None
         self.monitors, self.log, self.judge = lambda step: {}, lambda step: {}, lambda line, step: []
         self.begin = lambda lines: None

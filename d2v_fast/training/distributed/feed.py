@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
 
 from d2v_fast.batch import Batch
 from d2v_fast.data import Loader
@@ -26,6 +30,10 @@ class Counts(NamedTuple):
     samples: int
     """Samples that are trained on."""
 
+    lent: Mapping[int, Batch] = MappingProxyType({})
+    """Micro-batches of others by their place among those of this process: what it computes for nothing where it has no
+    sample, since sharded weights need all processes in each pass."""
+
 
 class Counting(Protocol):
     """The part of a task that counts."""
@@ -45,8 +53,17 @@ def count(task: Counting, batches: Sequence[Batch]) -> Counts:
     return Counts(losses, skipped, sum(len(batch.sample_ids) for batch in batches))
 
 
-def fetch(world: World, task: Counting, loader: Loader, step: int) -> tuple[list[Batch], Counts]:
+def fetch(
+    world: World, task: Counting, loader: Loader, step: int, *, linked: bool = False
+) -> tuple[list[Batch], Counts]:
     """This process's micro-batches of optimizer step `step`, from 0, and what those of all processes hold.
+
+    Args:
+        world: The processes.
+        task: Counts.
+        loader: Gives the micro-batches.
+        step: From 0.
+        linked: Whether the processes need each other in each pass (`Counts.lent`).
 
     Raises:
         TooManySkipped: More samples cannot be read than `loader.max_skipped` allows, of all processes together.
@@ -71,4 +88,35 @@ def fetch(world: World, task: Counting, loader: Loader, step: int) -> tuple[list
         found = {int(i): SampleError(*one) for part in world.gather(said, doing) for i, one in part.items()}
         with world.together(doing):
             loader.share(found, handed_out)
-    return batches, Counts(dict(zip(own.losses, losses, strict=False)), skipped, samples)
+    counts = Counts(dict(zip(own.losses, losses, strict=False)), skipped, samples)
+    return batches, counts._replace(lent=_lent(world, batches, doing)) if linked else counts
+
+
+def _lent(world: World, batches: Sequence[Batch], doing: str) -> dict[int, Batch]:
+    """Micro-batches of others where this process has no samples; none where nobody has any."""
+    lent: dict[int, Batch] = {}
+    own = [len(batch.sample_ids) for batch in batches]
+    numbers = [float(count > 0) for count in own]
+    with world.together(doing, numbers):
+        pass
+    if all(number in (0, world.size) for number in numbers):
+        return lent
+    counts = world.gather(own, doing)
+    for place, number in enumerate(numbers):
+        if 0 < number < world.size:
+            source = next(rank for rank, theirs in enumerate(counts) if theirs[place] > 0)
+            given = batches[place].to(torch.device("cpu")) if world.rank == source else None
+            batch = world.lend(given, source, doing)
+            if own[place] == 0:
+                lent[place] = batch
+    return lent
+
+
+def add_up(world: World, loss: Tensor, means: dict[str, Tensor], doing: str) -> Tensor:
+    """The sum of the loss over all processes, float32 []; those of its parts take their places in `means`."""
+    if world.size == 1:
+        return loss
+    sums = torch.stack([loss, *means.values()]).double()
+    world.add_(sums, doing)
+    means.update(zip(means, sums[1:].float(), strict=True))
+    return sums[0].float()

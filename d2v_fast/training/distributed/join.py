@@ -76,7 +76,7 @@ def _join(device: torch.device) -> World:
         dist.all_reduce(torch.zeros(1, device="cpu"))
     except (RuntimeError, ValueError) as error:
         raise ProcessLost(f"process {launch.rank()} of {launch.size()} did not meet the others: {error}") from error
-    world = World(rank, size, patient, seconds)
+    world = World(rank, size, patient, seconds, store)
     atexit.register(_leave, world)
     return world
 

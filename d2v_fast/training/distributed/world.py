@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -28,6 +29,9 @@ T = TypeVar("T")
 WAIT = "D2V_FAST_WAIT_SECONDS"
 """Environment variable: seconds that a process waits for the others in the middle of a step, 600 by default."""
 
+_NETWORK = re.compile(r"gloo|nccl|connection (closed|reset)|timed out|broken pipe", re.IGNORECASE)
+"""In what torch raises where another process is gone or late; it has no type of its own for it."""
+
 _ENDS = (Exception, KeyboardInterrupt, SystemExit)
 
 
@@ -41,7 +45,9 @@ class World:
         ending: Whether all processes know that the run ends now; what follows can still be done together.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, patient: Any = None, seconds: float = 600.0) -> None:
+    def __init__(
+        self, rank: int = 0, size: int = 1, patient: Any = None, seconds: float = 600.0, store: Any = None
+    ) -> None:
         """By default the only process there is.
 
         Args:
@@ -49,10 +55,11 @@ class World:
             size: Number of processes; torch's default group has as many.
             patient: A group of them over gloo that waits as long as the main process needs.
             seconds: How long the default group waits.
+            store: Where one that has to leave says why, a `torch.distributed.Store` of this start.
         """
         self.rank, self.size, self.main = rank, size, rank == 0
         self.ending = False
-        self._patient, self._seconds = patient, seconds
+        self._patient, self._seconds, self._store = patient, seconds, store
         self._apart = False
 
     def part(self) -> None:
@@ -68,13 +75,15 @@ class World:
         return self.size > 1 and not self._apart
 
     @contextlib.contextmanager
-    def together(self, doing: str, numbers: list[float] | None = None) -> Iterator[None]:
+    def together(self, doing: str, numbers: list[float] | None = None, *, linked: bool = False) -> Iterator[None]:
         """Around what each process does and may fail in: at the end either all go on, or all leave.
 
         Args:
             doing: For messages, such as "in step 3".
             numbers: Filled within the context, as many in every process; behind it they are the sums over all. (One
                 float64 each: exact for whole numbers below 2**53.)
+            linked: The processes also meet within the context, as FSDP makes them. One that fails there cannot come to
+                its end: it leaves, the others find its connection closed and read why, and nothing is saved any more.
 
         Raises:
             ProcessFailed: Another process failed, and this one did not. (If this one did, its own error.)
@@ -87,10 +96,15 @@ class World:
         try:
             yield
         except _ENDS as problem:
+            if linked:
+                reason = self._leave(problem, doing)
+                if reason is problem:
+                    raise
+                raise reason from problem
             error = problem
         own = [0.0] * len(numbers or ()) if error is not None else list(numbers or ())
         sums = torch.tensor([float(error is not None), *own], dtype=torch.float64, device="cpu")
-        with self._waiting(doing):
+        with self.waiting(doing):
             dist.all_reduce(sums)
         failed, *rest = sums.tolist()
         if failed:
@@ -145,7 +159,7 @@ class World:
         if self.size == 1:
             return [value]
         own = _encoded(value)
-        with self._waiting(doing):
+        with self.waiting(doing):
             longest = torch.tensor([len(own)], device="cpu")
             dist.all_reduce(longest, dist.ReduceOp.MAX)
             rows = [torch.zeros(int(longest), dtype=torch.uint8, device="cpu") for _ in range(self.size)]
@@ -194,20 +208,46 @@ class World:
     def add_(self, tensor: Tensor, doing: str) -> None:
         """Put the sum over all processes into a tensor on the device of the run: the same bits in every process."""
         if self.size > 1:
-            with self._waiting(doing):
+            with self.waiting(doing):
                 dist.all_reduce(tensor)
 
     def add_all_(self, tensors: list[Tensor], doing: str) -> None:
         """The same for several tensors, one after the other, as far as the library can at the same time."""
         if self.size > 1:
-            with self._waiting(doing):
+            with self.waiting(doing):
                 for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                     work.wait()
+
+    def lend(self, batch: T | None, source: int, doing: str) -> T:
+        """What one process has, in all of them.
+
+        Args:
+            batch: Of tensors on the CPU; in the process `source` not None.
+            source: The rank of the process that has it.
+            doing: For messages.
+        """
+        box = [batch]
+        with self.waiting(doing):
+            dist.broadcast_object_list(box, source, device=torch.device("cpu"))
+        assert box[0] is not None
+        return box[0]
+
+    def _leave(self, error: BaseException, doing: str) -> BaseException:
+        """Part from processes that are in the middle of something; what is to be raised."""
+        self.part()
+        lost = isinstance(error, RuntimeError) and _NETWORK.search(str(error)) is not None
+        own = "" if lost else f"process {self.rank} of {self.size} failed {doing}: {_told(error)}"
+        first = ""
+        with contextlib.suppress(RuntimeError):  # the process that keeps the store may be the one that is gone
+            first = self._store.compare_set("d2v_fast/left", "", own).decode()
+        if first not in ("", own):
+            return ProcessFailed(first)
+        return self._lost(error, doing) if lost else error
 
     def _from_main(self, value: Any, doing: str) -> Any:
         """What the main process says, in all of them."""
         own = _encoded(value if self.main else None)
-        with self._waiting(doing):
+        with self.waiting(doing):
             length = torch.tensor([len(own)], device="cpu")
             dist.broadcast(length, 0, group=self._patient)
             said = own if self.main else torch.zeros(int(length), dtype=torch.uint8, device="cpu")
@@ -215,19 +255,27 @@ class World:
         return json.loads(said.numpy().tobytes())
 
     @contextlib.contextmanager
-    def _waiting(self, doing: str) -> Iterator[None]:
+    def waiting(self, doing: str) -> Iterator[None]:
+        """Around calls of torch.distributed: what they raise becomes a word about the processes.
+
+        Raises:
+            ProcessLost: Another process is gone, or did not come in time.
+        """
         try:
             yield
         except RuntimeError as error:  # gloo has no type of its own for it
-            self.ending = False
-            if self.rank == 1:  # the main process may be the one that is missing: then nobody would say it
-                unmute()
-            late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
-            why = f"they did not come within {self._seconds:g} s ({WAIT})" if late else "one of them is gone"
-            raise ProcessLost(
-                f"process {self.rank} of {self.size} waited for the others {doing}, but {why}; the same command "
-                "continues the run from its last checkpoint"
-            ) from error
+            raise self._lost(error, doing) from error
+
+    def _lost(self, error: BaseException, doing: str) -> ProcessLost:
+        self.ending = False
+        if self.rank == 1:  # the main process may be the one that is missing: then nobody would say it
+            unmute()
+        late = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+        why = f"they did not come within {self._seconds:g} s ({WAIT})" if late else "one of them is gone"
+        return ProcessLost(
+            f"process {self.rank} of {self.size} waited for the others {doing}, but {why}; the same command "
+            "continues the run from its last checkpoint"
+        )
 
 
 def _told(error: BaseException) -> str:

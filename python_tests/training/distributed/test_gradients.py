@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rank_jobs
 import torch
+from rank_checks import QUIET, close
 from torch import nn
 
 from d2v_fast.config_json import with_overrides
@@ -13,20 +14,6 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.training.distributed import gradients
 from d2v_fast.training.distributed.gradients import buckets
 from d2v_fast.training.trainer import may_cut
-
-QUIET = {
-    "transformer": {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "drop_path": 0.0},
-    "target": {"exclude_padding": True},
-}
-"""What is drawn for a whole micro-batch; layer drop, which is drawn for a step, stays."""
-
-
-def close(one, other):
-    assert one[0] == pytest.approx(other[0], rel=1e-6)  # the loss is summed in float32
-    assert one[1].keys() == other[1].keys()
-    scale = max(np.abs(value).max() for value in one[1].values())
-    assert scale > 1e-3
-    assert max(np.abs(value - other[1][name]).max() for name, value in one[1].items()) <= 1e-12 * scale
 
 
 def compare(together, size, config, data, out):

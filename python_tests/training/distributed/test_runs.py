@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
 import rank_jobs
-import torch
+from rank_checks import STEPS, about_the_same, checkpoints, finished
 from rank_jobs import Broken
 
-STEPS = 8
 KILLS = 10
 
 
@@ -25,30 +23,6 @@ def run(together, make_data, tmp_path):
         return out, together(size, rank_jobs.train, config, data, out, trouble, **waiting)
 
     return start
-
-
-def checkpoints(out):
-    folder = out / "checkpoints"
-    return sorted(os.listdir(folder)) if folder.exists() else []
-
-
-def finished(answers):
-    """All processes came to the end, with the same bits."""
-    assert [answer.kind for answer in answers] == ["result"] * len(answers), [answer.value for answer in answers]
-    assert all(answer.value == answers[0].value for answer in answers)
-    assert all(answer.said == "" for answer in answers[1:]), "only the main process speaks"
-
-
-def about_the_same(one, other, read_weights, read_lines, step=STEPS):
-    first, second = read_weights(one, step), read_weights(other, step)
-    assert first.keys() == second.keys()
-    torch.testing.assert_close(second, first, rtol=1e-3, atol=2e-5)
-    for before, now in zip(read_lines(one), read_lines(other), strict=True):
-        assert before.keys() == now.keys()
-        for name in ("step", "epoch", "lr", "ema_decay", "skipped_samples", "skipped_steps"):
-            assert before[name] == now[name]
-        for name in ("loss", "grad_norm"):
-            assert now[name] == pytest.approx(before[name], rel=1e-4)
 
 
 @pytest.mark.parametrize(("modality", "size"), [("vision", 2), ("speech2", 3)])
@@ -113,7 +87,7 @@ def test_interrupted_and_continued_with_the_same_bits_and_by_other_numbers(
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_hundred_kills_at_random_moments(make_config, run, assert_same_run):
-    """Of whichever process, as it starts, reads, computes, logs or saves: the run has the bits of an undisturbed one."""
+    """Of whichever process, as it starts, reads, computes, logs or saves: the bits are those of an undisturbed run."""
     config = make_config("vision", steps=120, checkpoint={"every": 7}, log={"every": 3})
     whole, answers = run(config, "whole", size=3)
     finished(answers)

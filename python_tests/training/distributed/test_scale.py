@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import rank_jobs
 import torch
 
 from d2v_fast import presets
@@ -16,18 +17,22 @@ from d2v_fast.training.distributed.gradients import flatten
 from d2v_fast.training.trainer import may_cut
 
 PAGE = (Path(__file__).parents[3] / "docs" / "scale.md").read_text()
-ROWS = [
-    [cell.strip() for cell in row.split("|")[1:-1]]
-    for row in PAGE.splitlines()
-    if re.match(r"\| `[a-z0-9-]+` \| \d", row)
+TABLES = [
+    [
+        [cell.strip() for cell in row.split("|")[1:-1]]
+        for row in table.splitlines()
+        if re.match(r"\| `[a-z0-9-]+` \| \d", row)
+    ]
+    for table in PAGE.split("|---|\n")[1:]
 ]
+WHOLE, SHARDED = (table for table in TABLES if table)
 
 
 def number(cell):
     return float(re.sub(r"[ ,s]", "", cell))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip("`"))
+@pytest.mark.parametrize("row", WHOLE, ids=lambda row: row[0].strip("`"))
 def test_memory_and_bytes_of_a_preset(row):
     """On tensors without numbers; of 512 processes each has the same flat tensors."""
     name, student, teacher, device, flat, sent, *seconds = row
@@ -46,6 +51,65 @@ def test_memory_and_bytes_of_a_preset(row):
         assert number(cell) == pytest.approx(
             2 * 7 / 8 * found / (gigabits / 8 * 1e9), abs=0.006 if gigabits == 10 else 0.0006
         )
+
+
+@pytest.mark.parametrize("row", SHARDED, ids=lambda row: row[0].strip("`"))
+def test_memory_and_bytes_of_a_sharded_preset(together, row):
+    """Cut for 8 and for 512 processes of which one is there; its parts are as large as any."""
+    name, matrices, rest, parts, many, once, often, seconds = row
+    config = presets.preset(name.strip("`"))
+    few, cut = (together(1, rank_jobs.pretend_cut, config, size)[0].value for size in (8, 512))
+    assert (few["matrices"], few["rest"]) == (number(matrices), number(rest))
+    for cell, found in ((parts, few), (many, cut)):
+        kept = 16 * found["student's part"] + 4 * found["teacher's part"]
+        assert kept / 1e6 == pytest.approx(number(cell), abs=0.6)
+    assert number(parts) == pytest.approx(number(device_of(name)) / 8, rel=0.01)
+    for cell, passes in ((once, 1), (often, 4)):
+        sent = 7 / 8 * (passes * (6 * few["matrices"] + 4 * few["rest"]) + 4 * few["student"])
+        assert sent / 1e6 == pytest.approx(number(cell), abs=1)
+    assert number(seconds) == pytest.approx(number(once) * 1e6 / (100 / 8 * 1e9), abs=0.0006)
+
+
+def device_of(name):
+    return next(row[3] for row in WHOLE if row[0] == name)
+
+
+@pytest.mark.parametrize(("size", "autocast"), [(8, "float32"), (512, "float32"), (512, "bfloat16")])
+def test_what_a_step_keeps_and_sends(together, make_config, make_data, size, autocast):
+    """By the formulas, with two micro-batches in a process, one of which is there."""
+    found = {}
+    for shard in (False, True):
+        config = make_config(
+            "vision",
+            model={"transformer": {"layer_drop": 0.0}},
+            precision={"autocast": autocast, "checkpoint_activations": size == 8},  # which sends nothing more
+            distributed={"shard": shard},
+        )
+        found[shard] = together(1, rank_jobs.pretend, config, make_data("vision"), size)[0].value
+    model = Data2Vec(config.model)
+    count, own = sum(p.numel() for p in model.student.parameters()), sum(p.numel() for p in model.averaged()[0])
+    whole = {"weights": 4 * count, "gradients": 4 * count, "moments": 8 * count, "teacher": 4 * own}
+    sent = {"gathered": 0, "scattered": 0, "added": found[False]["added"]}
+    assert found[False] == whole | sent
+    assert found[False]["added"] == pytest.approx(4 * count, rel=1e-3)
+
+    def rows(parameters):  # the largest part of each, and what is sent for it: as many rows for every process
+        return sum(math.ceil(p.shape[0] / size) * p[0].numel() for p in parameters)
+
+    blocks = [[p for part in (b.attention, b.ffn) for p in part.parameters()] for b in model.student.encoder.blocks]
+    matrices = size * sum(map(rows, blocks))
+    everything = size * rows(model.parameters())
+    student = rows(model.student.parameters())
+    each = {"float32": 4, "bfloat16": 2}[autocast]
+    assert found[True] == {
+        "weights": 4 * student,
+        "gradients": 4 * student,
+        "moments": 8 * student,
+        "teacher": 4 * rows(model.teacher.parameters()),
+        "gathered": 2 * (3 * each * matrices + 4 * (everything - 2 * matrices)),
+        "scattered": 4 * size * student,
+        "added": 0,
+    }
 
 
 @pytest.mark.parametrize("name", presets.NAMES)

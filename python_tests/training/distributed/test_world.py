@@ -12,7 +12,6 @@ from torch.distributed import HashStore
 from d2v_fast.errors import ConfigError, ProcessLost
 from d2v_fast.training.distributed.join import joined, meet
 from d2v_fast.training.distributed.world import World
-from d2v_fast.training.pretraining import settle
 
 
 def values(answers):
@@ -129,10 +128,13 @@ if world.rank == 0:
     assert "waited for the others when it read, but one of them is gone" in other.value[1]
 
 
-def test_a_budget_is_for_one_process(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="begin the run without torchrun"):
-        settle("vision-tiny", {}, tmp_path / "run", for_budget="1h", data=tmp_path)
+def test_a_budget_is_measured_together(together, make_data, tmp_path):
+    """Each process settles for itself, on the same times."""
+    answers = together(2, rank_jobs.settle_for, "vision-small", make_data("vision"), tmp_path / "run", "2h")
+    one, other = values(answers)
+    assert one == other
+    assert one["steps"] >= 300
+    assert not (tmp_path / "run").exists()
 
 
 def test_there_are_fewer_gpus_than_processes(monkeypatch):
