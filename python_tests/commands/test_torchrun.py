@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,8 +48,8 @@ def flags(values, prefix=""):
     return found
 
 
-def torchrun(*options, processes=2, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def torchrun(*options, processes=2, meet=("--standalone",), **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", *meet, "--nproc-per-node", str(processes)]
     return subprocess.Popen(
         [*command, *options],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | environment,
@@ -120,6 +121,23 @@ def test_torchrun_is_stopped_and_another_number_of_processes_continues(pictures,
     assert f"after step {step} of {STEPS}, with 3 processes instead of 2: the same but for rounding" in said
     assert "3 processes share the 2 micro-batches of a step, cut into 3 pieces each" in said
     assert lines(out) == STEPS
+
+
+@pytest.mark.long
+def test_two_machines_that_are_one(pictures, tmp_path, together, assert_same_run):
+    """Two torchruns find each other as on a cluster (docs/scale.md): the run is that of two processes of one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = ("--nnodes", "2", "--rdzv-id", "one", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}")
+    out = tmp_path / "run"
+    agents = [torchrun(*command(pictures, out), processes=1, meet=meet) for _ in range(2)]
+    said = [agent.communicate(timeout=WAIT)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], said
+    assert sum("2 processes share the 2 micro-batches of a step" in one for one in said) == 1
+    config = with_overrides(presets.preset("vision-tiny"), OVERRIDES)
+    assert {answer.kind for answer in together(2, rank_jobs.train, config, pictures, tmp_path / "whole")} == {"result"}
+    assert_same_run(tmp_path / "whole", out, STEPS)
 
 
 def test_what_the_processes_are_told(tmp_path):

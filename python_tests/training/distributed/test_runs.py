@@ -10,6 +10,8 @@ import rank_jobs
 from rank_checks import STEPS, about_the_same, checkpoints, finished
 from rank_jobs import Broken
 
+from d2v_fast.training.precision import LossScale
+
 KILLS = 10
 
 
@@ -144,6 +146,22 @@ def test_a_step_that_is_not_finite_in_one_process_is_none_in_all(make_config, tr
     out, answers = run(make_config("vision"), "run", trouble=(1, "not finite", 3))
     finished(answers)
     assert read_lines(out)[-1]["skipped_steps"] == 1
+
+
+def test_the_loss_scale_of_all_falls_where_the_gradients_of_one_overflow(make_config, run, read_lines):
+    out, answers = run(make_config("vision"), "run", trouble=(rank_jobs.EVERYBODY, "scaled", 3))
+    finished(answers)
+    assert read_lines(out)[-1]["skipped_steps"] == 1
+    state = json.loads(json.loads((out / "checkpoints" / f"step_{STEPS:08d}" / "state.json").read_text())["state"])
+    assert state["loss_scale"] == [LossScale.FIRST / 2, STEPS - 4]
+
+
+def test_a_slow_process_is_waited_for(make_config, run, assert_same_run):
+    whole, answers = run(make_config("vision"), "whole")
+    finished(answers)
+    out, answers = run(make_config("vision"), "slow", trouble=(1, "slow", 2))
+    finished(answers)
+    assert_same_run(whole, out, STEPS)
 
 
 def test_samples_that_cannot_be_read_are_counted_and_named_once(make_config, run, train, tmp_path, read_lines):

@@ -6,15 +6,20 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rank_jobs
 import torch
 
 from d2v_fast import presets
+from d2v_fast.config_json import with_overrides
+from d2v_fast.data import ArraySource
 from d2v_fast.data.deal import Deal
+from d2v_fast.modalities import open_data
 from d2v_fast.models import Data2Vec
+from d2v_fast.report.dry_run import _one, _saved_bytes
 from d2v_fast.training.distributed.gradients import flatten
-from d2v_fast.training.trainer import may_cut
+from d2v_fast.training.trainer import Data2VecTrainer, may_cut
 
 PAGE = (Path(__file__).parents[3] / "docs" / "scale.md").read_text()
 TABLES = [
@@ -25,7 +30,7 @@ TABLES = [
     ]
     for table in PAGE.split("|---|\n")[1:]
 ]
-WHOLE, SHARDED = (table for table in TABLES if table)
+WHOLE, SHARDED, ACTIVATIONS = (table for table in TABLES if table)
 
 
 def number(cell):
@@ -68,6 +73,19 @@ def test_memory_and_bytes_of_a_sharded_preset(together, row):
         sent = 7 / 8 * (passes * (6 * few["matrices"] + 4 * few["rest"]) + 4 * few["student"])
         assert sent / 1e6 == pytest.approx(number(cell), abs=1)
     assert number(seconds) == pytest.approx(number(once) * 1e6 / (100 / 8 * 1e9), abs=0.0006)
+
+
+def test_activations_of_a_sample(tmp_path):
+    row = next(row for row in ACTIVATIONS if row[0] == "`vision-base`")
+    source = ArraySource("vision", list(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)))
+    for recomputed, cell in ((False, row[2]), (True, row[3])):
+        precision = {"autocast": "bfloat16", "checkpoint_activations": recomputed}
+        loader = {"batch_size": 1, "accumulation": 1, "threads": 1}
+        config = with_overrides(presets.preset("vision-base"), {"precision": precision, "loader": loader})
+        trainer = Data2VecTrainer(config, data=source, out=tmp_path / "run", device="cpu")
+        with trainer._open_loader(open_data(source, config, None), 0, None) as loading:
+            found = _saved_bytes(trainer.model, _one(loading.step(0)[0]), config)
+        assert found / 1e6 == pytest.approx(number(cell), rel=0.02, abs=0.5)
 
 
 def device_of(name):
