@@ -211,7 +211,7 @@ ABSENT = {
     "inputs.erase": 0.0,
 }
 # What a run of one's own chooses; no recipe says anything about it.
-OWN = ("numerics", "loader.", "checkpoint.", "log.", "seed", "precision.", "monitor.", "optim.hold")
+OWN = ("numerics", "loader.", "checkpoint.", "log.", "seed", "precision.", "monitor.", "distributed.", "optim.hold")
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
