@@ -15,6 +15,7 @@ import pytest
 import rank_jobs
 from PIL import Image
 
+import d2v_fast
 from d2v_fast import launch, presets
 from d2v_fast.config_json import with_overrides
 
@@ -138,6 +139,18 @@ def test_two_machines_that_are_one(pictures, tmp_path, together, assert_same_run
     config = with_overrides(presets.preset("vision-tiny"), OVERRIDES)
     assert {answer.kind for answer in together(2, rank_jobs.train, config, pictures, tmp_path / "whole")} == {"result"}
     assert_same_run(tmp_path / "whole", out, STEPS)
+
+
+@pytest.mark.long
+def test_sharded(pictures, tmp_path):
+    """From the command to the end of the processes, where gloo's threads may still hold tensors."""
+    out = tmp_path / "run"
+    agent = torchrun(*command(pictures, out), "--distributed.shard")
+    _, said = agent.communicate(timeout=WAIT)
+    assert agent.returncode == 0, said
+    assert lines(out) == STEPS
+    encoder = d2v_fast.load(out)
+    assert all(parameter.isfinite().all() for parameter in encoder.parameters())
 
 
 def test_what_the_processes_are_told(tmp_path):

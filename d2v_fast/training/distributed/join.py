@@ -22,6 +22,8 @@ from d2v_fast.training.distributed.world import WAIT, World
 _FOR_THE_MAIN = timedelta(days=30)
 """How long the others wait for what the main process does alone, such as a first index. If it dies they see it."""
 
+_GIVE_UP_SECONDS = 0.3
+
 _joined: list[World] = []
 
 
@@ -123,7 +125,13 @@ def meet(store: Any, rank: int, size: int, seconds: float) -> str:
 
 
 def _leave(world: World) -> None:
-    """Close the connections, unless somebody may be waiting on them for a process that has failed."""
+    """Close the connections, unless somebody may be waiting on them for a process that has failed.
+
+    gloo's threads give up the tensors of the last sums when they next get the interpreter. One that gets it only while
+    it ends aborts the process (torch 2.14; seen with sharded weights, whose groups outlive their closing), so they are
+    given time first.
+    """
+    time.sleep(_GIVE_UP_SECONDS)
     if world.united and not world.ending and dist.is_initialized():
         with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
