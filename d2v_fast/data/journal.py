@@ -83,6 +83,7 @@ class Journal:
 
     def _records(self) -> np.ndarray:
         """Those of an interrupted scan for the same task."""
+        # No file, or one whose first line is damaged: everything is looked at again.
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError), self._path.open("rb") as file:
             head = json.loads(file.readline(_LONGEST))
             if head == self._task | {"width": head["width"]}:

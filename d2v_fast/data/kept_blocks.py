@@ -80,7 +80,7 @@ class KeptBlocks:
         for _, size, path in sorted(there):
             if total <= self._most * _LEFT:
                 break
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # another process has deleted it
                 os.unlink(path)
             total -= size
         return total

@@ -7,7 +7,6 @@ for what it may hold.
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from d2v_fast.data.file_part import FilePart
 from d2v_fast.data.kept_blocks import KeptBlocks
 from d2v_fast.errors import ConfigError, DataError, Unreachable
 
@@ -69,7 +69,7 @@ def tried(address: str, call: Callable[[], Any]) -> Any:
         time.sleep(wait)
 
 
-class RemoteFile(io.RawIOBase):
+class RemoteFile(FilePart):
     """A part of a remote file, as a file.
 
     Args:
@@ -79,31 +79,12 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, address: str, start: int, size: int) -> None:
-        self._address, self._start, self._size, self._at = address, start, size, 0
+        super().__init__(start, size)
+        self._address = address
 
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """See `io.RawIOBase`."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        """See `io.RawIOBase`; raises what `remote_bytes` does."""
-        count = max(0, min(len(buffer), self._size - self._at))
-        if count == 0:
-            return 0
-        data = remote_bytes(self._address, self._start + self._at, self._start + self._at + count)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def between(self, start: int, end: int) -> bytes:
+        """See `remote_bytes`."""
+        return remote_bytes(self._address, start, end)
 
 
 @cache

@@ -7,10 +7,11 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from d2v_fast.data.file_part import FilePart
 from d2v_fast.data.paths import Fence
 from d2v_fast.data.remote import RemoteFile, remote_bytes
 from d2v_fast.errors import SampleError
@@ -247,30 +248,15 @@ def human_bytes(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-class _Window(io.RawIOBase):
-    """A part of a file, as a file."""
+class _Window(FilePart):
+    """A part of a local file, as a file."""
 
     def __init__(self, path: str, start: int, size: int) -> None:
+        super().__init__(start, size)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (closed by `close`)
-        self._start, self._size, self._at = start, size, 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self._size - self._at))
-        data = os.pread(self._file.fileno(), count, self._start + self._at)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    def between(self, start: int, end: int) -> bytes:
+        return os.pread(self._file.fileno(), end - start, start)
 
     def close(self) -> None:
         self._file.close()

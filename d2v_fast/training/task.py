@@ -25,23 +25,23 @@ class Settings(Protocol):
     """What the loop reads of a configuration."""
 
     @property
-    def steps(self) -> int: ...  # noqa: D102
+    def steps(self) -> int: ...  # noqa: D102  (its section says it)
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int: ...  # noqa: D102  (its section says it)
     @property
-    def numerics(self) -> int: ...  # noqa: D102
+    def numerics(self) -> int: ...  # noqa: D102  (its section says it)
     @property
-    def loader(self) -> LoaderConfig: ...  # noqa: D102
+    def loader(self) -> LoaderConfig: ...  # noqa: D102  (its section says it)
     @property
-    def optim(self) -> OptimConfig: ...  # noqa: D102
+    def optim(self) -> OptimConfig: ...  # noqa: D102  (its section says it)
     @property
-    def precision(self) -> PrecisionConfig: ...  # noqa: D102
+    def precision(self) -> PrecisionConfig: ...  # noqa: D102  (its section says it)
     @property
-    def checkpoint(self) -> CheckpointConfig: ...  # noqa: D102
+    def checkpoint(self) -> CheckpointConfig: ...  # noqa: D102  (its section says it)
     @property
-    def log(self) -> LogConfig: ...  # noqa: D102
+    def log(self) -> LogConfig: ...  # noqa: D102  (its section says it)
     @property
-    def distributed(self) -> DistributedConfig: ...  # noqa: D102
+    def distributed(self) -> DistributedConfig: ...  # noqa: D102  (its section says it)
 
 
 class Select(NamedTuple):

@@ -41,6 +41,19 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.fixture
+def as_undisturbed(pictures, tmp_path, together, assert_same_run):
+    """as_undisturbed(out): the run has the bits of one by two processes that nobody disturbed."""
+
+    def check(out):
+        config = with_overrides(presets.preset("vision-tiny"), OVERRIDES)
+        answers = together(2, rank_jobs.train, config, pictures, tmp_path / "whole")
+        assert {answer.kind for answer in answers} == {"result"}
+        assert_same_run(tmp_path / "whole", out, STEPS)
+
+    return check
+
+
 def flags(values, prefix=""):
     found = []
     for key, value in values.items():
@@ -90,7 +103,7 @@ def command(pictures, out):
 
 
 @pytest.mark.timeout(1200)  # the imports of five processes, on a machine that may be busy
-def test_a_process_that_is_killed_is_started_again_with_the_others(pictures, tmp_path, together, assert_same_run):
+def test_a_process_that_is_killed_is_started_again_with_the_others(pictures, tmp_path, as_undisturbed):
     out = tmp_path / "run"
     agent = torchrun("--max-restarts", "1", *command(pictures, out))
     wait_for(agent, lambda: lines(out) >= 8)
@@ -101,9 +114,7 @@ def test_a_process_that_is_killed_is_started_again_with_the_others(pictures, tmp
     assert "but one of them is gone" in said
     assert said.count(f"continuing {out} after step ") == 1
     assert said.count("2 processes share the 2 micro-batches of a step") == 2  # the main process alone says so
-    config = with_overrides(presets.preset("vision-tiny"), OVERRIDES)
-    assert {answer.kind for answer in together(2, rank_jobs.train, config, pictures, tmp_path / "whole")} == {"result"}
-    assert_same_run(tmp_path / "whole", out, STEPS)
+    as_undisturbed(out)
 
 
 @pytest.mark.long
@@ -125,7 +136,7 @@ def test_torchrun_is_stopped_and_another_number_of_processes_continues(pictures,
 
 
 @pytest.mark.long
-def test_two_machines_that_are_one(pictures, tmp_path, together, assert_same_run):
+def test_two_machines_that_are_one(pictures, tmp_path, as_undisturbed):
     """Two torchruns find each other as on a cluster (docs/scale.md): the run is that of two processes of one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -136,9 +147,7 @@ def test_two_machines_that_are_one(pictures, tmp_path, together, assert_same_run
     said = [agent.communicate(timeout=WAIT)[1] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
     assert sum("2 processes share the 2 micro-batches of a step" in one for one in said) == 1
-    config = with_overrides(presets.preset("vision-tiny"), OVERRIDES)
-    assert {answer.kind for answer in together(2, rank_jobs.train, config, pictures, tmp_path / "whole")} == {"result"}
-    assert_same_run(tmp_path / "whole", out, STEPS)
+    as_undisturbed(out)
 
 
 @pytest.mark.long

@@ -176,14 +176,9 @@ def read_header(store: Store, index: int) -> tuple[int, int, int]:
     if by_torchcodec(store.extension(index)):
         raw, rate = compressed.decode(store.read(index).tobytes() if path is None else path, label, MAX_SAMPLES)
         frames, channels = raw.shape
-    elif (said := plain_wav(store, index)) is not None:
-        frames, rate, channels = said
     else:
         try:
-            with open_file(store, index, path) as file:
-                frames, rate, channels = file.frames, file.samplerate, file.channels
-                if file.format == MP3:
-                    frames = _mp3_frames(store, index, file)
+            frames, rate, channels = plain_wav(store, index) or _by_libsndfile(store, index, path)
         except (soundfile.SoundFileError, OSError) as error:
             raise SampleError(label, reason_of(error, path)) from error
     if frames <= 0 or rate <= 0:
@@ -194,6 +189,12 @@ def read_header(store: Store, index: int) -> tuple[int, int, int]:
         frames = part_of(span, frames, rate, label)[1]
     _check_most(frames * channels, frames / rate, label)
     return frames, rate, channels
+
+
+def _by_libsndfile(store: Store, index: int, path: Path | None) -> tuple[int, int, int]:
+    with open_file(store, index, path) as file:
+        frames = _mp3_frames(store, index, file) if file.format == MP3 else file.frames
+        return frames, file.samplerate, file.channels
 
 
 _WAV = struct.Struct("<4sI4s4sIHHIIHH4sI")
@@ -207,14 +208,14 @@ def plain_wav(store: Store, index: int) -> tuple[int, int, int] | None:
 
     Returns:
         None for every other file, sound or damaged: libsndfile looks at it.
+
+    Raises:
+        OSError: It cannot be read.
     """
     if store.extension(index) != ".wav":
         return None
-    try:
-        with store.open(index) as file:
-            head, there = file.read(_WAV.size), file.seek(0, os.SEEK_END)
-    except OSError:
-        return None
+    with store.open(index) as file:
+        head, there = file.read(_WAV.size), file.seek(0, os.SEEK_END)
     if len(head) < _WAV.size:
         return None
     riff, size, wave, form, length, code, channels, rate, per_second, frame, bits, data, samples = _WAV.unpack(head)

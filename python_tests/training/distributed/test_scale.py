@@ -75,13 +75,19 @@ def test_memory_and_bytes_of_a_sharded_preset(together, row):
     assert number(seconds) == pytest.approx(number(once) * 1e6 / (100 / 8 * 1e9), abs=0.0006)
 
 
-def test_activations_of_a_sample(tmp_path):
-    row = next(row for row in ACTIVATIONS if row[0] == "`vision-base`")
-    source = ArraySource("vision", list(np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)))
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row[0], marks=() if "base" in row[0] else pytest.mark.long) for row in ACTIVATIONS]
+)
+def test_activations_of_a_sample(row, tmp_path):
+    name, random = row[0].strip("`"), np.random.default_rng(0)
+    if name.startswith("vision"):
+        source = ArraySource("vision", list(random.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)))
+    else:
+        source = ArraySource("speech", list(random.integers(-3000, 3000, (2, 160_000), dtype=np.int16)))
     for recomputed, cell in ((False, row[2]), (True, row[3])):
         precision = {"autocast": "bfloat16", "checkpoint_activations": recomputed}
-        loader = {"batch_size": 1, "accumulation": 1, "threads": 1}
-        config = with_overrides(presets.preset("vision-base"), {"precision": precision, "loader": loader})
+        loader = {"batch_size": 1, "accumulation": 1, "threads": 1, "batch_seconds": None}
+        config = with_overrides(presets.preset(name), {"precision": precision, "loader": loader})
         trainer = Data2VecTrainer(config, data=source, out=tmp_path / "run", device="cpu")
         with trainer._open_loader(open_data(source, config, None), 0, None) as loading:
             found = _saved_bytes(trainer.model, _one(loading.step(0)[0]), config)
