@@ -57,6 +57,10 @@ class SpectrogramEmbedding(EmbeddingConfig):
     max_frames: int = 1024
     """Frames of the longest input; positions are made for so many."""
 
+    warp: float = 0.0
+    """In training the bins of each sample are stretched by a factor between exp(-warp) and exp(warp), as another throat
+    would (Jaitly and Hinton, 2013). A teacher with an embedding of its own sees them as they are. 0: they are not."""
+
     @property
     def class_token(self) -> bool:
         """See `EmbeddingConfig.class_token`."""
@@ -69,6 +73,7 @@ class SpectrogramEmbedding(EmbeddingConfig):
         whole = self.bins % self.patch[1] == 0
         check.require(whole, "bins", f"a multiple of the bins of {check.name}.patch, which are {self.patch[1]}")
         check.at_least(self.patch[0], "max_frames")
+        check.require(0 <= self.warp < 1, "warp", "at least 0 and below 1")
 
     @property
     def bands(self) -> int:

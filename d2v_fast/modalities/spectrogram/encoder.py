@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from d2v_fast.modalities.patches import PatchEncoder
@@ -34,6 +35,8 @@ class SpectrogramEncoder(PatchEncoder):
                 f"the model takes {self.config.bins} bins and {step} to {self.config.max_frames} frames, got inputs of "
                 f"{inputs.shape[2]} bins and {inputs.shape[1]} frames"
             )
+        if self.training and self.config.warp > 0:
+            inputs = stretched(inputs, self.config.warp)
         features: Tensor = self.embedding(inputs[:, None, :frames].contiguous())
         return features
 
@@ -48,3 +51,23 @@ class SpectrogramEncoder(PatchEncoder):
     def place(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, None]:
         """Positions of time and frequency are added."""
         return self.positions(x), None
+
+
+def stretched(inputs: Tensor, most: float) -> Tensor:
+    """The bins of each sample stretched by a factor of its own, uniform on a logarithmic scale (VTLP).
+
+    Between bins it is interpolated linearly; what would lie above the last bin is the last bin. The factors are drawn
+    from torch's generator of the device, as those of dropout are.
+
+    Args:
+        inputs: [B, frames, bins].
+        most: The factors lie between exp(-most) and exp(most).
+
+    Returns:
+        [B, frames, bins].
+    """
+    bins = torch.arange(inputs.shape[2], device=inputs.device, dtype=torch.float32)
+    draws = torch.rand(len(inputs), 1, device=inputs.device, dtype=torch.float32)
+    at = (bins * torch.exp(most * (2 * draws - 1))).clamp(max=inputs.shape[2] - 1)
+    shares = (1 - (at[:, :, None] - bins).abs()).clamp(min=0)
+    return inputs @ shares.to(inputs.dtype).transpose(1, 2)

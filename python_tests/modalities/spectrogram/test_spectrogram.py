@@ -19,6 +19,7 @@ from d2v_fast.errors import ConfigError
 from d2v_fast.evaluation import extract
 from d2v_fast.masking import InverseBlockMask, SpanMask
 from d2v_fast.modalities import open_data, open_loader
+from d2v_fast.modalities.spectrogram import encoder as encoders
 from d2v_fast.modalities.spectrogram.config import SpectrogramEmbedding, SpectrogramInputs
 from d2v_fast.modalities.spectrogram.masks import mask_maker
 from d2v_fast.modalities.spectrogram.sampling import energies
@@ -157,6 +158,33 @@ def test_patches_of_all_bins_are_a_sequence():
     assert build_encoder(TINY.model).shape(30) == (6, 5)
 
 
+def test_bins_are_stretched_as_by_interpolation():
+    torch.manual_seed(0)
+    x = torch.randn(64, 3, 20)
+    state = torch.get_rng_state()
+    found = encoders.stretched(x, 0.3)
+    torch.set_rng_state(state)
+    factors = np.exp(0.3 * (2 * torch.rand(64, 1).numpy() - 1))[:, 0]
+    assert factors.min() < 0.8
+    assert factors.max() > 1.25
+    for row, factor in enumerate(factors):
+        for frame in range(3):
+            expected = np.interp(np.arange(20) * factor, np.arange(20), x[row, frame].numpy())  # ends with the last bin
+            np.testing.assert_allclose(found[row, frame].numpy(), expected, atol=1e-4)
+
+
+def test_only_a_student_that_learns_is_stretched(make_config, make_data, monkeypatch, tmp_path):
+    stretched, seen = encoders.stretched, []
+    monkeypatch.setattr(encoders, "stretched", lambda *given: seen.append(given) or stretched(*given))
+    config = make_config("spectrogram", steps=2, model={"embedding": {"warp": 0.2}, "teacher": {"averages": "all"}})
+    run = Data2VecTrainer(config, data=make_data("spectrogram"), out=tmp_path / "run").fit()
+    assert len(seen) == 2 * config.loader.accumulation  # once for each pass of the student
+    assert all(inputs.requires_grad is False and most == 0.2 for inputs, most in seen)
+    again = extract(load(run), [matrix(30, 16)], config.inputs)
+    assert np.array_equal(again, extract(load(run), [matrix(30, 16)], config.inputs))
+    assert len(seen) == 2 * config.loader.accumulation
+
+
 def test_padding_changes_no_feature():
     encoder = build_encoder(TINY.model).eval()
     x = torch.randn(2, 96, 80)
@@ -219,6 +247,7 @@ def test_a_clip_of_the_least_seconds_takes_part():
     [
         ({"model.embedding.bins": 72}, r"model\.embedding\.bins is 72, but it must be a multiple of the bins of"),
         ({"model.embedding.patch": (0, 16)}, "two numbers of at least 1"),
+        ({"model.embedding.warp": 1.0}, r"warp is 1\.0, but it must be at least 0 and below 1"),
         ({"model.embedding.max_frames": 8}, r"max_frames is 8, but it must be at least 16"),
         ({"inputs.max_seconds": 10.0}, r"1000 frames, more than model\.embedding\.max_frames 512"),
         ({"inputs.min_seconds": 0.1}, r"8 frames are too few for one patch, which takes 16"),
@@ -265,11 +294,13 @@ def dying(losses, call):
     return wrapper
 
 
-@pytest.mark.parametrize("layer_drop", [0.0, 0.2])
+@pytest.mark.parametrize(
+    "model", [{"transformer": {"layer_drop": 0.0}}, {"transformer": {"layer_drop": 0.2}, "embedding": {"warp": 0.1}}]
+)
 def test_an_interrupted_run_has_the_same_bits(
-    make_config, make_data, train, tmp_path, monkeypatch, threads, assert_same_run, layer_drop
+    make_config, make_data, train, tmp_path, monkeypatch, threads, assert_same_run, model
 ):
-    config = make_config("spectrogram", model={"transformer": {"layer_drop": layer_drop}})
+    config = make_config("spectrogram", model=model)
     with threads(1):
         train(config, tmp_path / "whole")
         with monkeypatch.context() as patch:
