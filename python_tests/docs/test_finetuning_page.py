@@ -56,8 +56,9 @@ def test_the_page_runs(tmp_path, monkeypatch):
 
 
 def test_fields_that_the_page_names_are_fields():
-    recipe = presets.vision_tiny()
-    known = {name for name, _ in fields_of(FinetuneConfig(model=recipe.model, inputs=recipe.inputs))}
+    recipes = (presets.vision_tiny(), presets.spectrogram_tiny())
+    configs = [FinetuneConfig(model=recipe.model, inputs=recipe.inputs) for recipe in recipes]
+    known = {name for config in configs for name, _ in fields_of(config)}
     named = set(re.findall(r"`((?:task|encoder|head|model|loader|log)\.[a-z_.]+)", PAGE.read_text()))
     assert len(named) > 10
     assert named <= known
