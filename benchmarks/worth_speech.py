@@ -63,12 +63,12 @@ PEOPLE = {
     "klettres-data": "/usr/share/klettres",
     "ktuberling-data": "/usr/share/ktuberling/sounds",
 }
-"""Debian packages with recordings of people who name things and letters, in some forty languages: 4 hours."""
+"""Debian packages with recordings of people who name things and letters, in more than thirty languages: 3.9 hours, some
+sounds of the things among them."""
 
 
 def sound(folder: Path, quick: bool) -> Worth:
-    """Pretraining on sentences, commands and people; the demo's words and requests are for choices, number words and
-    commands are held out."""
+    """The corpus: sentences, commands, people. Words and requests are for choices, numbers and commands held out."""
     voices = espeak().voices[:: 12 if quick else 1]
     test = [voice for voice in voices if share(f"test {voice}") < 0.25]
     dev = [voice for voice in voices if voice not in test and share(f"dev {voice}") < 0.2]
@@ -90,9 +90,9 @@ def sound(folder: Path, quick: bool) -> Worth:
         unique = {clip.tobytes(): (clip, word, voice) for clip, (word, voice) in rows}  # a few voices are alike
         return part(list(unique.values()), grouped=True)
 
-    fit, judge = _intents(folder, "commands", INTENTS, LEARNED, HEARD, _flite, quick)
+    fit, judge = _intents(folder, "commands", INTENTS, LEARNED, HEARD, _programs, quick)
     asked = _intents(folder, "requests", REQUESTS, (train[0], train[len(train) // 2]), dev[::3], _espeak, quick)
-    others = _intents(folder, "errands", REQUESTS, LEARNED, (STRANGER,), _flite_and_festival, quick)
+    others = _intents(folder, "errands", REQUESTS, LEARNED, (STRANGER,), _programs, quick)
     given = [*spoken["sentences"], *fit.inputs, *_kept(folder / "people.npz", lambda: _people(quick))]
     corpus = ArraySource("spectrogram", given, [f"clip {i}" for i in range(len(given))])
     questions = (
@@ -174,43 +174,38 @@ def _espeak(lines: list[tuple[str, str]]) -> list[np.ndarray]:
         return list(pool.map(lambda clip: soxr.resample(clip, rate, demo.SAMPLE_RATE), raw))
 
 
-def _flite(lines: list[tuple[str, str]]) -> list[np.ndarray]:
-    """int16 clips at 16 kHz of (text, voice)."""
-    program = shutil.which("flite")
-    if program is None:
-        raise SystemExit("flite is not there: apt-get install flite")
-
-    def say(line: tuple[str, str]) -> np.ndarray:
-        command = [program, "-voice", line[1], "-t", line[0], "-o", "/dev/stdout"]
-        made = subprocess.run(command, capture_output=True, check=True).stdout
-        with wave.open(io.BytesIO(made)) as file:
-            if file.getframerate() != 16000 or file.getsampwidth() != 2:
-                raise SystemExit(f"flite's voice {line[1]} is not of 16 kHz and 16 bits")
-            return np.frombuffer(file.readframes(file.getnframes()), np.int16)
-
+def _programs(lines: list[tuple[str, str]]) -> list[np.ndarray]:
+    """int16 clips at 16 kHz of (text, voice), by the program that has the voice."""
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(say, lines))
+        return list(pool.map(lambda line: (_festival if line[1] == STRANGER else _flite)(*line), lines))
 
 
-def _flite_and_festival(lines: list[tuple[str, str]]) -> list[np.ndarray]:
-    """int16 clips at 16 kHz of (text, voice), by Festival if the voice is the `STRANGER`."""
-    if lines[0][1] != STRANGER:
-        return _flite(lines)
-    program = shutil.which("text2wave")
-    if program is None:
-        raise SystemExit("text2wave is not there: apt-get install festival festvox-kdlpc16k")
+def _flite(text: str, voice: str) -> np.ndarray:
+    made = subprocess.run(
+        [_program("flite", "flite"), "-voice", voice, "-t", text, "-o", "/dev/stdout"], capture_output=True, check=True
+    ).stdout
+    with wave.open(io.BytesIO(made)) as file:
+        if file.getframerate() != demo.SAMPLE_RATE or file.getsampwidth() != 2:
+            raise SystemExit(f"flite's voice {voice} is not of 16 kHz and 16 bits")
+        return np.frombuffer(file.readframes(file.getnframes()), np.int16)
 
-    def say(line: tuple[str, str]) -> np.ndarray:
-        with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-            command = [program, "-eval", f"({line[1]})", "-o", file.name]
-            subprocess.run(command, input=line[0].encode(), capture_output=True, check=True)
-            clip, rate = soundfile.read(file.name, dtype="int16")
-        if rate != demo.SAMPLE_RATE:
-            raise SystemExit(f"Festival's {line[1]} is not of 16 kHz")
-        return np.asarray(clip)
 
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(say, lines))
+def _festival(text: str, voice: str) -> np.ndarray:
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        command = [_program("text2wave", "festival festvox-kdlpc16k"), "-eval", f"({voice})", "-o", file.name]
+        subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+        clip, rate = soundfile.read(file.name, dtype="int16")
+    if rate != demo.SAMPLE_RATE:
+        raise SystemExit(f"Festival's {voice} is not of 16 kHz")
+    return np.asarray(clip)
+
+
+def _program(name: str, packages: str) -> str:
+    """Where a program is; an error says what to install."""
+    found = shutil.which(name)
+    if found is None:
+        raise SystemExit(f"{name} is not there: apt-get install {packages}")
+    return found
 
 
 def _people(quick: bool) -> list[np.ndarray]:
